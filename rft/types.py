@@ -1,0 +1,107 @@
+"""Frozen data that passes between the layers.
+
+Dimensions: ``B`` sequences, ``P`` prompt tokens, ``R`` response tokens, ``K`` samples a prompt, ``V`` vocabulary.
+Prompts are padded on the left and responses on the right, so that the first response token follows the last
+prompt token in every row. Masks are true on counted tokens; EOS is the last counted token of a response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Prompts with one response each."""
+
+    prompt_ids: Tensor  # [B, P] int64, left-padded
+    prompt_mask: Tensor  # [B, P] bool
+    response_ids: Tensor  # [B, R] int64, right-padded
+    response_mask: Tensor  # [B, R] bool, EOS counted, what follows it not
+
+    def __len__(self) -> int:
+        return int(self.prompt_ids.shape[0])
+
+    @property
+    def lengths(self) -> Tensor:
+        """Counted response tokens. Shape [B], int64."""
+        return self.response_mask.sum(-1)
+
+    def truncated(self, eos_id: int) -> Tensor:
+        """Whether the response ended without EOS. Shape [B], bool."""
+        last = (self.lengths - 1).clamp(min=0)
+        return self.response_ids.gather(1, last[:, None])[:, 0] != eos_id
+
+    def __getitem__(self, rows: Tensor | slice) -> Sequences:
+        return Sequences(
+            self.prompt_ids[rows], self.prompt_mask[rows], self.response_ids[rows], self.response_mask[rows]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """Responses of the current policy with all that is known of them before the update, without gradient."""
+
+    sequences: Sequences
+    logprobs: Tensor  # [B, R] of the policy that sampled, zero outside the mask
+    rewards: Tensor  # [B] one number a sequence, from the reward source
+    truncated: Tensor  # [B] bool
+    group: Tensor  # [B] int64, equal for responses to the same prompt
+    ref_logprobs: Tensor | None = None  # [B, R] of the reference, if the algorithm needs it
+    values: Tensor | None = None  # [B, R] of the critic at the state before each token, if needed
+    metrics: Mapping[str, float] = field(default_factory=dict)  # named parts of the reward and timings
+
+
+@dataclass(frozen=True, slots=True)
+class OnPolicyBatch:
+    """A minibatch of rollouts with credit assigned."""
+
+    sequences: Sequences
+    logprobs: Tensor  # [B, R] old log-probabilities
+    advantages: Tensor  # [B, R]
+    returns: Tensor | None = None  # [B, R] targets of the critic
+    values: Tensor | None = None  # [B, R] the critic's old values
+    ref_logprobs: Tensor | None = None  # [B, R]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, rows: Tensor | slice) -> OnPolicyBatch:
+        def pick(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[rows]
+
+        return OnPolicyBatch(
+            self.sequences[rows],
+            self.logprobs[rows],
+            self.advantages[rows],
+            pick(self.returns),
+            pick(self.values),
+            pick(self.ref_logprobs),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceBatch:
+    """Pairs of responses to the same prompt. ``preference`` is P(chosen is better), in [0.5, 1]."""
+
+    chosen: Sequences  # [B, ...]
+    rejected: Sequences  # [B, ...]
+    preference: Tensor  # [B]
+    ref_chosen_logprobs: Tensor | None = None  # [B] summed over counted tokens
+    ref_rejected_logprobs: Tensor | None = None  # [B]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """A loss and the metrics to log beside it (detached scalars)."""
+
+    loss: Tensor  # [] to be minimised
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
