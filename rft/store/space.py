@@ -1,0 +1,40 @@
+"""Tell a full disk from a fault of the program, also through the libraries that wrap the system's error."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+# safetensors and tokenizers report Rust's wording, pyarrow and pip the C library's.
+WORDS = ("No space left on device", "os error 28", "[Errno 28]", "Disk quota exceeded", "File too large")
+# torch.save names no cause at all; only the full disk itself gives it away.
+TORCH_WORDS = ("PytorchStreamWriter failed", "unexpected pos")
+NEARLY_FULL_BYTES = 1 << 20
+
+
+def disk_full_reason(error: BaseException, folder: Path) -> str | None:
+    """Why `error`, raised while writing in `folder`, means that there is no room; None if it does not."""
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return cause.strerror
+        message = str(cause)
+        for words in WORDS:
+            if words in message:
+                return "No space left on device" if "28" in words else words
+        if (
+            any(words in message for words in TORCH_WORDS)
+            and shutil.disk_usage(folder).free < NEARLY_FULL_BYTES
+        ):
+            return "No space left on device"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
