@@ -1,0 +1,54 @@
+# Every target builds .venv first if it is missing or older than pyproject.toml or constraints.txt.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# The interpreter for a new .venv: the first of these that starts, is 3.11 or newer and can make one.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+
+.PHONY: help env compare quick test test-slow check fmt clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
+
+env: $(STAMP)  ## Create .venv and install the pinned dependencies
+
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1 && [ -z "$(PYTHON)" ]; then \
+		echo "no Python 3.11 or newer with venv on PATH; install one or say make PYTHON=/path/to/python3.11" >&2; exit 2; fi
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+compare: env  ## Run the default study (sft, ppo, dpo, rlaif; three seeds each) and write its report
+	$(BIN)/rft compare experiments/default
+
+quick: env  ## The same flow on a tiny model, in under three minutes
+	$(BIN)/rft compare experiments/quick
+
+test: env  ## Run all tests but the slow ones
+	$(PYTEST) -n $(WORKERS) -m "not slow"
+
+test-slow: env  ## Run the tests that take minutes
+	$(PYTEST) -m slow --timeout 3600
+
+check: env  ## Check format, lint, types and architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict rft
+	$(PYTEST) -q tests/architecture
+
+fmt: env  ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove .venv, caches and built files; runs and the store stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,38 @@
+"""What holds for every test: an own store, quiet libraries, nothing contacted but what a test asks for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+}
+
+
+@pytest.fixture(scope="session")
+def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for the whole test run, shared by its worker processes: an asset is fetched once."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "store"
+    root.mkdir(exist_ok=True)
+    return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_surroundings(store_root: Path) -> Iterator[None]:
+    """The user's store, account and progress file stay out of reach, of child processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RFT_STORE", str(store_root))
+        patch.delenv("RFT_PROGRESS_FILE", raising=False)
+        patch.delenv("WANDB_API_KEY", raising=False)
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
+        yield
