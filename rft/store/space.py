@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,11 @@ def disk_full_reason(error: BaseException, folder: Path) -> str | None:
         ):
             return "No space left on device"
     return None
+
+
+def full_disk_error() -> OSError:
+    """The system's own error for a full disk, for a child process that met it."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

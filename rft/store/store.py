@@ -137,6 +137,10 @@ class Store:
             (e for e in loaded if isinstance(e, Entry)), key=lambda e: (e.stage, e.created, e.key)
         )
 
+    def stages(self) -> list[str]:
+        """Names of the stages that have entries, sound or not."""
+        return sorted({stage for stage, _ in self._folders()})
+
     def verify(self) -> list[Problem]:
         """Hash every file of every entry anew; what does not match. Moves and changes nothing."""
         problems = []
