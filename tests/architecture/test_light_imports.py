@@ -25,8 +25,8 @@ HEAVY = (
 
 
 def heavy_imports(module: str, path: Path | None = None) -> list[str]:
-    """Which of HEAVY a fresh interpreter has loaded after `import module`."""
-    code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    """Which of HEAVY a fresh interpreter has loaded after `import module`; the module must be a file."""
+    code = f"import sys, {module} as m; assert m.__file__; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
