@@ -7,12 +7,28 @@ prompt token in every row. Masks are true on counted tokens; EOS is the last cou
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+T = TypeVar("T")
+
+
+def to_device(data: T, device: torch.device) -> T:
+    """A frozen dataclass with every tensor in it on a device."""
+
+    def move(value: object) -> object:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return to_device(value, device)
+        return value.to(device) if hasattr(value, "to") else value
+
+    fields = {f.name: move(getattr(data, f.name)) for f in dataclasses.fields(data)}  # type: ignore[arg-type]
+    return dataclasses.replace(data, **fields)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +83,7 @@ class OnPolicyBatch:
     returns: Tensor | None = None  # [B, R] targets of the critic
     values: Tensor | None = None  # [B, R] the critic's old values
     ref_logprobs: Tensor | None = None  # [B, R]
+    weight: float = 1.0  # makes means over microbatches and ranks the mean over the whole minibatch
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -82,6 +99,7 @@ class OnPolicyBatch:
             pick(self.returns),
             pick(self.values),
             pick(self.ref_logprobs),
+            self.weight,
         )
 
 
@@ -94,9 +112,33 @@ class PreferenceBatch:
     preference: Tensor  # [B]
     ref_chosen_logprobs: Tensor | None = None  # [B] summed over counted tokens
     ref_rejected_logprobs: Tensor | None = None  # [B]
+    weight: float = 1.0  # as in OnPolicyBatch
 
     def __len__(self) -> int:
         return len(self.chosen)
+
+    def __getitem__(self, rows: Tensor | slice) -> PreferenceBatch:
+        def pick(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[rows]
+
+        return PreferenceBatch(
+            self.chosen[rows],
+            self.rejected[rows],
+            self.preference[rows],
+            pick(self.ref_chosen_logprobs),
+            pick(self.ref_rejected_logprobs),
+            self.weight,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleBatch:
+    """Demonstrations to imitate."""
+
+    sequences: Sequences
+
+    def __len__(self) -> int:
+        return len(self.sequences)
 
 
 @dataclass(frozen=True, slots=True)

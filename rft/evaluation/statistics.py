@@ -157,7 +157,8 @@ class Bootstrap:
         if variance == 0.0:
             return draws
         rng = np.random.default_rng([self.settings.seed, 1])
-        return draws + np.sqrt(variance) * rng.standard_t(_welch(tables), size=self.settings.resamples)
+        seeds: FloatArray = rng.standard_t(_welch(tables), size=self.settings.resamples)
+        return draws + float(np.sqrt(variance)) * seeds
 
 
 def _table(scores: FloatArray) -> _Table:

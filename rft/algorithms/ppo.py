@@ -1,0 +1,105 @@
+"""Proximal policy optimisation with a critic, for language models.
+
+Objective: max E[r(x, y)] − β E[Σ_t log π(y_t)/π_ref(y_t)], by the clipped surrogate of Schulman et al. 2017
+(arXiv 1707.06347, equation 7) over tokens, advantages from GAE (arXiv 1506.02438), in the way of Huang et al. 2024
+(arXiv 2403.17031): the reward lands on the last counted token, the critic starts from the reward model, advantages
+are whitened over the rollouts of all ranks, values are clipped, dropout is off. The KL coefficient is fixed or
+follows the controller of Ziegler et al. 2019 (arXiv 1909.08593, section 2.2).
+Deviation: policy and critic are adapters on one frozen backbone and share one optimiser and one clipping norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rft.algorithms.base import Algorithm
+from rft.config.schemas import OnPolicyConfig
+from rft.models.backbone import Backbone, Role
+from rft.ops.advantages import gae, token_rewards
+from rft.ops.kl import kl_k1
+from rft.ops.losses import clipped_value_loss, ppo_policy_loss
+from rft.ops.masked import masked_mean, whiten
+from rft.types import LossOutput, OnPolicyBatch, Rollouts
+
+
+@dataclass
+class Config(OnPolicyConfig):
+    lr: float = 1e-3
+    """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
+    critic_lr: float = 1e-3
+    """Learning rate of the critic's adapter and head."""
+    kl_coef: float = 0.05
+    """β: reward units (standard deviations of the reward model) per nat, at least 0."""
+    kl_target: float | None = None
+    """Nats per sequence that the adaptive controller aims at; none keeps kl_coef fixed."""
+    kl_horizon: int = 1000
+    """Rollouts over which the controller corrects a full deviation (Ziegler et al. use 10,000 on 2 M episodes)."""
+    gamma: float = 1.0
+    """Discount; 1 for episodic text (Huang et al., detail 7)."""
+    lam: float = 0.95
+    """GAE's λ in [0, 1]."""
+    clip_range: float = 0.2
+    """ε of the policy's clip."""
+    value_clip_range: float = 0.2
+    """ε of the value's clip."""
+    vf_coef: float = 0.1
+    """Weight of the value loss (Huang et al., table 2)."""
+    whiten_advantages: bool = True
+    """Zero mean and unit variance over counted tokens of all ranks."""
+    truncation_penalty: float = 0.0
+    """Subtracted from the reward of a response without EOS (Huang et al., detail 4)."""
+
+
+class PPO(Algorithm):
+    """See the module's docstring."""
+
+    data_kind = "on_policy"
+    needs = frozenset({"reference", "value", "reward"})
+    config: Config
+    kl_coef: torch.Tensor
+
+    def __init__(self, config: Config, backbone: Backbone) -> None:
+        super().__init__(config, backbone)
+        self.register_buffer("kl_coef", torch.tensor(config.kl_coef, dtype=torch.float64))
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        """Rewards less KL at each token, GAE, whitening; then the KL controller's step."""
+        if rollouts.ref_logprobs is None or rollouts.values is None:
+            raise ValueError("PPO needs reference log-probs and values; build the rollouts with its `needs`")
+        config, mask = self.config, rollouts.sequences.response_mask
+        rewards = rollouts.rewards - config.truncation_penalty * rollouts.truncated
+        kl = kl_k1(rollouts.logprobs, rollouts.ref_logprobs)
+        per_token = token_rewards(rewards, kl, mask, float(self.kl_coef))
+        advantages, returns = gae(per_token, rollouts.values, mask, config.gamma, config.lam)
+        if config.whiten_advantages:
+            advantages = whiten(advantages, mask)
+        self._control_kl(float(rollouts.metrics["rollout/kl"]))
+        return OnPolicyBatch(
+            rollouts.sequences, rollouts.logprobs, advantages, returns, rollouts.values, rollouts.ref_logprobs
+        )
+
+    def _control_kl(self, kl: float) -> None:
+        """β ← β (1 + clip(KL/target − 1, ±0.2) · rollouts/horizon)."""
+        if self.config.kl_target is None:
+            return
+        error = min(max(kl / self.config.kl_target - 1, -0.2), 0.2)
+        rollouts = self.config.prompts_per_iteration * self.config.samples_per_prompt
+        self.kl_coef.mul_(1 + error * rollouts / self.config.kl_horizon)
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        """Clipped surrogate plus vf_coef times the clipped value loss."""
+        assert batch.values is not None and batch.returns is not None
+        config, mask = self.config, batch.sequences.response_mask
+        logprobs = self.backbone.logprobs(Role.policy, batch.sequences, config.temperature)
+        policy_loss, metrics = ppo_policy_loss(logprobs, batch.logprobs, batch.advantages, mask, config.clip_range)
+        values = self.backbone.values(batch.sequences)
+        value_loss = clipped_value_loss(values, batch.values, batch.returns, mask, config.value_clip_range)
+        metrics |= {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "value": masked_mean(values, mask),
+            "kl_coef": self.kl_coef,
+        }
+        return LossOutput(policy_loss + config.vf_coef * value_loss, metrics)

@@ -1,0 +1,76 @@
+"""Trackers: where a trial's metrics go besides the store."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+
+class ModeEnum(str, Enum):
+    """Whether anything is contacted."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+@dataclass
+class Config:
+    mode: ModeEnum = ModeEnum.offline
+    """offline keeps the run beside the trial and contacts nothing; online needs an account."""
+    project: str = "rft"
+    """W&B project."""
+    entity: str | None = None
+    """W&B team or user."""
+
+
+class Wandb:
+    """Weights & Biases through Lightning's logger: one run a trial, group = study."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def logger(self, *, study: str, arm: str, seed: int, folder: Path, settings: Mapping[str, Any]) -> Logger | None:
+        """Start the trial's run in its folder; None if tracking is off."""
+        if self.config.mode is ModeEnum.disabled:
+            return None
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            os.environ[name] = str(folder / "wandb" / name.split("_")[1].lower())
+        logging.getLogger("wandb").setLevel(logging.ERROR)
+        import wandb
+        from lightning.pytorch.loggers import WandbLogger
+
+        offline = self.config.mode is ModeEnum.offline
+        logger = WandbLogger(
+            project=self.config.project,
+            entity=self.config.entity,
+            name=f"{arm} · s{seed}",
+            group=study,
+            job_type="trial",
+            tags=[arm, f"seed-{seed}"],
+            save_dir=folder,
+            offline=offline,
+            log_model=False,
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=offline),
+        )
+        logger.log_hyperparams(dict(settings))
+        return logger
+
+    def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
+        """Log the last metrics and end the run: without this a second trial in the process would join it."""
+        import wandb
+
+        if wandb.run is not None:
+            if metrics:
+                wandb.log(dict(metrics))
+            wandb.finish(exit_code=1 if failed else 0, quiet=True)

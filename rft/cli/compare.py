@@ -1,0 +1,38 @@
+"""``rft compare``: run what is missing of a study, then compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from rft.errors import UserError
+from rft.store import Store
+
+
+def compare_study(study: str, runs: Path, jobs: int) -> None:
+    """Run the missing trials if `study` has a study.yaml, then print the table and write the report.
+
+    Raises:
+        UserError: for what is wrong with the study, or if nothing of it is there.
+    """
+    from rft.study.study import load_study, run_study
+
+    console = Console()
+    path = Path(study)
+    name, failures = path.name, {}
+    if path.exists():
+        name, spec = load_study(path)
+        spec.jobs = jobs or spec.jobs
+        failures = run_study(name, spec, runs.absolute(), Console(stderr=True))
+    folder = runs / name
+    from rft.report import load_study as load_results
+    from rft.report import print_table, summarise, write_report
+
+    results = load_results(folder, Store.default())
+    summary = summarise(results)
+    write_report(results, summary, folder)
+    print_table(summary, console)
+    console.print(f"report: {folder / 'report.html'}", highlight=False)
+    if failures:
+        raise UserError(f"{len(failures)} trials failed: {', '.join(failures)}; see log.txt in their folders")

@@ -1,0 +1,75 @@
+"""``rft run``: Hydra's application, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import main as hydra_main
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from rft.config import compose, expand_sweep, register
+from rft.config.compose import check
+from rft.config.paths import conf_dir
+from rft.errors import UserError
+
+
+def _precheck(overrides: Sequence[str], *, sweep: bool) -> None:
+    """Refuse a bad configuration in one line before Hydra starts a job, every run of a sweep included."""
+    own = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
+    for one in expand_sweep(own) if sweep else [own]:
+        compose(one)
+
+
+def hydra_run(arguments: Sequence[str]) -> None:
+    """Compose by Hydra (flags, tab completion, multirun), then run the trial in this process.
+
+    The trial runs after Hydra has ended, so that Lightning's DDP starts its child as the same plain command. In a
+    sweep each trial is a clean subprocess: one that fails ends alone.
+
+    Raises:
+        UserError: for whatever is wrong with the overrides, or if trials of a sweep failed.
+    """
+    flags = get_args_parser().parse_args(list(arguments))
+    acts = flags.run or not (flags.cfg or flags.help or flags.hydra_help or flags.info or flags.shell_completion)
+    if acts:
+        _precheck(flags.overrides, sweep=flags.multirun)
+    register()
+    found: list[tuple[DictConfig, Path, list[str]]] = []
+    failed: list[str] = []
+
+    def task(cfg: DictConfig) -> None:
+        hydra = HydraConfig.get()
+        overrides = list(hydra.overrides.task)
+        folder = Path(hydra.runtime.output_dir)
+        if hydra.mode is RunMode.MULTIRUN:
+            name = f"{cfg.arm} seed {cfg.seed}"
+            print(f"[{hydra.job.num}] {name}", flush=True)
+            command = [sys.executable, "-m", "rft", "run", *overrides, f"hydra.run.dir='{folder}'"]
+            if subprocess.run([*command, f"arm='{cfg.arm}'"], check=False).returncode:
+                failed.append(name)
+        else:
+            found.append((check(cfg, overrides), folder, overrides))
+
+    argv = sys.argv
+    sys.argv = ["rft", *arguments]
+    try:
+        hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    finally:
+        sys.argv = argv
+        GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+    if failed:
+        raise UserError(f"{len(failed)} trials of the sweep failed: {', '.join(failed)}; see their trial.json and log")
+    for cfg, folder, overrides in found:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from rft.study.trial import run_trial
+
+        run_trial(cfg, folder, overrides)

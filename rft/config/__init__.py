@@ -1,0 +1,21 @@
+"""All that knows Hydra: schemas, composition, refusal of bad input, building objects from config.
+
+Nothing here imports torch: a config is refused before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+from rft.config.build import build, to_config
+from rft.config.compose import compose, expand_sweep, register
+from rft.config.schemas import OnPolicyConfig, PreferenceConfig, RunConfig
+
+__all__ = [
+    "OnPolicyConfig",
+    "PreferenceConfig",
+    "RunConfig",
+    "build",
+    "compose",
+    "expand_sweep",
+    "register",
+    "to_config",
+]

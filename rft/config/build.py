@@ -1,0 +1,43 @@
+"""Objects from config: frozen settings in, runtime objects passed apart from them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rft.config.plugins import allowed_packages
+from rft.errors import UserError
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Module and class of a ``_target_``, which must come from an allowed package.
+
+    Raises:
+        UserError: if it comes from elsewhere.
+    """
+    module, _, name = target.rpartition(".")
+    package = target.partition(".")[0]
+    if package not in allowed_packages():
+        raise UserError(
+            f"_target_={target}: objects are built only from {', '.join(sorted(allowed_packages()))}; "
+            "add the package to RFT_ALLOWED_PACKAGES if you trust it"
+        )
+    return module, name
+
+
+def to_config(node: DictConfig | Mapping[str, Any]) -> Any:
+    """The option's ``Config`` object, of the class in the option's (now imported) module."""
+    values = OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True, enum_to_str=True)
+    assert isinstance(values, dict)
+    module, _ = split_target(str(values.pop("_target_")))
+    declared = importlib.import_module(module).Config
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(declared), values))
+
+
+def build(node: DictConfig | Mapping[str, Any], **runtime: Any) -> Any:
+    """``Class(config, **runtime)`` for the class that ``_target_`` names."""
+    module, name = split_target(str(node["_target_"]))
+    return getattr(importlib.import_module(module), name)(to_config(node), **runtime)

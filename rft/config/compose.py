@@ -1,0 +1,195 @@
+"""Composes and checks a run's configuration, with one-line refusals."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rft.config.build import split_target
+from rft.config.extract import config_class
+from rft.config.paths import conf_dir
+from rft.config.plugins import plugin_conf_dirs
+from rft.config.schemas import RunConfig
+from rft.errors import UserError
+
+GROUPS = ("task", "model", "feedback", "judge", "reward", "algorithm", "strategy", "tracker")
+_COSMETIC = {"algorithm", "seed", "study", "arm", "until"}
+
+
+class PluginSearchPath(SearchPathPlugin):
+    """Puts the YAML of installed packages on Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: Any) -> None:
+        """Append each plugin's folder."""
+        for folder in plugin_conf_dirs():
+            search_path.append(provider="rft-plugin", path=f"file://{folder}")
+
+
+def _arm(algorithm: str) -> str:
+    """The algorithm's name, with the overrides that set this arm apart."""
+    if not HydraConfig.initialized():
+        return algorithm
+    kept = []
+    for override in HydraConfig.get().overrides.task:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key not in _COSMETIC and not key.startswith(("tracker", "strategy.threads")):
+            kept.append(f"{key.removeprefix('algorithm.')}={value}")
+    return re.sub(r"[^\w.,=+-]", "_", "-".join([algorithm, *kept]))[:120]
+
+
+def option_files() -> Iterator[tuple[str, Path]]:
+    """Every option of every group: (group, file), ours and the plugins'."""
+    for root in (conf_dir(), *plugin_conf_dirs()):
+        for group in GROUPS:
+            for path in sorted((root / group).glob("*.yaml")):
+                yield group, path
+
+
+def register() -> None:
+    """Register schemas, resolver and search path with Hydra; before composing, any number of times."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=RunConfig, package="_global_")
+    for group, path in option_files():
+        target = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("_target_")
+        if target:
+            module, _ = split_target(target)
+            defaults = OmegaConf.to_container(OmegaConf.structured(config_class(module)), enum_to_str=True)
+            store.store(group=f"schema/{group}", name=path.stem, node={"_target_": target, **defaults})
+    OmegaConf.register_new_resolver("rft_arm", _arm, replace=True)
+    if PluginSearchPath not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(PluginSearchPath)
+
+
+def _nearest(name: str, valid: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(valid))}"
+
+
+def _keys_at(path: str, overrides: Sequence[str]) -> list[str]:
+    """Valid keys of the node at ``path``, from the schemas and the options chosen."""
+    chosen = dict(o.split("=", 1) for o in overrides if "=" in o)
+    head, _, rest = path.partition(".")
+    if not head:
+        return [*RunConfig.__dataclass_fields__, "hydra"]
+    if head in GROUPS:
+        defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+        option = chosen.get(head) or next((d[head] for d in defaults if isinstance(d, dict) and head in d), "")
+        files = [p for g, p in option_files() if g == head and p.stem == option]
+        if not files:
+            return []
+        node = OmegaConf.structured(config_class(split_target(yaml.safe_load(files[0].read_text())["_target_"])[0]))
+    else:
+        node = OmegaConf.select(OmegaConf.structured(RunConfig), head)
+    node = OmegaConf.select(node, rest) if rest else node
+    return [str(k) for k in node] if isinstance(node, DictConfig) else []
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
+    """One line for what Hydra or OmegaConf refused: what, where, how to mend."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    if found := re.search(r"Could not find '(?:schema/)?([\w/]+)/([^/']+)'", text):
+        group, option = found.groups()
+        return UserError(
+            f"{group}={option}: no such option; {_nearest(option, [p.stem for g, p in option_files() if g == group])}"
+        )
+    if found := re.search(r"Could not override '([^']+)'\. No match", text):
+        return UserError(f"{found[1]}: no such group or key; {_nearest(found[1], _keys_at('', overrides))}")
+    if found := re.search(r"Key '([^']+)' is not in struct|Key '([^']+)' not in '", text):
+        key = found[1] or found[2]
+        full = re.search(r"full_key: ([\w.]+)", text)
+        where = full[1] if full else key
+        parent = where.rpartition(".")[0]
+        hint = _nearest(key, _keys_at(parent, overrides))
+        return UserError(f"{where}: no such key{f' in {parent}' if parent else ''}; {hint}")
+    if found := re.search(r"full_key: ([\w.\[\]]+)", text):
+        return UserError(f"{found[1]}: {(str(error.__cause__ or error)).splitlines()[0]}")
+    line = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
+    return UserError(f"config: {line.strip()}; see `rft run --help`")
+
+
+def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Check every group against its schema again: ``+`` and ``++`` pass by OmegaConf's own check.
+
+    Raises:
+        UserError: unknown key (with the nearest valid one), wrong type, missing value, foreign ``_target_``.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), cfg)
+        for group in GROUPS:
+            node = merged[group]
+            if not isinstance(node, DictConfig) or "_target_" not in node:
+                raise UserError(f"{group}: choose an option, as in {group}={_first_option(group)}")
+            module, _ = split_target(str(node["_target_"]))
+            schema = OmegaConf.structured(config_class(module))
+            values = {k: v for k, v in node.items() if k != "_target_"}
+            valid = [str(k) for k in schema]
+            for key in values:
+                if key not in valid:
+                    raise UserError(f"{group}.{key}: no such key in {group}; {_nearest(str(key), valid)}")
+            try:
+                OmegaConf.merge(schema, values)
+            except OmegaConfBaseException as error:
+                raise UserError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
+        for key in OmegaConf.missing_keys(merged):
+            raise UserError(f"{key}: has no value; give one as {key}=…")
+        needed, given = merged.algorithm.requires_feedback, str(merged.feedback["_target_"]).split(".")[-2]
+        if needed not in (None, given):
+            raise UserError(f"feedback={given}: algorithm={merged.algorithm.name} means feedback={needed}; leave it out")
+        OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise _explain(error, overrides) from error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _first_option(group: str) -> str:
+    return next((p.stem for g, p in option_files() if g == group), "…")
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The checked configuration of one run.
+
+    Raises:
+        UserError: one line, for whatever is wrong with the overrides.
+    """
+    register()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = hydra_compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(error, overrides) from error
+    return check(cfg, overrides)
+
+
+def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The runs of a sweep: the product of every comma-separated override, in Hydra's order."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise _explain(error, overrides) from error
+    axes = []
+    for text, override in zip(overrides, parsed, strict=True):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            axes.append([text])
+    return [list(run) for run in itertools.product(*axes)]

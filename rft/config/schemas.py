@@ -1,0 +1,132 @@
+"""The schema of a run, and the fields that algorithms share. Defaults live here and in each option's ``Config``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class Until(str, Enum):
+    """The last stage that a run computes."""
+
+    questions = "questions"
+    sft = "sft"
+    candidates = "candidates"
+    preferences = "preferences"
+    reward_model = "reward_model"
+    policy = "policy"
+    evaluation = "evaluation"
+
+
+@dataclass
+class AlgorithmConfig:
+    name: str = MISSING
+    """The algorithm's name in tables and file names."""
+    lr: float = 1e-4
+    """Learning rate of the policy (AdamW), above 0."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay, at least 0."""
+    requires_feedback: str | None = None
+    """The only feedback that this algorithm's name stands for; none if any will do."""
+
+
+@dataclass
+class OnPolicyConfig(AlgorithmConfig):
+    """Fields of every algorithm that learns from its own rollouts."""
+
+    iterations: int = 30
+    """Rollout iterations, at least 1."""
+    prompts_per_iteration: int = 32
+    """Prompts drawn in an iteration, over all ranks."""
+    samples_per_prompt: int = 1
+    """Responses sampled for each prompt of an iteration."""
+    epochs: int = 1
+    """Passes over an iteration's rollouts."""
+    minibatches: int = 1
+    """Optimiser steps in a pass; must divide the number of rollouts."""
+    temperature: float = 1.0
+    """Sampling temperature; the log-probabilities are taken at the same one."""
+
+
+@dataclass
+class PreferenceConfig(AlgorithmConfig):
+    """Fields of every algorithm that learns from pairs."""
+
+    epochs: int = 1
+    """Passes over the training pairs."""
+    pairs_per_step: int = 16
+    """Pairs in an optimiser step, over all ranks."""
+
+
+@dataclass
+class SFTConfig:
+    """The supervised fine-tuning that makes the start policy."""
+
+    epochs: int = 1
+    """Passes over the demonstrations."""
+    batch_size: int = 32
+    """Demonstrations in a step."""
+    lr: float = 5e-4
+    """Learning rate, linearly decayed to a tenth."""
+    seed: int = 0
+    """Order of the demonstrations and start of the adapter."""
+
+
+@dataclass
+class CandidatesConfig:
+    """Several answers to each training question, from the start policy."""
+
+    samples_per_prompt: int = 4
+    """Answers a prompt, at least 2."""
+    pairs_per_prompt: int = 2
+    """Comparisons made of them."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    heldout_fraction: float = 0.1
+    """Share of the prompts whose labels only measure the reward model."""
+    seed: int = 0
+    """Sampling and pairing."""
+
+
+@dataclass
+class EvaluationConfig:
+    """The final test."""
+
+    samples_per_prompt: int = 1
+    """Answers a prompt."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    batch_size: int = 64
+    """Sequences generated at once."""
+    splits: list[str] = field(default_factory=lambda: ["test", "ood"])
+    """Which prompt sets: validation for tuning, test and ood for the verdict."""
+    seed: int = 0
+    """With the trial's seed, the sampling seeds: the same for every arm."""
+
+
+@dataclass
+class RunConfig:
+    """One trial: what `rft run` composes."""
+
+    task: Any = MISSING
+    model: Any = MISSING
+    feedback: Any = MISSING
+    judge: Any = MISSING
+    reward: Any = MISSING
+    algorithm: Any = MISSING
+    strategy: Any = MISSING
+    tracker: Any = MISSING
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    study: str = "scratch"
+    """The study that the trial belongs to; its folder under runs/."""
+    arm: str = "${rft_arm:${algorithm.name}}"
+    """All seeds of one setting. By default the algorithm and the overrides other than the seed."""
+    seed: int = 0
+    """Replicate of the policy stage and of the evaluation's sampling."""
+    until: Until = Until.evaluation
+    """Stop after this stage."""

@@ -1,0 +1,162 @@
+"""Data that exists before training: demonstrations and labelled pairs.
+
+Order is a function of the seed and the step alone, so that a resumed run sees what an uninterrupted one would.
+Dimensions: ``B`` rows, ``P`` prompt tokens, ``R`` response tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from rft.models.backbone import Backbone, Role
+from rft.progress import bar
+from rft.rollout import pad_prompts
+from rft.types import ExampleBatch, PreferenceBatch, Sequences
+
+if TYPE_CHECKING:
+    from rft.algorithms.base import Algorithm
+
+STEPS_PER_EPOCH = 16  # optimiser steps in a Lightning epoch: how often a preference algorithm is checkpointed
+
+
+def to_sequences(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int) -> Sequences:
+    """Token lists as padded tensors: prompts on the left, responses on the right."""
+    prompt_ids, prompt_mask = pad_prompts(prompts, pad_id, torch.device("cpu"))
+    width = max(len(r) for r in responses)
+    ids = torch.tensor([list(r) + [pad_id] * (width - len(r)) for r in responses])
+    mask = torch.tensor([[True] * len(r) + [False] * (width - len(r)) for r in responses])
+    return Sequences(prompt_ids, prompt_mask, ids, mask)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def example_batches(
+    rows: Sequence[dict[str, Any]], batch_size: int, epochs: int, seed: int, pad_id: int
+) -> list[ExampleBatch]:
+    """Demonstrations shuffled anew for each pass, in batches; the last incomplete batch of a pass is kept."""
+    batches = []
+    for epoch in range(epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(len(rows))
+        for start in range(0, len(order), batch_size):
+            some = [rows[i] for i in order[start : start + batch_size]]
+            seq = to_sequences([r["prompt_ids"] for r in some], [r["response_ids"] for r in some], pad_id)
+            batches.append(ExampleBatch(seq))
+    return batches
+
+
+def load_pairs(folder_candidates: Path, folder_labels: Path, pad_id: int, *, heldout: bool) -> PreferenceBatch:
+    """All labelled pairs of one side of the hold-out, the better response as chosen; exact ties are left out."""
+    candidates = read_table(folder_candidates / "candidates.parquet")
+    pairs = {p["pair"]: p for p in read_table(folder_candidates / "pairs.parquet") if p["heldout"] is heldout}
+    prompts, chosen, rejected, preference = [], [], [], []
+    for label in read_table(folder_labels / "labels.parquet"):
+        pair, p = pairs.get(label["pair"]), label["preference"]
+        if pair is None or p == 0.5:
+            continue
+        first, second = candidates[pair["first"]], candidates[pair["second"]]
+        better, worse = (first, second) if p > 0.5 else (second, first)
+        prompts.append(better["prompt_ids"])
+        chosen.append(better["response_ids"])
+        rejected.append(worse["response_ids"])
+        preference.append(max(p, 1 - p))
+    return PreferenceBatch(
+        to_sequences(prompts, chosen, pad_id),
+        to_sequences(prompts, rejected, pad_id),
+        torch.tensor(preference, dtype=torch.float32),
+    )
+
+
+@torch.no_grad()
+def with_reference(pairs: PreferenceBatch, backbone: Backbone, batch_size: int = 32) -> PreferenceBatch:
+    """The pairs with the reference's summed log-probabilities, computed once for all passes."""
+    sums: dict[str, list[torch.Tensor]] = {"chosen": [], "rejected": []}
+    with bar("reference log-probs", len(pairs)) as progress:
+        for start in range(0, len(pairs), batch_size):
+            part = pairs[slice(start, start + batch_size)]
+            for side, seq in (("chosen", part.chosen), ("rejected", part.rejected)):
+                sums[side].append(backbone.logprobs(Role.reference, seq).sum(-1))
+            progress.advance(len(part))
+    return replace(
+        pairs, ref_chosen_logprobs=torch.cat(sums["chosen"]), ref_rejected_logprobs=torch.cat(sums["rejected"])
+    )
+
+
+class PreferenceStream(IterableDataset[PreferenceBatch]):
+    """Microbatches of pairs, ``STEPS_PER_EPOCH`` optimiser steps in a Lightning epoch, sized.
+
+    Args:
+        algorithm: tells which Lightning epoch it is.
+        pairs: all training pairs.
+        accumulate: microbatches in a step.
+        rank, world: this process's share of each step.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm | None,
+        pairs: PreferenceBatch,
+        *,
+        pairs_per_step: int,
+        epochs: int,
+        seed: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if len(pairs) < pairs_per_step:
+            raise ValueError(f"{len(pairs)} pairs are fewer than pairs_per_step={pairs_per_step}; label more")
+        if pairs_per_step % (world * accumulate):
+            raise ValueError(f"pairs_per_step={pairs_per_step} must be a multiple of {world} ranks x {accumulate}")
+        self.algorithm, self.pairs, self.seed = algorithm, pairs, seed
+        self.pairs_per_step, self.accumulate, self.rank, self.world = pairs_per_step, accumulate, rank, world
+        self.steps_per_pass = len(pairs) // pairs_per_step
+        self.steps = self.steps_per_pass * epochs
+
+    @property
+    def lightning_epochs(self) -> int:
+        """Lightning epochs until all passes are done."""
+        return math.ceil(self.steps / STEPS_PER_EPOCH)
+
+    def _range(self) -> range:
+        if self.algorithm is None:
+            return range(self.steps)
+        start = self.algorithm.current_epoch * STEPS_PER_EPOCH
+        return range(start, min(start + STEPS_PER_EPOCH, self.steps))
+
+    def __len__(self) -> int:
+        return len(self._range()) * self.accumulate
+
+    def __iter__(self) -> Iterator[PreferenceBatch]:
+        for step in self._range():
+            order = np.random.default_rng([self.seed, step // self.steps_per_pass]).permutation(len(self.pairs))
+            start = (step % self.steps_per_pass) * self.pairs_per_step
+            rows = torch.from_numpy(order[start : start + self.pairs_per_step])
+            for micro in rows.chunk(self.world * self.accumulate)[self.rank :: self.world]:
+                yield self.pairs[micro]
+
+
+class PreferenceData(lightning.LightningDataModule):
+    """Pairs for a Lightning trainer."""
+
+    def __init__(self, stream: PreferenceStream) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def train_dataloader(self) -> DataLoader[PreferenceBatch]:
+        """One Lightning epoch of microbatches, in this process (batches are made already)."""
+        return DataLoader(self.stream, batch_size=None, num_workers=0)

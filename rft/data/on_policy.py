@@ -1,0 +1,150 @@
+"""Rollouts of the current policy as a sized stream: one Lightning epoch is one rollout iteration.
+
+The stream draws prompts, generates, scores, takes log-probabilities without gradient, lets the algorithm assign
+credit, and yields its minibatches. It is sized and read in this process (``num_workers=0``): an unsized loader is
+fetched one batch ahead, which would make every rollout one step stale.
+Dimensions: ``B`` sequences, ``R`` response tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from rft.config import OnPolicyConfig
+from rft.models.backbone import Backbone, Role
+from rft.ops.kl import sequence_kl
+from rft.rollout import RolloutEngine, pad_prompts, uniforms
+from rft.types import OnPolicyBatch, Rollouts, Sequences
+
+if TYPE_CHECKING:
+    from rft.algorithms.base import Algorithm
+
+
+class RewardSource(Protocol):
+    """Scores rollouts. Gold is none of these: only evaluation reads it."""
+
+    def score(self, sequences: Sequences) -> Tensor:
+        """One number a sequence. Shape [B]."""
+        ...
+
+
+def all_sum(values: Sequence[float]) -> list[float]:
+    """Sums over all ranks; the values themselves in a single process."""
+    total = torch.tensor(list(values), dtype=torch.float64)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    return [float(x) for x in total]
+
+
+class RolloutStream(IterableDataset[OnPolicyBatch]):
+    """Rollouts and their minibatches.
+
+    Prompts and sampling numbers are functions of the seed and the iteration alone: a resumed run draws what an
+    uninterrupted one would, and the union over ranks does not depend on their number.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        engine: RolloutEngine,
+        reward: RewardSource | None,
+        prompts: Sequence[Sequence[int]],
+        *,
+        response_tokens: int,
+        seed: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        config = algorithm.config
+        assert isinstance(config, OnPolicyConfig)
+        self.algorithm, self.engine, self.reward, self.prompts, self.config = algorithm, engine, reward, prompts, config
+        self.response_tokens, self.seed, self.accumulate = response_tokens, seed, accumulate
+        self.rank, self.world = rank, world
+        rows = config.prompts_per_iteration * config.samples_per_prompt
+        parts = config.minibatches * accumulate * world
+        if config.prompts_per_iteration % world or rows % parts:
+            raise ValueError(
+                f"{rows} rollouts do not divide into {config.minibatches} minibatches x {accumulate} microbatches x "
+                f"{world} ranks; change algorithm.prompts_per_iteration"
+            )
+        self.micro = rows // parts
+
+    def __len__(self) -> int:
+        return self.config.epochs * self.config.minibatches * self.accumulate
+
+    def draw_prompts(self, iteration: int) -> list[int]:
+        """Indices of the iteration's prompts, over all ranks: each prompt once before any comes again."""
+        n, start = len(self.prompts), iteration * self.config.prompts_per_iteration
+        places = range(start, start + self.config.prompts_per_iteration)
+        orders = {p: np.random.default_rng([self.seed, p]).permutation(n) for p in {place // n for place in places}}
+        return [int(orders[place // n][place % n]) for place in places]
+
+    @torch.no_grad()
+    def collect(self, iteration: int) -> Rollouts:
+        """Generate and score this rank's rollouts of one iteration with the current weights."""
+        backbone: Backbone = self.algorithm.backbone
+        k = self.config.samples_per_prompt
+        chosen = [i for i in self.draw_prompts(iteration) for _ in range(k)]
+        numbers = uniforms(len(chosen), self.response_tokens, self.seed, iteration)
+        share = len(chosen) // self.world
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        ids, mask = pad_prompts([self.prompts[i] for i in chosen[mine]], backbone.pad_id, backbone.device)
+        self.engine.sync(backbone)
+        seq = self.engine.generate(ids, mask, numbers[mine].to(backbone.device), self.config.temperature)
+        parts = [seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)]
+        needs, t = self.algorithm.needs, self.config.temperature
+        logprobs = torch.cat([backbone.logprobs(Role.policy, p, t) for p in parts])
+        ref = torch.cat([backbone.logprobs(Role.reference, p, t) for p in parts]) if "reference" in needs else None
+        values = torch.cat([backbone.values(p) for p in parts]) if "value" in needs else None
+        rewards = torch.cat([self.reward.score(p) for p in parts]) if self.reward else torch.zeros(len(seq))
+        truncated = seq.truncated(backbone.eos_id)
+        kl = sequence_kl(logprobs, ref, seq.response_mask) if ref is not None else torch.zeros(len(seq))
+        sums = all_sum([len(seq), *(float(x.double().sum()) for x in (rewards, kl, seq.lengths, truncated))])
+        names = ("rollout/reward", "rollout/kl", "rollout/length", "rollout/truncated")
+        metrics = {name: value / sums[0] for name, value in zip(names, sums[1:], strict=True)}
+        group = torch.tensor(chosen[mine], device=backbone.device)
+        return Rollouts(seq, logprobs, rewards, truncated, group, ref, values, metrics)
+
+    def __iter__(self) -> Iterator[OnPolicyBatch]:
+        iteration = self.algorithm.current_epoch
+        rollouts = self.collect(iteration)
+        batch = self.algorithm.prepare(rollouts)
+        self.algorithm.rollout_metrics = dict(rollouts.metrics)
+        per_step = self.micro * self.accumulate
+        for epoch in range(self.config.epochs):
+            # The first pass keeps the order in which old log-probs were taken, so that its first ratio is exactly 1.
+            rows = torch.arange(len(batch))
+            if epoch:
+                rows = torch.from_numpy(np.random.default_rng([self.seed, iteration, epoch]).permutation(len(batch)))
+            for step in rows.split(per_step):
+                yield from self._microbatches(batch[step])
+
+    def _microbatches(self, minibatch: OnPolicyBatch) -> Iterator[OnPolicyBatch]:
+        """Microbatches weighted so that the mean over them and over ranks is the mean over all counted tokens."""
+        mask = minibatch.sequences.response_mask
+        (total,) = all_sum([float(mask.sum())])
+        for start in range(0, len(minibatch), self.micro):
+            part = minibatch[slice(start, start + self.micro)]
+            tokens = float(part.sequences.response_mask.sum())
+            yield replace(part, weight=tokens * self.accumulate * self.world / total)
+
+
+class OnPolicyData(lightning.LightningDataModule):
+    """Rollouts for a Lightning trainer."""
+
+    def __init__(self, stream: RolloutStream) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def train_dataloader(self) -> DataLoader[OnPolicyBatch]:
+        """One rollout iteration, made in this process when it is asked for."""
+        return DataLoader(self.stream, batch_size=None, num_workers=0)

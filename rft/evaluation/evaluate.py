@@ -1,0 +1,87 @@
+"""The final test: one row for each sample of a policy on unseen questions."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rft.config import EvaluationConfig
+from rft.models.backbone import Backbone, Role
+from rft.ops.kl import sequence_kl
+from rft.progress import bar
+from rft.rollout import RolloutEngine, pad_prompts, uniforms
+
+if TYPE_CHECKING:
+    from rft.data.on_policy import RewardSource
+    from rft.tasks.base import GoldReward
+
+
+@torch.no_grad()
+def evaluate(
+    backbone: Backbone,
+    engine: RolloutEngine,
+    questions: Sequence[dict[str, Any]],
+    gold: GoldReward,
+    proxy: RewardSource,
+    config: EvaluationConfig,
+    *,
+    response_tokens: int,
+    seed: int,
+    out: Path,
+) -> dict[str, float]:
+    """Sample, score and write ``evaluation.parquet``; returns means by split.
+
+    The sampling numbers come from (config.seed, seed, split) and the row: the same for every arm. KL is k1 against
+    the reference at temperature 1, in nats per sequence.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = []
+    chosen = [q for split in config.splits for q in questions if q["split"] == split]
+    engine.sync(backbone)
+    with bar("evaluation", len(chosen) * config.samples_per_prompt) as progress:
+        for split in config.splits:
+            prompts = [q for q in chosen if q["split"] == split for _ in range(config.samples_per_prompt)]
+            numbers = uniforms(len(prompts), response_tokens, config.seed, seed, zlib.crc32(split.encode()))
+            for start in range(0, len(prompts), config.batch_size):
+                part = prompts[start : start + config.batch_size]
+                ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
+                uniform = numbers[start : start + len(part)].to(backbone.device)
+                seq = engine.generate(ids, mask, uniform, config.temperature)
+                kl = sequence_kl(
+                    backbone.logprobs(Role.policy, seq), backbone.logprobs(Role.reference, seq), seq.response_mask
+                )
+                scores = proxy.score(seq)
+                truncated = seq.truncated(backbone.eos_id)
+                for i, question in enumerate(part):
+                    tokens = seq.response_ids[i][seq.response_mask[i]]
+                    rows.append(
+                        {
+                            "split": split,
+                            "prompt_id": question["prompt_id"],
+                            "sample": (start + i) % config.samples_per_prompt,
+                            "prompt": question["text"],
+                            "response": backbone.tokenizer.decode(tokens, skip_special_tokens=True),
+                            "proxy": float(scores[i]),
+                            "kl": float(kl[i]),
+                            "length": int(seq.lengths[i]),
+                            "truncated": bool(truncated[i]),
+                        }
+                    )
+                progress.advance(len(part))
+    logits = gold.logit([row["prompt"] + row["response"] for row in rows])
+    for row, logit in zip(rows, logits, strict=True):
+        row["gold_logit"] = float(logit)
+        row["gold"] = float(1 / (1 + torch.exp(torch.tensor(-float(logit), dtype=torch.float64))))
+    pq.write_table(pa.Table.from_pylist(rows), out / "evaluation.parquet")
+    means = {}
+    for split in config.splits:
+        some = [r for r in rows if r["split"] == split]
+        for name in ("gold", "proxy", "kl", "length", "truncated"):
+            means[f"eval/{split}/{name}"] = sum(float(r[name]) for r in some) / max(len(some), 1)
+    return means

@@ -1,0 +1,155 @@
+"""A language model as judge, asked by examples: how much likelier it calls a review positive than negative.
+
+Dimensions: ``B`` texts of a batch, ``S`` tokens of the shared examples, ``T`` tokens of the longest text, ``H`` hidden
+width, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rft.errors import UserError
+from rft.feedback.judges.base import Judge, Verdicts
+from rft.progress import bar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+POSITIVE, NEGATIVE = " positive", " negative"
+
+
+@dataclass
+class Config:
+    """Settings of `FewShotJudge`."""
+
+    shots: list[dict[str, str]] = field(
+        default_factory=lambda: [
+            {
+                "text": "A warm and clever story that I would gladly watch again tomorrow.",
+                "label": "positive",
+            },
+            {
+                "text": "Two hours of flat jokes and wooden acting; I nearly walked out.",
+                "label": "negative",
+            },
+            {
+                "text": "The leads are wonderful together and the ending moved me to tears.",
+                "label": "positive",
+            },
+            {
+                "text": "A dull, confused mess that wastes everything it has.",
+                "label": "negative",
+            },
+        ]
+    )
+    """Examples with text and label (positive or negative), at least 1; written for this, not from any data."""
+    batch_size: int = 32
+    """Texts judged at once, at least 1; changes speed and memory only."""
+    max_text_tokens: int = 256
+    """Tokens of a text that the judge reads, at least 1; what follows is cut."""
+
+
+class FewShotJudge(Judge):
+    """score(x) = log p(" positive" | examples, x) − log p(" negative" | examples, x), in nats.
+
+    The prompt is ``Review: … Sentiment: …`` for each example and then for x. If a label has several tokens, the
+    first in which the two differ counts, given those before it.
+    """
+
+    def __init__(self, config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        _check(config)
+        self.config, self.model, self.tokenizer = config, model, tokenizer
+        shots = "".join(f"Review: {s['text']}\nSentiment: {s['label']}\n\n" for s in config.shots)
+        self._prefix = self._encode(f"{shots}Review:")
+        positive, negative = self._encode(POSITIVE), self._encode(NEGATIVE)
+        shared = 0
+        while positive[shared : shared + 1] == negative[shared : shared + 1]:
+            shared += 1
+        self._question = self._encode("\nSentiment:") + positive[:shared]
+        self._labels = (positive[shared], negative[shared])
+
+    def score(self, texts: Sequence[str]) -> Verdicts:
+        """See the base class. Raw answers: both log-probabilities, ``{"positive": …, "negative": …}``.
+
+        The examples' keys and values are computed once and shared by all texts, and texts of like length are
+        batched together.
+        """
+        import torch
+
+        rows = [self._row(text) for text in texts]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+        answers = np.empty((len(rows), 2))
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode(), bar("Judging", total=len(rows)) as progress:
+                examples = self._examples()
+                for start in range(0, len(order), self.config.batch_size):
+                    batch = order[start : start + self.config.batch_size]
+                    answers[batch] = self._answers([rows[i] for i in batch], examples)
+                    progress.advance(len(batch))
+        finally:
+            self.model.train(training)
+        raw: list[Mapping[str, float]] = [{"positive": float(p), "negative": float(n)} for p, n in answers]
+        return Verdicts(answers[:, 0] - answers[:, 1], raw)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _row(self, text: str) -> list[int]:
+        return self._encode(f" {' '.join(text.split())}")[: self.config.max_text_tokens] + self._question
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device  # type: ignore[return-value]
+
+    def _examples(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the examples in every layer. Shape [1, heads, S, head width] each."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        ids = torch.tensor([self._prefix], device=self._device)
+        self.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _answers(self, rows: Sequence[list[int]], examples: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Log-probabilities of the two labels after each row. Shape [B, 2], float32 on the CPU."""
+        import torch
+        from transformers import DynamicCache
+
+        size, start = len(rows), len(self._prefix)
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(examples):
+            cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), layer)
+        lengths = torch.tensor([len(row) for row in rows])
+        # Padded on the right: the padding lies in the future of every token that counts.
+        ids = torch.zeros(size, int(lengths.max()), dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        positions = torch.arange(start, start + ids.shape[1], device=self._device).expand(size, -1)
+        hidden = self.model.get_decoder()(
+            input_ids=ids.to(self._device), position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state  # [B, T, H]
+        # One contiguous row a text: the head over all positions would cost V / H times the work, and a
+        # non-contiguous 3-D input with frozen weights takes a path ten times slower on the CPU.
+        last = hidden[torch.arange(size), lengths - 1].contiguous()  # [B, H]
+        logprobs = self.model.get_output_embeddings()(last).float().log_softmax(dim=-1)  # [B, V]
+        return logprobs[:, list(self._labels)].cpu()
+
+
+def _check(config: Config) -> None:
+    if not config.shots:
+        raise UserError("judge.shots is empty: give at least one example")
+    for i, shot in enumerate(config.shots):
+        if not shot.get("text", "").strip() or shot.get("label") not in ("positive", "negative"):
+            raise UserError(f"judge.shots[{i}] needs a text and a label that is positive or negative")
+    for name, value in (("batch_size", config.batch_size), ("max_text_tokens", config.max_text_tokens)):
+        if value < 1:
+            raise UserError(f"judge.{name} is {value}: it must be at least 1")

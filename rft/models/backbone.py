@@ -1,0 +1,217 @@
+"""One set of base weights, many roles: policy, critic and reward model are adapters and heads on it.
+
+The reference is the base with adapters off. With full fine-tuning every role has its own copy instead.
+Dimensions: ``B`` sequences, ``P`` prompt tokens, ``R`` response tokens, ``H`` hidden.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rft.models.pretrained import LoraConfig
+from rft.ops.logprobs import token_logprobs
+from rft.types import Sequences
+
+if TYPE_CHECKING:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Role(str, Enum):
+    """What a forward pass is for."""
+
+    policy = "policy"
+    reference = "reference"
+    reward = "reward"
+    critic = "critic"
+
+
+_HEADS = (Role.reward, Role.critic)
+
+
+class Backbone(nn.Module):
+    """A causal language model that plays several roles.
+
+    Args:
+        model: the start policy, whose weights are the reference.
+        tokenizer: gives the EOS and pad tokens.
+        lora: adapters, or ``enabled=False`` for a full copy of the weights for each role.
+        roles: the roles to make besides the reference.
+        trained: the roles whose parameters require gradients.
+        seed: of the adapters' and heads' start.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        lora: LoraConfig,
+        roles: Collection[Role],
+        trained: Collection[Role] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.lora = lora
+        self.roles = tuple(r for r in Role if r in roles and r is not Role.reference)
+        self.trained = tuple(r for r in self.roles if r in trained)
+        self.base = model.requires_grad_(False)
+        self.copies = nn.ModuleDict()
+        self._layers: list[tuple[str, BaseTunerLayer]] = []
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._add_adapters() if lora.enabled else self._add_copies()
+            hidden = int(model.config.get_text_config().hidden_size)
+            self.heads = nn.ModuleDict({r.value: nn.Linear(hidden, 1) for r in self.roles if r in _HEADS})
+            for head in self.heads.values():
+                nn.init.normal_(head.weight, std=1 / (hidden + 1))  # type: ignore[arg-type]
+                nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+        self._flags = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
+        self._activate(Role.reference)
+
+    def _add_adapters(self) -> None:
+        from peft import LoraConfig as PeftConfig
+        from peft import inject_adapter_in_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        head = self.base.get_output_embeddings()
+        linear = {n.rpartition(".")[2] for n, m in self.base.named_modules() if isinstance(m, nn.Linear) and m is not head}
+        names = sorted(linear) if self.lora.targets == "all-linear" else self.lora.targets.split(",")
+        config = PeftConfig(
+            r=self.lora.rank,
+            lora_alpha=self.lora.alpha,
+            lora_dropout=0.0,
+            target_modules=names,
+            task_type="CAUSAL_LM",
+        )
+        for role in self.roles:
+            inject_adapter_in_model(config, self.base, adapter_name=role.value)
+        self._layers = [(n, m) for n, m in self.base.named_modules() if isinstance(m, BaseTunerLayer)]
+        for name, parameter in self.base.named_parameters():
+            if ".lora_" in name:
+                parameter.data = parameter.data.float()
+
+    def _add_copies(self) -> None:
+        for role in self.roles:
+            weights = copy.deepcopy(self.base)
+            self.copies[role.value] = weights.float() if role in self.trained else weights
+
+    def _wants_grad(self, name: str) -> bool:
+        parts = name.split(".")
+        if ".lora_" in name:
+            return any(role.value in parts for role in self.trained)
+        return parts[0] in ("copies", "heads") and parts[1] in [role.value for role in self.trained]
+
+    def _activate(self, role: Role) -> None:
+        for _, layer in self._layers:
+            layer.enable_adapters(role is not Role.reference)
+            if role is not Role.reference:
+                layer.set_adapter([role.value])
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
+
+    @contextmanager
+    def _as(self, role: Role) -> Iterator[PreTrainedModel]:
+        """The model that plays a role; peft's switches also toggle requires_grad, which is put back."""
+        if self._layers:
+            self._activate(role)
+        yield self.copies[role.value] if role.value in self.copies else self.base  # type: ignore[misc]
+
+    @property
+    def eos_id(self) -> int:
+        """Token that ends a response."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills up."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.base.parameters()).device
+
+    def parameters_of(self, role: Role) -> list[nn.Parameter]:
+        """The trainable parameters of a role."""
+        return [p for n, p in self.named_parameters() if p.requires_grad and role.value in n.split(".")]
+
+    def hidden(self, role: Role, seq: Sequences) -> Tensor:
+        """Last hidden states [B, P + R, H].
+
+        Padding on the right needs no mask under causal attention; the mask is given only where a prompt is padded
+        on the left.
+        """
+        ids = torch.cat([seq.prompt_ids, seq.response_ids], 1)
+        padded = not bool(seq.prompt_mask.all())
+        with self._as(role) as model:
+            if not padded:
+                out = model.get_decoder()(input_ids=ids, use_cache=False)
+            else:
+                mask = torch.cat([seq.prompt_mask, torch.ones_like(seq.response_mask)], 1).long()
+                positions = (mask.cumsum(-1) - 1).clamp(min=0)
+                out = model.get_decoder()(
+                    input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+                )
+        states: Tensor = out.last_hidden_state
+        return states
+
+    def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
+        """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R], float32."""
+        hidden = self.hidden(role, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
+        model = self.copies[role.value] if role.value in self.copies else self.base
+        head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator, union-attr]
+        return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature)
+
+    def values(self, seq: Sequences) -> Tensor:
+        """The critic's value of the state before each response token. Shape [B, R], float32."""
+        hidden = self.hidden(Role.critic, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
+        return self.heads[Role.critic.value](hidden.float())[..., 0] * seq.response_mask
+
+    def scores(self, seq: Sequences) -> Tensor:
+        """The reward model's raw score at the last counted token. Shape [B], float32."""
+        hidden = self.hidden(Role.reward, seq)
+        last = seq.prompt_ids.shape[1] + seq.lengths - 1
+        at_end = hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
+        return self.heads[Role.reward.value](at_end.float())[..., 0]
+
+    def role_state(self, role: Role) -> dict[str, Tensor]:
+        """The parameters of a role, with the role's name left out of their names, so that another can take them."""
+        return {
+            ".".join("role" if part == role.value else part for part in name.split(".")): p.detach().cpu().contiguous()
+            for name, p in self.named_parameters()
+            if role.value in name.split(".") and name.split(".")[0] in ("base", "copies", "heads")
+        }
+
+    def load_role(self, role: Role, state: dict[str, Tensor]) -> None:
+        """Set a role's parameters from ``role_state`` of the same or another role; missing heads stay as they are."""
+        own = {
+            ".".join("role" if part == role.value else part for part in name.split(".")): p
+            for name, p in self.named_parameters()
+            if role.value in name.split(".")
+        }
+        unknown = sorted(set(state) - set(own))
+        if unknown:
+            raise ValueError(f"state has parameters that role {role.value} lacks: {unknown[:3]}; same model and LoRA?")
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(value)
+
+    @torch.no_grad()
+    def merged_into(self, target: PreTrainedModel, role: Role) -> None:
+        """Write the role's weights, adapters merged, into a plain copy of the base model."""
+        if not self._layers:
+            target.load_state_dict(self.copies[role.value].state_dict())
+            return
+        modules = dict(target.named_modules())
+        for name, layer in self._layers:
+            base: Tensor = layer.get_base_layer().weight
+            merged = base.float() + layer.get_delta_weight(role.value)
+            modules[name].weight.copy_(merged)  # type: ignore[operator, union-attr]

@@ -1,0 +1,24 @@
+"""The Lightning module that all our modules extend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+
+from rft.types import to_device
+
+
+class Module(lightning.LightningModule):
+    """Moves frozen batches to the device, which Lightning's own transfer refuses to do."""
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Every tensor of a frozen dataclass on the device."""
+        return to_device(batch, device)
+
+
+def linear_decay(optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    """What ``configure_optimizers`` returns for a linear decay of the learning rate to a tenth over all steps."""
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}

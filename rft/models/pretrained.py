@@ -1,0 +1,162 @@
+"""The pretrained model a study starts from: an asset, a local folder or a hub id, normalised into the store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rft.errors import UserError
+from rft.store import Entry, Store
+from rft.store.assets import fetch
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class LoraConfig:
+    enabled: bool = True
+    """Train adapters on frozen weights shared by policy, critic, reward model and reference; else full copies."""
+    rank: int = 16
+    """Rank r of the update B·A."""
+    alpha: float = 32.0
+    """The update is scaled by alpha / rank."""
+    targets: str = "all-linear"
+    """Modules that get an adapter: all-linear, or names separated by commas."""
+
+
+@dataclass
+class Config:
+    asset: str | None = None
+    """Name of a model asset (`rft assets ls`)."""
+    path: str | None = None
+    """A local folder or a hub id, instead of an asset."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    trust_remote_code: bool = False
+    """Run code that comes with a model. Off unless you read that code."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters."""
+
+
+def distinct_pad(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer a pad token other than EOS: masks are positional, but a reader should see the difference.
+
+    Raises:
+        UserError: if the tokenizer has no EOS.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("model: its tokenizer has no EOS token; set eos_token in its tokenizer_config.json")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        for other in (tokenizer.unk_token, tokenizer.bos_token):
+            if other is not None and other != tokenizer.eos_token:
+                tokenizer.pad_token = other
+                return
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0 if tokenizer.eos_token_id != 0 else 1)
+
+
+def load_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model with its tokenizer from a folder of safetensors, in evaluation mode (dropout off)."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model.eval(), tokenizer
+
+
+def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model and its tokenizer as safetensors and JSON."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+class Pretrained:
+    """A model that exists already: `model=smollm2` or `model=hf model.path=…`."""
+
+    version = 1
+
+    def __init__(self, config: Config, store: Store) -> None:
+        if (config.asset is None) == (config.path is None):
+            raise UserError("model: give one of model.asset (see `rft assets ls`) and model.path (folder or hub id)")
+        self.config, self.store = config, store
+
+    def prepare(self) -> Entry:
+        """The store entry with config, tokenizer and safetensors."""
+        if self.config.asset is not None:
+            asset = fetch(self.store, self.config.asset)
+            build: Callable[[Path], dict[str, Any]] = lambda out: self._from_gguf(asset.path, out)  # noqa: E731
+            return self.store.get_or_compute(
+                "model", version=self.version, config={}, inputs={"asset": asset.key}, build=build
+            )
+        return self.store.get_or_compute(
+            "model", version=self.version, config=self._identity(), inputs={}, build=self._from_path
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What tells this model from another: the hashes of a folder's files, or the hub id with its revision."""
+        path = Path(str(self.config.path)).expanduser()
+        if not path.is_dir():
+            if path.exists() or str(self.config.path).startswith((".", "/", "~")):
+                raise UserError(f"model.path={self.config.path}: no such folder; give a model folder or a hub id")
+            return {"hub": self.config.path, "revision": self.config.revision}
+        if not (path / "config.json").exists() or not list(path.glob("*.safetensors")):
+            raise UserError(
+                f"model.path={self.config.path}: no model there (config.json and *.safetensors); save one with "
+                "save_pretrained"
+            )
+        files = sorted(p for p in path.iterdir() if p.suffix in {".json", ".safetensors", ".model", ".txt", ".jinja"})
+        return {"files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}}
+
+    def _from_gguf(self, folder: Path, out: Path) -> dict[str, Any]:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        gguf = next(folder.rglob("*.gguf"), None)
+        if gguf is None:
+            raise UserError(f"model.asset={self.config.asset}: holds no GGUF file; choose a model asset")
+        where = {"gguf_file": gguf.name, "local_files_only": True}
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **where)
+        model.hf_quantizer, model.is_quantized = None, False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        return self._save(model, AutoTokenizer.from_pretrained(gguf.parent, **where), out)
+
+    def _from_path(self, out: Path) -> dict[str, Any]:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        where: dict[str, Any] = {
+            "revision": self.config.revision,
+            "trust_remote_code": self.config.trust_remote_code,
+        }
+        try:
+            model = AutoModelForCausalLM.from_pretrained(self.config.path, dtype="auto", use_safetensors=True, **where)
+            tokenizer = AutoTokenizer.from_pretrained(self.config.path, **where)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"model.path={self.config.path}: {str(error).splitlines()[0]}; give a folder or hub id of a causal "
+                "language model with safetensors"
+            ) from error
+        return self._save(model, tokenizer, out)
+
+    @staticmethod
+    def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> dict[str, Any]:
+        import torch
+
+        distinct_pad(tokenizer)
+        model.config.pad_token_id = tokenizer.pad_token_id
+        if model.generation_config is not None:
+            model.generation_config.pad_token_id = tokenizer.pad_token_id
+        save_folder(model.to(torch.bfloat16), tokenizer, out)
+        return {"parameters": sum(p.numel() for p in model.parameters())}

@@ -1,0 +1,115 @@
+"""Where the arms' parts come from: which stages they share, by key, and what each stage cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rft.report.load import StageUse, StudyResults, Trial
+
+OWN_STAGES = ("policy", "evaluation")
+"""What an arm does itself; every other stage is shared by the arms that ask for the same thing."""
+FEEDBACK_STAGES = ("preferences", "reward_model")
+"""Shared stages that may differ between arms by intent: arms may learn from different feedback."""
+STAGE_ORDER = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
+
+
+def order(stage: str) -> tuple[int, str]:
+    """Sort key: stages in the order of the flow, before those only the task knows."""
+    return (STAGE_ORDER.index(stage) if stage in STAGE_ORDER else -1, stage)
+
+
+def _names(results: StudyResults) -> list[str]:
+    return sorted({stage for trial in results.trials for stage in trial.stages}, key=order)
+
+
+def replicated(results: StudyResults) -> str:
+    """What a seed repeats: ``pipeline`` if some shared stage differs between seeds of one arm, else ``policy``."""
+    for arm in {trial.arm for trial in results.trials}:
+        trials = results.arm(arm)
+        for stage in _names(results):
+            keys = {trial.stages[stage].key for trial in trials if stage in trial.stages}
+            if stage not in OWN_STAGES and len(keys) > 1:
+                return "pipeline"
+    return "policy"
+
+
+def shared_stages(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
+    """Per shared stage: the keys each arm used, whether all are the same, and whether the arms are alike.
+
+    ``same``: for every seed, all arms that use the stage use one and the same result. ``alike`` is false only
+    where that breaks the comparison: a stage of the common start differs, or one key has given two digests.
+    """
+    stages: dict[str, Any] = {}
+    for stage in _names(results):
+        if stage in OWN_STAGES:
+            continue
+        uses = [
+            (trial.arm, trial.seed, trial.stages[stage]) for trial in results.trials if stage in trial.stages
+        ]
+        seeds = {seed for _, seed, _ in uses}
+        same = all(len({use.key for _, s, use in uses if s == seed}) == 1 for seed in seeds)
+        one_content = len({(use.key, use.digest) for _, _, use in uses}) == len(
+            {use.key for _, _, use in uses}
+        )
+        stages[stage] = {
+            "same": same and one_content,
+            "may_differ": stage in FEEDBACK_STAGES,
+            "alike": one_content and (same or stage in FEEDBACK_STAGES),
+            "arms": {arm: _keys([use for name, _, use in uses if name == arm]) for arm in arms},
+        }
+    return stages
+
+
+def _keys(uses: Sequence[StageUse]) -> list[dict[str, str]]:
+    distinct = {(use.key, use.digest): None for use in uses}
+    return [{"key": key, "digest": digest} for key, digest in distinct]
+
+
+def costs(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
+    """Seconds of computing every stage, each result counted once; shared ones charged in full to each arm."""
+    distinct = {use.key: (stage, use) for trial in results.trials for stage, use in trial.stages.items()}
+    stages: dict[str, Any] = {}
+    for stage in _names(results):
+        uses = [use for name, use in distinct.values() if name == stage]
+        stages[stage] = {
+            "results": len(uses),
+            "seconds": sum(use.seconds for use in uses),
+            "shared": stage not in OWN_STAGES,
+            "arms": {arm: _arm_seconds(results.arm(arm), stage) for arm in arms},
+        }
+    peaks = [use.peak_rss_bytes for _, use in distinct.values() if use.peak_rss_bytes is not None]
+    return {
+        "total_seconds": sum(use.seconds for _, use in distinct.values()),
+        "peak_rss_bytes": max(peaks, default=None),
+        "stages": stages,
+        "arms": {
+            arm: {
+                "own_seconds_per_seed": _per_seed(results.arm(arm), own=True),
+                "shared_seconds_per_seed": _per_seed(results.arm(arm), own=False),
+            }
+            for arm in arms
+        },
+        "trials": [
+            {
+                "arm": trial.arm,
+                "seed": trial.seed,
+                "seconds": {stage: use.seconds for stage, use in trial.stages.items()},
+                "computed": sorted(stage for stage, use in trial.stages.items() if use.computed),
+            }
+            for trial in results.trials
+        ],
+    }
+
+
+def _arm_seconds(trials: Sequence[Trial], stage: str) -> float | None:
+    """Mean seconds of the stage's result over the arm's seeds; None if the arm does without."""
+    seconds = [trial.stages[stage].seconds for trial in trials if stage in trial.stages]
+    return sum(seconds) / len(seconds) if seconds else None
+
+
+def _per_seed(trials: Sequence[Trial], *, own: bool) -> float:
+    total = sum(
+        use.seconds for trial in trials for stage, use in trial.stages.items() if (stage in OWN_STAGES) is own
+    )
+    return total / len(trials)

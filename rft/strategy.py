@@ -1,0 +1,153 @@
+"""Where and how a trial computes: devices, precision, accumulation, clipping, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rft.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning import Callback, Trainer
+    from lightning.pytorch.loggers import Logger
+
+
+class AcceleratorEnum(str, Enum):
+    """Kinds of device."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class DistributionEnum(str, Enum):
+    """How a trial spreads over devices."""
+
+    single = "single"
+    ddp = "ddp"
+
+
+class PrecisionEnum(str, Enum):
+    """Type of the weights that are not trained and of the matrix products."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+@dataclass
+class Config:
+    accelerator: AcceleratorEnum = AcceleratorEnum.auto
+    """auto takes a GPU if there is one."""
+    distribution: DistributionEnum = DistributionEnum.single
+    """single device, or ddp: one process a device."""
+    devices: int = 1
+    """Processes (CPU) or GPUs of a trial; 1 unless distribution=ddp."""
+    precision: PrecisionEnum = PrecisionEnum.auto
+    """auto takes bf16 where the processor multiplies it natively. Trained weights and the optimiser stay fp32."""
+    accumulate: int = 1
+    """Microbatches in an optimiser step: less memory, the same gradient."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+    threads: int = 0
+    """CPU threads of a process; 0 takes all cores (RFT_THREADS, set by the launcher, comes first)."""
+
+
+def native_bf16() -> bool:
+    """Whether the CPU multiplies bf16 natively (AMX or AVX512-BF16); without it bf16 is slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+class Strategy:
+    """What the machine is asked to do; refuses at once what it cannot.
+
+    Raises:
+        UserError: if the machine lacks the devices, or the settings contradict each other.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        gpus = torch.cuda.device_count()
+        wants_gpu = config.accelerator is AcceleratorEnum.gpu
+        self.on_gpu = wants_gpu or (config.accelerator is AcceleratorEnum.auto and gpus > 0)
+        if wants_gpu and gpus < config.devices:
+            raise UserError(
+                f"strategy.accelerator=gpu: {config.devices} asked for, this machine has {gpus}; use strategy=cpu"
+            )
+        if config.devices > 1 and config.distribution is DistributionEnum.single:
+            raise UserError(f"strategy.devices={config.devices}: more than one device needs strategy=ddp")
+        for name in ("devices", "accumulate"):
+            if getattr(config, name) < 1:
+                raise UserError(f"strategy.{name}={getattr(config, name)}: must be at least 1")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the frozen weights."""
+        choice = self.config.precision
+        if choice is PrecisionEnum.auto:
+            fast = torch.cuda.is_bf16_supported() if self.on_gpu else native_bf16()
+            return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if choice is PrecisionEnum.bf16 else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this process for work outside the Trainer."""
+        return torch.device("cuda" if self.on_gpu else "cpu")
+
+    @property
+    def world_size(self) -> int:
+        """Processes of a trial."""
+        return self.config.devices
+
+    def identity(self, *, distributed: bool) -> dict[str, Any]:
+        """The part that results depend on, for the address of a stage."""
+        shared = {"dtype": str(self.dtype).removeprefix("torch."), "gpu": self.on_gpu}
+        if not distributed:
+            return shared
+        return shared | {
+            "devices": self.config.devices,
+            "accumulate": self.config.accumulate,
+            "gradient_clip": self.config.gradient_clip,
+        }
+
+    def trainer(
+        self,
+        *,
+        epochs: int,
+        root: Path,
+        callbacks: Sequence[Callback] = (),
+        logger: Logger | bool = False,
+        shared: bool = False,
+    ) -> Trainer:
+        """A Lightning trainer. ``shared`` stages run in one process without accumulation, whatever the trial uses."""
+        import lightning
+
+        config = self.config
+        spread = config.distribution is DistributionEnum.ddp and not shared
+        return lightning.Trainer(
+            accelerator="gpu" if self.on_gpu else "cpu",
+            devices=config.devices if spread else 1,
+            strategy="ddp" if spread else "auto",
+            precision="32-true",
+            max_epochs=epochs,
+            accumulate_grad_batches=1 if shared else config.accumulate,
+            gradient_clip_val=config.gradient_clip or None,
+            default_root_dir=root,
+            callbacks=list(callbacks),
+            logger=logger,
+            log_every_n_steps=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False if shared else None,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )

@@ -1,0 +1,1 @@
+"""Stages, trials and studies."""

@@ -1,0 +1,345 @@
+"""The stages of one trial, each a store entry: asked for by what it depends on, computed once.
+
+questions → sft → candidates → preferences → reward_model → policy → evaluation (DESIGN's six steps).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
+from rft.config.build import split_target
+from rft.errors import UserError
+from rft.store import Entry, Store
+from rft.store.assets import fetch
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+    from rft.algorithms.base import Algorithm
+    from rft.strategy import Strategy
+    from rft.tasks.base import Task
+
+VERSIONS = {
+    "questions": 1,
+    "gold": 1,
+    "annotators": 1,
+    "sft": 1,
+    "candidates": 1,
+    "preferences": 1,
+    "reward_model": 1,
+    "policy": 1,
+    "evaluation": 1,
+}
+STAGES = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
+
+
+def plain(node: Any) -> Any:
+    """A config node as JSON-able data."""
+    return OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True, enum_to_str=True)
+
+
+def settings_of(node: DictConfig) -> dict[str, Any]:
+    """An option's settings with its class: what a stage's address takes from it."""
+    found = plain(node)
+    return {k: v for k, v in found.items() if k not in ("name", "requires_feedback")}
+
+
+class Pipeline:
+    """Computes, or finds, the stages of one configuration.
+
+    Args:
+        cfg: a checked ``RunConfig``.
+        store: where results are kept.
+        folder: the trial's folder, for checkpoints.
+        logger: makes the trial's tracker when a policy is about to be trained.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, store: Store, folder: Path, logger: Callable[[], Logger | None] = lambda: None
+    ) -> None:
+        self.cfg, self.store, self.folder, self.make_logger = cfg, store, folder, logger
+        self.done: dict[str, dict[str, Any]] = {}
+
+    @cached_property
+    def strategy(self) -> Strategy:
+        """Devices and precision; sets this process's threads."""
+        from rft.study.training import use_threads
+
+        strategy: Strategy = build(self.cfg.strategy)
+        use_threads(strategy)
+        return strategy
+
+    @cached_property
+    def task(self) -> Task:
+        """What the questions are about and what counts as good."""
+        task: Task = build(self.cfg.task, store=self.store)
+        return task
+
+    @cached_property
+    def model(self) -> Entry:
+        """The pretrained model."""
+        entry: Entry = build(self.cfg.model, store=self.store).prepare()
+        return entry
+
+    @cached_property
+    def lora(self) -> Any:
+        """Adapter settings of all roles."""
+        return to_config(self.cfg.model).lora
+
+    @cached_property
+    def algorithm_class(self) -> type[Algorithm]:
+        """The algorithm under comparison."""
+        module, name = split_target(str(self.cfg.algorithm["_target_"]))
+        found: type[Algorithm] = getattr(importlib.import_module(module), name)
+        return found
+
+    @property
+    def response_tokens(self) -> int:
+        """Longest response, in tokens."""
+        return int(self.cfg.task.response_tokens)
+
+    def _stage(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Entry | str],
+        make: Callable[[Path], Mapping[str, Any] | None],
+    ) -> Entry:
+        computed = []
+
+        def noted(out: Path) -> Mapping[str, Any] | None:
+            computed.append(name)
+            return make(out)
+
+        keys = {k: v.key if isinstance(v, Entry) else v for k, v in inputs.items()}
+        entry = self.store.get_or_compute(name, version=VERSIONS[name], config=config, inputs=keys, build=noted)
+        self.done[name] = {
+            "key": entry.key,
+            "digest": entry.digest,
+            "seconds": entry.cost["seconds"],
+            "computed": bool(computed),
+        }
+        return entry
+
+    @cached_property
+    def gold(self) -> Entry:
+        """The hidden gold reward."""
+        config = {"task": dict(self.task.gold_config), "version": self.task.version}
+        return self._stage("gold", config, dict(self.task.asset_keys), self.task.fit_gold)
+
+    @cached_property
+    def questions(self) -> Entry:
+        """Step 1: prompt sets, and demonstrations for the start policy."""
+
+        def make(out: Path) -> Mapping[str, Any]:
+            from transformers import AutoTokenizer
+
+            return self.task.build_questions(AutoTokenizer.from_pretrained(self.model.path), out)
+
+        config = {"task": dict(self.task.questions_config), "version": self.task.version}
+        return self._stage("questions", config, {"model": self.model, **self.task.asset_keys}, make)
+
+    @cached_property
+    def sft(self) -> Entry:
+        """The start policy, also the KL reference: merged weights in a model folder."""
+        config: SFTConfig = OmegaConf.to_object(self.cfg.sft)  # type: ignore[assignment]
+        address = {
+            "sft": plain(self.cfg.sft),
+            "lora": asdict(self.lora),
+            "strategy": self.strategy.identity(distributed=False),
+        }
+
+        def make(out: Path) -> Mapping[str, Any]:
+            from rft.study.shared import make_sft
+
+            return make_sft(config, self.lora, self.model, self.questions, self.strategy, out)
+
+        return self._stage("sft", address, {"model": self.model, "questions": self.questions}, make)
+
+    @cached_property
+    def candidates(self) -> Entry:
+        """Step 2: several answers each, and the pairs to compare."""
+        config: CandidatesConfig = OmegaConf.to_object(self.cfg.candidates)  # type: ignore[assignment]
+        address = plain(self.cfg.candidates) | {
+            "response_tokens": self.response_tokens,
+            "strategy": self.strategy.identity(distributed=False),
+        }
+
+        def make(out: Path) -> Mapping[str, Any]:
+            from rft.study.shared import make_candidates
+
+            return make_candidates(config, self.response_tokens, self.sft, self.questions, self.strategy, out)
+
+        return self._stage("candidates", address, {"sft": self.sft, "questions": self.questions}, make)
+
+    @cached_property
+    def annotators(self) -> Entry:
+        """The simulated annotators, fitted to the real human ratings."""
+        from rft.study.shared import make_annotators
+
+        ratings = fetch(self.store, "human-ratings")
+        inputs = {"ratings": ratings, "gold": self.gold}
+        return self._stage(
+            "annotators", {}, inputs, lambda out: make_annotators(self.task, self.gold, ratings, out)
+        )
+
+    @property
+    def uses_judge(self) -> bool:
+        """Whether the labels come from a judge model."""
+        return str(self.cfg.feedback["_target_"]).startswith("rft.feedback.ai.")
+
+    @cached_property
+    def preferences(self) -> Entry:
+        """Step 3: labels on the pairs, by the feedback source."""
+        address = {"feedback": settings_of(self.cfg.feedback)}
+        inputs: dict[str, Entry] = {"candidates": self.candidates}
+        if self.uses_judge:
+            address |= {
+                "judge": settings_of(self.cfg.judge),
+                "strategy": self.strategy.identity(distributed=False),
+            }
+            inputs["model"] = self.model
+        else:
+            inputs |= {"gold": self.gold, "annotators": self.annotators}
+
+        def make(out: Path) -> Mapping[str, Any]:
+            from rft.study.shared import make_labels
+
+            return make_labels(self.cfg.feedback, self.cfg.judge, self.task, inputs, self.strategy, out)
+
+        return self._stage("preferences", address, inputs, make)
+
+    @cached_property
+    def reward_model(self) -> Entry:
+        """Step 4: a scalar model of the labels, with its agreement with labels and humans it never saw."""
+        address = {
+            "reward": settings_of(self.cfg.reward),
+            "lora": asdict(self.lora),
+            "strategy": self.strategy.identity(distributed=False),
+        }
+        ratings = fetch(self.store, "human-ratings")
+        inputs = {
+            "sft": self.sft,
+            "candidates": self.candidates,
+            "preferences": self.preferences,
+            "ratings": ratings,
+        }
+
+        def make(out: Path) -> Mapping[str, Any]:
+            from rft.study.shared import make_reward_model
+
+            return make_reward_model(to_config(self.cfg.reward), self.lora, inputs, self.strategy, out)
+
+        return self._stage("reward_model", address, inputs, make)
+
+    def _policy_inputs(self) -> dict[str, Entry]:
+        inputs = {"sft": self.sft}
+        kind, needs = self.algorithm_class.data_kind, self.algorithm_class.needs
+        if kind == "on_policy":
+            inputs["questions"] = self.questions
+        if kind == "preference":
+            inputs |= {"candidates": self.candidates, "preferences": self.preferences}
+        if {"reward", "value"} & needs:
+            inputs["reward_model"] = self.reward_model
+        return inputs
+
+    @cached_property
+    def policy(self) -> Entry | None:
+        """Step 5: the algorithm under comparison; None in a DDP child, which only helps its parent to train."""
+        inputs = self._policy_inputs()
+        trains = self.algorithm_class.data_kind != "none"
+        address: dict[str, Any] = {"algorithm": settings_of(self.cfg.algorithm), "lora": asdict(self.lora)}
+        address["strategy"] = self.strategy.identity(distributed=trains)
+        if trains:
+            address |= {"seed": int(self.cfg.seed), "response_tokens": self.response_tokens}
+        key = Store.key("policy", VERSIONS["policy"], address, {k: v.key for k, v in inputs.items()})
+        checkpoints = self.folder / "checkpoints" / key[:16]
+
+        def make(out: Path | None) -> Mapping[str, Any]:
+            from rft.study.training import train_policy
+
+            return train_policy(
+                self.algorithm_class,
+                to_config(self.cfg.algorithm),
+                to_config(self.cfg.reward),
+                self.lora,
+                inputs,
+                self.strategy,
+                response_tokens=self.response_tokens,
+                seed=int(self.cfg.seed),
+                checkpoints=checkpoints,
+                logger=self.make_logger() if out is not None else None,
+                out=out,
+            )
+
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+            make(None)
+            return None
+        return self._stage("policy", address, inputs, make)
+
+    @cached_property
+    def evaluation(self) -> Entry:
+        """Step 6: the final test on unseen questions."""
+        config: EvaluationConfig = OmegaConf.to_object(self.cfg.evaluation)  # type: ignore[assignment]
+        policy = self.policy
+        assert policy is not None
+        inputs = {
+            "policy": policy,
+            "sft": self.sft,
+            "reward_model": self.reward_model,
+            "gold": self.gold,
+            "questions": self.questions,
+        }
+        address = plain(self.cfg.evaluation) | {
+            "trial_seed": int(self.cfg.seed),
+            "lora": asdict(self.lora),
+            "response_tokens": self.response_tokens,
+            "strategy": self.strategy.identity(distributed=False),
+        }
+
+        def make(out: Path) -> Mapping[str, Any]:
+            from rft.study.shared import make_evaluation
+
+            return make_evaluation(
+                config,
+                to_config(self.cfg.reward),
+                self.lora,
+                self.task,
+                inputs,
+                self.strategy,
+                response_tokens=self.response_tokens,
+                seed=int(self.cfg.seed),
+                out=out,
+            )
+
+        return self._stage("evaluation", address, inputs, make)
+
+    def run(self, until: str) -> Entry | None:
+        """Compute the stages up to and including one; returns its entry (None in a DDP child).
+
+        Raises:
+            UserError: for what the user can mend, naming it.
+        """
+        if until not in STAGES:
+            raise UserError(f"until={until}: no such stage; valid are {', '.join(STAGES)}")
+        _ = self.strategy
+        entry: Entry | None = None
+        for name in STAGES[: STAGES.index(until) + 1]:
+            entry = getattr(self, name)
+            if entry is None:
+                return None
+        return entry
+
+    def report(self) -> str:
+        """What was computed and what was there, as JSON."""
+        return json.dumps(self.done, indent=1)

@@ -1,0 +1,260 @@
+"""What the shared stages and the evaluation write into their store entries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
+
+from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build
+from rft.data.offline import PreferenceStream, example_batches, load_pairs, read_table, to_sequences
+from rft.evaluation.evaluate import evaluate
+from rft.feedback.pairs import choose_pairs
+from rft.feedback.ratings import AnnotatorModel, fit_annotators, human_pairs, load_ratings
+from rft.models.backbone import Role
+from rft.models.pretrained import LoraConfig, load_folder, save_folder
+from rft.models.supervised import SupervisedFineTuning
+from rft.progress import bar
+from rft.rewards.learned import Config as RewardConfig
+from rft.rewards.learned import LearnedReward, RewardModelTraining
+from rft.rollout import RolloutEngine, pad_prompts, uniforms
+from rft.store import Entry
+from rft.strategy import Strategy
+from rft.study.training import fit_shared, load_reward, make_backbone
+from rft.types import ExampleBatch, PreferenceBatch, Sequences, to_device
+
+if TYPE_CHECKING:
+    from rft.tasks.base import Task
+
+BATCH = 64  # sequences scored or generated at once
+
+
+def make_sft(
+    config: SFTConfig, lora: LoraConfig, model: Entry, questions: Entry, strategy: Strategy, out: Path
+) -> dict[str, Any]:
+    """Fine-tune on the demonstrations and write a plain model folder, adapters merged."""
+    backbone, engine = make_backbone(model.path, strategy, lora, [Role.policy], [Role.policy], config.seed)
+    rows = read_table(questions.path / "sft.parquet")
+    train = [r for r in rows if r["split"] == "train"]
+    batches = example_batches(train, config.batch_size, config.epochs, config.seed, backbone.pad_id)
+    held = example_batches([r for r in rows if r["split"] == "validation"], BATCH, 1, 0, backbone.pad_id)
+    before = _nll(held, backbone)
+    fit_shared(SupervisedFineTuning(config, backbone, len(batches)), batches, len(batches), "start policy", strategy)
+    after = _nll(held, backbone)
+    engine.sync(backbone)
+    save_folder(engine.model, backbone.tokenizer, out)
+    return {"validation_nll_before": before, "validation_nll": after, "steps": len(batches)}
+
+
+@torch.no_grad()
+def _nll(batches: list[ExampleBatch], backbone: Any) -> float:
+    """Mean negative log-likelihood per counted token, nats."""
+    total, tokens = 0.0, 0
+    for batch in batches:
+        seq = to_device(batch, backbone.device).sequences
+        total -= float(backbone.logprobs(Role.policy, seq).double().sum())
+        tokens += int(seq.response_mask.sum())
+    return total / max(tokens, 1)
+
+
+def make_candidates(
+    config: CandidatesConfig,
+    response_tokens: int,
+    sft: Entry,
+    questions: Entry,
+    strategy: Strategy,
+    out: Path,
+) -> dict[str, Any]:
+    """Sample answers to each training question from the start policy and choose the pairs to compare."""
+    model, tokenizer = load_folder(sft.path, strategy.dtype)
+    engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
+    engine.model.to(strategy.device)
+    train = [q for q in read_table(questions.path / "questions.parquet") if q["split"] == "train"]
+    asked = [q for q in train for _ in range(config.samples_per_prompt)]
+    numbers = uniforms(len(asked), response_tokens, config.seed)
+    rows: list[dict[str, Any]] = []
+    with bar("candidates", len(asked)) as progress:
+        for start in range(0, len(asked), BATCH):
+            part = asked[start : start + BATCH]
+            ids, mask = pad_prompts([q["token_ids"] for q in part], engine.pad_id, strategy.device)
+            uniform = numbers[start : start + len(part)].to(strategy.device)
+            seq = engine.generate(ids, mask, uniform, config.temperature)
+            truncated = seq.truncated(engine.eos_id)
+            for i, question in enumerate(part):
+                tokens = seq.response_ids[i][seq.response_mask[i]].tolist()
+                rows.append(
+                    {
+                        "row": start + i,
+                        "prompt_id": question["prompt_id"],
+                        "sample": (start + i) % config.samples_per_prompt,
+                        "prompt_ids": list(question["token_ids"]),
+                        "response_ids": tokens,
+                        "prompt": question["text"],
+                        "response": tokenizer.decode(tokens, skip_special_tokens=True),
+                        "truncated": bool(truncated[i]),
+                    }
+                )
+            progress.advance(len(part))
+    pairs = choose_pairs(
+        [q["prompt_id"] for q in train],
+        config.samples_per_prompt,
+        config.pairs_per_prompt,
+        config.heldout_fraction,
+        config.seed,
+    )
+    pq.write_table(pa.Table.from_pylist(rows), out / "candidates.parquet")
+    pq.write_table(pa.Table.from_pylist(pairs), out / "pairs.parquet")
+    lengths = [len(r["response_ids"]) for r in rows]
+    truncation = sum(r["truncated"] for r in rows) / len(rows)
+    return {"responses": len(rows), "pairs": len(pairs), "mean_length": float(np.mean(lengths)), "truncated": truncation}
+
+
+def make_labels(
+    feedback_node: DictConfig,
+    judge_node: DictConfig,
+    task: Task,
+    inputs: Mapping[str, Entry],
+    strategy: Strategy,
+    out: Path,
+) -> dict[str, Any]:
+    """Label the pairs by the feedback source."""
+    candidates = read_table(inputs["candidates"].path / "candidates.parquet")
+    pairs = read_table(inputs["candidates"].path / "pairs.parquet")
+    if "model" in inputs:
+        model, tokenizer = load_folder(inputs["model"].path, strategy.dtype)
+        judge = build(judge_node, model=model.to(strategy.device), tokenizer=tokenizer)
+        source = build(feedback_node, judge=judge)
+    else:
+        gold = task.load_gold(inputs["gold"].path)
+        annotators = AnnotatorModel.load(inputs["annotators"].path)
+        source = build(feedback_node, gold=gold, annotators=annotators)
+    texts = [c["prompt"] + c["response"] for c in candidates]
+    index = np.array([[p["first"], p["second"]] for p in pairs], dtype=np.int64).reshape(-1, 2)
+    labels = source.label(texts, index)
+    rows = [
+        {
+            "pair": pair["pair"],
+            "preference": float(labels.preference[i]),
+            "first_score": float(labels.scores[pair["first"]]),
+            "second_score": float(labels.scores[pair["second"]]),
+            "raw": labels.raw[i],
+        }
+        for i, pair in enumerate(pairs)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), out / "labels.parquet")
+    agreement = _gold_agreement(texts, index, labels.preference, task.load_gold(inputs["gold"].path)) if (
+        "gold" in inputs
+    ) else None
+    return {"pairs": len(rows), "ties": int((labels.preference == 0.5).sum()), "gold_agreement": agreement}
+
+
+def _gold_agreement(texts: list[str], index: Any, preference: Any, gold: Any) -> float:
+    """Share of untied labels that pick the response with the higher gold."""
+    logits = gold.logit(texts)
+    untied = preference != 0.5
+    agrees = (logits[index[:, 0]] > logits[index[:, 1]]) == (preference > 0.5)
+    return float(agrees[untied].mean()) if untied.any() else 0.5
+
+
+@torch.no_grad()
+def _scores(reward: LearnedReward, seq: Sequences) -> torch.Tensor:
+    parts = [to_device(seq[slice(i, i + BATCH)], reward.backbone.device) for i in range(0, len(seq), BATCH)]
+    return torch.cat([reward.backbone.scores(p) for p in parts]).cpu()
+
+
+def _pair_accuracy(reward: LearnedReward, pairs: PreferenceBatch) -> float:
+    """Share of pairs whose chosen response scores higher."""
+    return float((_scores(reward, pairs.chosen) > _scores(reward, pairs.rejected)).float().mean())
+
+
+def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[PreferenceBatch, float]:
+    """Pairs of rated snippets, the one that people rate higher as chosen, and the human ceiling on them."""
+    ratings = load_ratings(entry.path)
+    better, worse, ceiling = human_pairs(ratings, n=400, seed=0)
+
+    def sequences(texts: list[str]) -> Sequences:
+        ids = [tokenizer(t, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for t in texts]
+        head = [x[: max(1, min(prompt_tokens, len(x) - 1))] for x in ids]
+        return to_sequences(head, [x[len(h) :] for x, h in zip(ids, head, strict=True)], tokenizer.pad_token_id)
+
+    return PreferenceBatch(sequences(better), sequences(worse), torch.ones(len(better))), ceiling
+
+
+def make_reward_model(
+    config: RewardConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy, out: Path
+) -> dict[str, Any]:
+    """Train the reward model on the comparisons; accuracy on held-out labels and on human ratings it never saw."""
+    backbone, _ = make_backbone(
+        inputs["sft"].path, strategy, lora, [Role.reward], [Role.reward], config.seed
+    )
+    folders = inputs["candidates"].path, inputs["preferences"].path
+    train = load_pairs(*folders, backbone.pad_id, heldout=False)
+    stream = PreferenceStream(
+        None, train, pairs_per_step=config.pairs_per_step, epochs=config.epochs, seed=config.seed
+    )
+    module = RewardModelTraining(config, backbone, stream.steps)
+    fit_shared(module, stream, stream.steps, "reward model", strategy)
+    reward = LearnedReward(config, backbone, 0.0, 1.0)
+    rows = read_table(folders[0] / "candidates.parquet")
+    answers = to_sequences([r["prompt_ids"] for r in rows], [r["response_ids"] for r in rows], backbone.pad_id)
+    scores = _scores(reward, answers).double()
+    save_file(backbone.role_state(Role.reward), out / "reward.safetensors")
+    standardise = {"mean": float(scores.mean()), "std": max(float(scores.std()), 1e-6)}
+    (out / "standardise.json").write_text(json.dumps(standardise), encoding="utf-8")
+    human, ceiling = _human_pairs(inputs["ratings"], backbone.tokenizer, int(answers.prompt_ids.shape[1]))
+    heldout = load_pairs(*folders, backbone.pad_id, heldout=True)
+    return {
+        "train_pairs": len(train),
+        "train_accuracy": _pair_accuracy(reward, train[slice(0, 256)]),
+        "heldout_pairs": len(heldout),
+        "heldout_accuracy": _pair_accuracy(reward, heldout),
+        "human_pairs": len(human),
+        "human_accuracy": _pair_accuracy(reward, human),
+        "human_ceiling": ceiling,
+    }
+
+
+def make_annotators(task: Task, gold: Entry, ratings: Entry, out: Path) -> dict[str, Any]:
+    """Fit the simulated annotators' bias and noise to the real raters."""
+    rated = load_ratings(ratings.path)
+    model = fit_annotators(rated, task.load_gold(gold.path).logit(rated.texts))
+    model.save(out)
+    return model.numbers()
+
+
+def make_evaluation(
+    config: EvaluationConfig,
+    reward_config: RewardConfig,
+    lora: LoraConfig,
+    task: Task,
+    inputs: Mapping[str, Entry],
+    strategy: Strategy,
+    *,
+    response_tokens: int,
+    seed: int,
+    out: Path,
+) -> dict[str, Any]:
+    """Evaluate a policy entry on the unseen questions."""
+    backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, [Role.policy, Role.reward])
+    backbone.load_role(Role.policy, load_file(inputs["policy"].path / "policy.safetensors"))
+    reward = load_reward(inputs["reward_model"], reward_config, backbone)
+    questions = read_table(inputs["questions"].path / "questions.parquet")
+    return evaluate(
+        backbone,
+        engine,
+        questions,
+        task.load_gold(inputs["gold"].path),
+        reward,
+        config,
+        response_tokens=response_tokens,
+        seed=seed,
+        out=out,
+    )

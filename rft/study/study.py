@@ -1,0 +1,179 @@
+"""A study: arms × seeds from a ``study.yaml``, each trial a clean subprocess."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from rft.config import compose
+from rft.errors import UserError
+
+
+@dataclass
+class StudySpec:
+    """What ``study.yaml`` holds."""
+
+    question: str = ""
+    """What the study asks."""
+    overrides: list[str] = field(default_factory=list)
+    """Common to all arms, in Hydra's grammar."""
+    arms: dict[str, list[str]] = field(default_factory=dict)
+    """Arm → its overrides."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Replicates of the policy stage."""
+    jobs: int = 0
+    """Trials at once, each with its share of the cores; 0 takes one a core, at most 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One subprocess: ``rft run`` with these overrides."""
+
+    name: str
+    overrides: tuple[str, ...]
+    folder: Path
+
+
+def load_study(path: Path) -> tuple[str, StudySpec]:
+    """A study's name (its folder's) and specification.
+
+    Raises:
+        UserError: no such file, a line that is no YAML, an unknown key, no arms, repeated seeds.
+    """
+    file = path / "study.yaml" if path.is_dir() else path
+    if not file.exists():
+        raise UserError(f"{file}: no such file; give a folder with a study.yaml, or a study's name under runs/")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(StudySpec), yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        spec = OmegaConf.to_object(merged)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(f"{file}:{mark.line + 1 if mark else 1}: not YAML: {getattr(error, 'problem', error)}") from error
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        valid = ", ".join(StudySpec.__dataclass_fields__)
+        raise UserError(f"{file}: {key}{str(error).splitlines()[0]}; keys are {valid}") from error
+    assert isinstance(spec, StudySpec)
+    if not spec.arms:
+        raise UserError(f"{file}: arms: is empty; give at least one, as in `ppo: [algorithm=ppo]`")
+    if not spec.seeds or len(set(spec.seeds)) < len(spec.seeds):
+        raise UserError(f"{file}: seeds: {spec.seeds} must be a list of different numbers")
+    return (file.parent if file.name == "study.yaml" else file).stem, spec
+
+
+def plan(name: str, spec: StudySpec, runs: Path) -> tuple[list[Job], list[Job]]:
+    """The shared stages first, one job for each distinct set of them; then the trials. Everything is checked here.
+
+    Raises:
+        UserError: whatever is wrong with any arm, before anything is computed.
+    """
+    shared: dict[str, Job] = {}
+    trials = []
+    for arm, own in spec.arms.items():
+        common = (*spec.overrides, *own, f"study={name}", f"arm={arm}")
+        try:
+            cfg = compose(common)
+        except UserError as error:
+            raise UserError(f"arm {arm}: {error}") from error
+        groups = ("task", "model", "feedback", "judge", "reward", "sft", "candidates", "strategy")
+        same = json.dumps([OmegaConf.to_container(cfg[g], resolve=True, enum_to_str=True) for g in groups])
+        if same not in shared:
+            folder = runs / name / "shared" / arm
+            shared[same] = Job(f"shared stages ({arm})", (*common, "until=reward_model"), folder)
+        for seed in spec.seeds:
+            trials.append(Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), runs / name / arm / f"seed-{seed}"))
+    return list(shared.values()), trials
+
+
+def run_job(job: Job, threads: int) -> subprocess.Popen[bytes]:
+    """Start ``rft run`` in a clean process; its output goes to ``log.txt`` in the job's folder."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {
+        "RFT_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "RFT_PROGRESS_FILE": str(job.folder / "progress.json"),
+    }
+    command = [sys.executable, "-m", "rft", "run", *job.overrides, f"hydra.run.dir='{job.folder}'"]
+    with (job.folder / "log.txt").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+
+
+def _last_line(job: Job) -> str:
+    lines = [x for x in (job.folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()]
+    return lines[-1] if lines else "no output"
+
+
+class Launcher:
+    """Runs jobs as subprocesses, some at once, with a live line for each; a job that fails ends alone."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def run(self, jobs: Sequence[Job], at_once: int, title: str) -> dict[str, str]:
+        """Run all; returns the last line of each that failed, by name."""
+        threads = max(1, (os.cpu_count() or 1) // at_once)
+        waiting, failed = list(jobs), {}
+        running: dict[Job, tuple[subprocess.Popen[bytes], TaskID]] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
+            total = progress.add_task(title, total=len(jobs))
+            try:
+                while waiting or running:
+                    while waiting and len(running) < at_once:
+                        job = waiting.pop(0)
+                        running[job] = (run_job(job, threads), progress.add_task(f"  {job.name}", total=None))
+                    time.sleep(0.2)
+                    for job, (process, task) in list(running.items()):
+                        self._show(progress, task, job)
+                        if process.poll() is None:
+                            continue
+                        del running[job]
+                        progress.remove_task(task)
+                        progress.advance(total)
+                        if process.returncode:
+                            failed[job.name] = _last_line(job)
+                            self.console.print(f"[red]failed[/] {job.name}: ", end="")
+                            self.console.print(failed[job.name], markup=False, highlight=False)
+            finally:
+                for process, _ in running.values():
+                    process.terminate()
+        return failed
+
+    @staticmethod
+    def _show(progress: Progress, task: TaskID, job: Job) -> None:
+        try:
+            state: dict[str, Any] = json.loads((job.folder / "progress.json").read_text(encoding="utf-8"))
+            progress.update(task, description=f"  {job.name}: {state['description']}", completed=state["done"])
+            progress.update(task, total=state["total"])
+        except (OSError, ValueError, KeyError):
+            pass
+
+
+def run_study(name: str, spec: StudySpec, runs: Path, console: Console) -> dict[str, str]:
+    """Compute what is missing of a study; returns the failures by trial.
+
+    Raises:
+        UserError: if a configuration is wrong, or a shared stage failed.
+    """
+    shared, trials = plan(name, spec, runs)
+    launcher = Launcher(console)
+    broken = launcher.run(shared, 1, "shared stages")
+    if broken:
+        job, line = next(iter(broken.items()))
+        raise UserError(f"{job}: {line} (see log.txt under {runs / name / 'shared'})")
+    at_once = spec.jobs or min(4, os.cpu_count() or 1)
+    return launcher.run(trials, at_once, "trials")

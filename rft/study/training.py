@@ -1,0 +1,185 @@
+"""Builds and trains what the stages need: the start policy, the reward model, the policy under comparison."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from rft.algorithms.base import Algorithm
+from rft.callbacks.training import History, TrainingBar
+from rft.config import OnPolicyConfig, PreferenceConfig
+from rft.data.offline import PreferenceData, PreferenceStream, load_pairs, read_table, with_reference
+from rft.data.on_policy import OnPolicyData, RolloutStream
+from rft.models.backbone import Backbone, Role
+from rft.models.pretrained import LoraConfig, load_folder
+from rft.rewards.learned import Config as RewardConfig
+from rft.rewards.learned import LearnedReward
+from rft.rollout import RolloutEngine
+from rft.store import Entry
+from rft.strategy import Strategy
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+
+def quiet() -> None:
+    """Lightning's and torch's chatter off; their warnings about choices that are made here on purpose too."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", message=".*epoch parameter in `scheduler.step.*")
+
+
+def use_threads(strategy: Strategy) -> None:
+    """Set this process's CPU threads: RFT_THREADS, else strategy.threads, else all cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(int(os.environ.get("RFT_THREADS") or 0) or strategy.config.threads or cores)
+
+
+def make_backbone(
+    folder: Path,
+    strategy: Strategy,
+    lora: LoraConfig,
+    roles: Collection[Role],
+    trained: Collection[Role] = (),
+    seed: int = 0,
+) -> tuple[Backbone, RolloutEngine]:
+    """A backbone over the model in a folder, and an engine with its own copy."""
+    model, tokenizer = load_folder(folder, strategy.dtype)
+    engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
+    backbone = Backbone(model, tokenizer, lora, roles, trained, seed)
+    engine.model.to(strategy.device)
+    return backbone.to(strategy.device), engine
+
+
+def fit_shared(module: Any, batches: Any, total: int, name: str, strategy: Strategy) -> None:
+    """Train the module of a shared stage in one process.
+
+    Raises:
+        TrainingDiverged: through the module, if its loss is not finite.
+    """
+    from torch.utils.data import DataLoader
+
+    quiet()
+    trainer = strategy.trainer(epochs=1, root=Path.cwd(), callbacks=[TrainingBar(name, total)], shared=True)
+    trainer.fit(module, DataLoader(batches, batch_size=None, num_workers=0))
+    module.backbone.to(strategy.device)
+
+
+def load_reward(entry: Entry, config: RewardConfig, backbone: Backbone) -> LearnedReward:
+    """The reward source of a reward-model entry, on this backbone's ``reward`` role."""
+    backbone.load_role(Role.reward, load_file(entry.path / "reward.safetensors"))
+    stats = json.loads((entry.path / "standardise.json").read_text(encoding="utf-8"))
+    return LearnedReward(config, backbone, stats["mean"], stats["std"])
+
+
+def critic_from(reward: LearnedReward) -> None:
+    """Start the critic as the reward model, in the units of the standardised reward."""
+    backbone = reward.backbone
+    backbone.load_role(Role.critic, backbone.role_state(Role.reward))
+    head = backbone.heads[Role.critic.value]
+    with torch.no_grad():
+        head.weight.div_(reward.std)  # type: ignore[operator, union-attr]
+        head.bias.sub_(reward.mean).div_(reward.std)  # type: ignore[operator, union-attr]
+
+
+def roles_of(algorithm: type[Algorithm]) -> tuple[list[Role], list[Role]]:
+    """The roles that an algorithm's backbone has, and those that are trained."""
+    trained = [Role.policy] + ([Role.critic] if "value" in algorithm.needs else [])
+    frozen = [Role.reward] if {"reward", "value"} & algorithm.needs else []
+    return trained + frozen, trained
+
+
+def make_data(
+    algorithm: Algorithm,
+    engine: RolloutEngine,
+    reward: LearnedReward | None,
+    inputs: dict[str, Entry],
+    strategy: Strategy,
+    *,
+    response_tokens: int,
+    seed: int,
+    rank: int,
+) -> OnPolicyData | PreferenceData:
+    """The data module that an algorithm's ``data_kind`` asks for."""
+    share = {"accumulate": strategy.config.accumulate, "rank": rank, "world": strategy.world_size}
+    config = algorithm.config
+    if isinstance(config, OnPolicyConfig):
+        questions = read_table(inputs["questions"].path / "questions.parquet")
+        prompts = [q["token_ids"] for q in questions if q["split"] == "train"]
+        return OnPolicyData(
+            RolloutStream(
+                algorithm, engine, reward, prompts, response_tokens=response_tokens, seed=seed, **share
+            )
+        )
+    assert isinstance(config, PreferenceConfig)
+    backbone = algorithm.backbone
+    pairs = load_pairs(inputs["candidates"].path, inputs["preferences"].path, backbone.pad_id, heldout=False)
+    if "reference" in algorithm.needs:
+        pairs = with_reference(pairs, backbone)
+    return PreferenceData(
+        PreferenceStream(
+            algorithm, pairs, pairs_per_step=config.pairs_per_step, epochs=config.epochs, seed=seed, **share
+        )
+    )
+
+
+def checkpointing(folder: Path) -> tuple[Any, Path | None]:
+    """A callback that keeps the last iteration's checkpoint in a folder, and the checkpoint that is there already."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    last = folder / "last.ckpt"
+    keep = ModelCheckpoint(dirpath=folder, filename="last", save_top_k=1, enable_version_counter=False)
+    keep.FILE_EXTENSION = ".ckpt"
+    return keep, last if last.exists() else None
+
+
+def train_policy(
+    algorithm_class: type[Algorithm],
+    config: Any,
+    reward_config: RewardConfig,
+    lora: LoraConfig,
+    inputs: dict[str, Entry],
+    strategy: Strategy,
+    *,
+    response_tokens: int,
+    seed: int,
+    checkpoints: Path,
+    logger: Logger | None,
+    out: Path | None,
+) -> dict[str, Any]:
+    """Train one arm's policy from the start policy, resuming from the last checkpoint if there is one.
+
+    Writes ``policy.safetensors`` and ``history.json`` into `out` (rank 0) and returns the last metrics.
+    """
+    quiet()
+    roles, trained = roles_of(algorithm_class)
+    backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, roles, trained, seed)
+    reward = load_reward(inputs["reward_model"], reward_config, backbone) if Role.reward in roles else None
+    if reward is not None and Role.critic in roles:
+        critic_from(reward)
+    algorithm = algorithm_class(config, backbone)
+    history = History()
+    if algorithm_class.data_kind != "none":
+        rank = int(os.environ.get("LOCAL_RANK", "0")) if strategy.world_size > 1 else 0
+        data = make_data(
+            algorithm, engine, reward, inputs, strategy, response_tokens=response_tokens, seed=seed, rank=rank
+        )
+        epochs = config.iterations if isinstance(data, OnPolicyData) else data.stream.lightning_epochs
+        keep, resume = checkpointing(checkpoints)
+        batches = epochs * len(data.stream) if isinstance(data, OnPolicyData) else data.stream.steps
+        watch: Sequence[Any] = [TrainingBar(f"{config.name} seed {seed}", batches), history, keep]
+        trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=watch, logger=logger or False)
+        trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+    if out is not None:
+        save_file(backbone.role_state(Role.policy), out / "policy.safetensors")
+        (out / "history.json").write_text(json.dumps(history.rows, indent=1), encoding="utf-8")
+    return history.rows[-1] if history.rows else {}

@@ -1,0 +1,114 @@
+"""One trial: its folder, its record, its tracker, its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from rft.config import build
+from rft.errors import UserError
+from rft.store import Store
+from rft.study.pipeline import Pipeline, plain
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+RECORD = "trial.json"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write beside and rename into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
+    beside.replace(path)
+
+
+class Trial:
+    """Runs one checked configuration in a folder and leaves ``trial.json`` there, done or failed."""
+
+    def __init__(self, cfg: DictConfig, folder: Path, store: Store, overrides: Sequence[str] = ()) -> None:
+        self.cfg, self.folder, self.store, self.overrides = cfg, folder, store, list(overrides)
+        self.logger: Logger | None = None
+        self.tracker: Any = None
+
+    def _make_logger(self) -> Logger | None:
+        self.tracker = build(self.cfg.tracker)
+        self.logger = self.tracker.logger(
+            study=str(self.cfg.study),
+            arm=str(self.cfg.arm),
+            seed=int(self.cfg.seed),
+            folder=self.folder,
+            settings=plain(self.cfg),
+        )
+        return self.logger
+
+    def _record(self, pipeline: Pipeline, status: str, error: str | None, evaluation: str | None) -> dict[str, Any]:
+        return {
+            "study": str(self.cfg.study),
+            "arm": str(self.cfg.arm),
+            "algorithm": str(self.cfg.algorithm.name),
+            "seed": int(self.cfg.seed),
+            "status": status,
+            "error": error,
+            "overrides": self.overrides,
+            "stages": pipeline.done,
+            "evaluation": evaluation,
+            "config": plain(self.cfg),
+        }
+
+    def run(self) -> dict[str, Any] | None:
+        """Compute what is missing; returns the record (None in a DDP child).
+
+        Raises:
+            UserError: for what the user can mend; the record then says failed.
+        """
+        until = self.cfg.until.value if hasattr(self.cfg.until, "value") else str(self.cfg.until)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pipeline = Pipeline(self.cfg, self.store, self.folder, self._make_logger)
+        child = int(os.environ.get("LOCAL_RANK", "0")) > 0
+        try:
+            entry = pipeline.run(until)
+        except BaseException as error:
+            self._finish({}, failed=True)
+            if not child and until == "evaluation":
+                line = str(error) if isinstance(error, UserError) else traceback.format_exc()
+                write_json(self.folder / RECORD, self._record(pipeline, "failed", line, None))
+            raise
+        if entry is None:
+            return None
+        metrics = entry.metrics if until == "evaluation" else {}
+        self._finish({k: float(v) for k, v in metrics.items()}, failed=False)
+        record = self._record(pipeline, "done", None, entry.key if until == "evaluation" else None)
+        if until == "evaluation":
+            write_json(self.folder / RECORD, record)
+        return record
+
+    def _finish(self, metrics: dict[str, float], *, failed: bool) -> None:
+        if self.logger is not None:
+            self.tracker.finish(metrics, failed)
+
+
+def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Run a trial and say in a few lines what came out."""
+    record = Trial(cfg, folder, Store.default(), overrides).run()
+    if record is None:
+        return
+    computed = [name for name, stage in record["stages"].items() if stage["computed"]]
+    print(f"{cfg.arm} seed {cfg.seed}: computed {', '.join(computed) if computed else 'nothing, all stages were there'}")
+    if record["evaluation"]:
+        entry = Store.default().find("evaluation", record["evaluation"])
+        assert entry is not None
+        print("  ".join(f"{k.removeprefix('eval/')} {float(v):.3f}" for k, v in entry.metrics.items()))
+        print(f"record: {folder / RECORD}", file=sys.stderr)
+
+
+logging.getLogger("rft").addHandler(logging.NullHandler())

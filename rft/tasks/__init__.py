@@ -1,0 +1,1 @@
+"""Tasks: practice questions, demonstrations, and what counts as good."""
