@@ -73,4 +73,4 @@ class Wandb:
         if wandb.run is not None:
             if metrics:
                 wandb.log(dict(metrics))
-            wandb.finish(exit_code=1 if failed else 0, quiet=True)
+            wandb.finish(exit_code=1 if failed else 0)

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from rft.config.build import build, to_config
 from rft.config.compose import compose, expand_sweep, register
-from rft.config.schemas import OnPolicyConfig, PreferenceConfig, RunConfig
+from rft.config.schemas import (
+    CandidatesConfig,
+    EvaluationConfig,
+    OnPolicyConfig,
+    PreferenceConfig,
+    RunConfig,
+    SFTConfig,
+)
 
 __all__ = [
+    "CandidatesConfig",
+    "EvaluationConfig",
     "OnPolicyConfig",
     "PreferenceConfig",
     "RunConfig",
+    "SFTConfig",
     "build",
     "compose",
     "expand_sweep",

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import lightning
 import numpy as np
@@ -22,8 +22,15 @@ from rft.progress import bar
 from rft.rollout import pad_prompts
 from rft.types import ExampleBatch, PreferenceBatch, Sequences
 
-if TYPE_CHECKING:
-    from rft.algorithms.base import Algorithm
+
+class KnowsEpoch(Protocol):
+    """A Lightning module, which knows how many epochs are done."""
+
+    @property
+    def current_epoch(self) -> int:
+        """Finished Lightning epochs."""
+        ...
+
 
 STEPS_PER_EPOCH = 16  # optimiser steps in a Lightning epoch: how often a preference algorithm is checkpointed
 
@@ -108,7 +115,7 @@ class PreferenceStream(IterableDataset[PreferenceBatch]):
 
     def __init__(
         self,
-        algorithm: Algorithm | None,
+        algorithm: KnowsEpoch | None,
         pairs: PreferenceBatch,
         *,
         pairs_per_step: int,

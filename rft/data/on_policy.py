@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import lightning
 import numpy as np
@@ -24,15 +24,30 @@ from rft.ops.kl import sequence_kl
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.types import OnPolicyBatch, Rollouts, Sequences
 
-if TYPE_CHECKING:
-    from rft.algorithms.base import Algorithm
-
 
 class RewardSource(Protocol):
     """Scores rollouts. Gold is none of these: only evaluation reads it."""
 
     def score(self, sequences: Sequences) -> Tensor:
         """One number a sequence. Shape [B]."""
+        ...
+
+
+class Learner(Protocol):
+    """What the stream asks of an algorithm."""
+
+    config: Any
+    backbone: Backbone
+    needs: Any
+    rollout_metrics: dict[str, float]
+
+    @property
+    def current_epoch(self) -> int:
+        """Finished iterations."""
+        ...
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        """Assign credit."""
         ...
 
 
@@ -53,7 +68,7 @@ class RolloutStream(IterableDataset[OnPolicyBatch]):
 
     def __init__(
         self,
-        algorithm: Algorithm,
+        algorithm: Learner,
         engine: RolloutEngine,
         reward: RewardSource | None,
         prompts: Sequence[Sequence[int]],

@@ -15,7 +15,7 @@ import numpy as np
 
 from rft.feedback.agreement import human_ceiling, krippendorff_alpha
 from rft.feedback.ratings import ASSET, HIGHEST, LOWEST, HumanPairs, Ratings, human_pairs, load_ratings
-from rft.store import Entry, Json, Store
+from rft.store import Entry, Json
 from rft.store.assets import asset_key, find_asset
 from rft.tasks.base import Task
 

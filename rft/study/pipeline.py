@@ -24,15 +24,13 @@ from rft.store.assets import fetch
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
+    from transformers import PreTrainedTokenizerBase
 
     from rft.algorithms.base import Algorithm
     from rft.strategy import Strategy
     from rft.tasks.base import Task
 
 VERSIONS = {
-    "questions": 1,
-    "gold": 1,
-    "annotators": 1,
     "sft": 1,
     "candidates": 1,
     "preferences": 1,
@@ -123,31 +121,29 @@ class Pipeline:
 
         keys = {k: v.key if isinstance(v, Entry) else v for k, v in inputs.items()}
         entry = self.store.get_or_compute(name, version=VERSIONS[name], config=config, inputs=keys, build=noted)
-        self.done[name] = {
-            "key": entry.key,
-            "digest": entry.digest,
-            "seconds": entry.cost["seconds"],
-            "computed": bool(computed),
-        }
+        return self._note(entry, computed=bool(computed))
+
+    def _note(self, entry: Entry, *, computed: bool) -> Entry:
+        seconds = entry.cost["seconds"]
+        self.done[entry.stage] = {"key": entry.key, "digest": entry.digest, "seconds": seconds, "computed": computed}
         return entry
 
     @cached_property
     def gold(self) -> Entry:
         """The hidden gold reward."""
-        config = {"task": dict(self.task.gold_config), "version": self.task.version}
-        return self._stage("gold", config, dict(self.task.asset_keys), self.task.fit_gold)
+        return self._note(self.task.gold_entry(), computed=False)
 
     @cached_property
     def questions(self) -> Entry:
         """Step 1: prompt sets, and demonstrations for the start policy."""
 
-        def make(out: Path) -> Mapping[str, Any]:
+        def load_tokenizer() -> PreTrainedTokenizerBase:
             from transformers import AutoTokenizer
 
-            return self.task.build_questions(AutoTokenizer.from_pretrained(self.model.path), out)
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.model.path)
+            return tokenizer
 
-        config = {"task": dict(self.task.questions_config), "version": self.task.version}
-        return self._stage("questions", config, {"model": self.model, **self.task.asset_keys}, make)
+        return self._note(self.task.questions_entry(load_tokenizer, self.model.key), computed=False)
 
     @cached_property
     def sft(self) -> Entry:
@@ -185,13 +181,9 @@ class Pipeline:
     @cached_property
     def annotators(self) -> Entry:
         """The simulated annotators, fitted to the real human ratings."""
-        from rft.study.shared import make_annotators
+        from rft.feedback.annotators import annotators_entry
 
-        ratings = fetch(self.store, "human-ratings")
-        inputs = {"ratings": ratings, "gold": self.gold}
-        return self._stage(
-            "annotators", {}, inputs, lambda out: make_annotators(self.task, self.gold, ratings, out)
-        )
+        return self._note(annotators_entry(self.task), computed=False)
 
     @property
     def uses_judge(self) -> bool:

@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build
 from rft.data.offline import PreferenceStream, example_batches, load_pairs, read_table, to_sequences
 from rft.evaluation.evaluate import evaluate
-from rft.feedback.pairs import choose_pairs
-from rft.feedback.ratings import AnnotatorModel, fit_annotators, human_pairs, load_ratings
+from rft.feedback.agreement import human_ceiling
+from rft.feedback.annotators import load_annotators
+from rft.feedback.pairs import choose_pairs, write_pairs
+from rft.feedback.ratings import human_pairs, read_ratings
 from rft.models.backbone import Role
 from rft.models.pretrained import LoraConfig, load_folder, save_folder
 from rft.models.supervised import SupervisedFineTuning
@@ -111,7 +113,7 @@ def make_candidates(
         config.seed,
     )
     pq.write_table(pa.Table.from_pylist(rows), out / "candidates.parquet")
-    pq.write_table(pa.Table.from_pylist(pairs), out / "pairs.parquet")
+    write_pairs(pairs, out / "pairs.parquet")
     lengths = [len(r["response_ids"]) for r in rows]
     truncation = sum(r["truncated"] for r in rows) / len(rows)
     return {"responses": len(rows), "pairs": len(pairs), "mean_length": float(np.mean(lengths)), "truncated": truncation}
@@ -134,7 +136,7 @@ def make_labels(
         source = build(feedback_node, judge=judge)
     else:
         gold = task.load_gold(inputs["gold"].path)
-        annotators = AnnotatorModel.load(inputs["annotators"].path)
+        annotators = load_annotators(inputs["annotators"].path)
         source = build(feedback_node, gold=gold, annotators=annotators)
     texts = [c["prompt"] + c["response"] for c in candidates]
     index = np.array([[p["first"], p["second"]] for p in pairs], dtype=np.int64).reshape(-1, 2)
@@ -177,8 +179,11 @@ def _pair_accuracy(reward: LearnedReward, pairs: PreferenceBatch) -> float:
 
 def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[PreferenceBatch, float]:
     """Pairs of rated snippets, the one that people rate higher as chosen, and the human ceiling on them."""
-    ratings = load_ratings(entry.path)
-    better, worse, ceiling = human_pairs(ratings, n=400, seed=0)
+    ratings = read_ratings(entry.path)
+    pairs = human_pairs(ratings, 400, seed=0)
+    ceiling = human_ceiling(ratings, pairs, seed=0).majority
+    ordered = np.where(pairs.first_better[:, None], pairs.pairs, pairs.pairs[:, ::-1])
+    better, worse = ([str(ratings.texts[i]) for i in ordered[:, side]] for side in (0, 1))
 
     def sequences(texts: list[str]) -> Sequences:
         ids = [tokenizer(t, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for t in texts]
@@ -220,14 +225,6 @@ def make_reward_model(
         "human_accuracy": _pair_accuracy(reward, human),
         "human_ceiling": ceiling,
     }
-
-
-def make_annotators(task: Task, gold: Entry, ratings: Entry, out: Path) -> dict[str, Any]:
-    """Fit the simulated annotators' bias and noise to the real raters."""
-    rated = load_ratings(ratings.path)
-    model = fit_annotators(rated, task.load_gold(gold.path).logit(rated.texts))
-    model.save(out)
-    return model.numbers()
 
 
 def make_evaluation(
