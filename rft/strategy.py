@@ -42,6 +42,8 @@ class PrecisionEnum(str, Enum):
 
 @dataclass
 class Config:
+    """Settings of a strategy."""
+
     accelerator: AcceleratorEnum = AcceleratorEnum.auto
     """auto takes a GPU if there is one."""
     distribution: DistributionEnum = DistributionEnum.single

@@ -19,6 +19,8 @@ from rft.types import LossOutput, PreferenceBatch
 
 @dataclass
 class Config(PreferenceConfig):
+    """Settings of DPO."""
+
     lr: float = 5e-4
     """Learning rate of the policy's adapter; full fine-tuning wants 1e-6 to 5e-7."""
     beta: float = 0.1

@@ -26,6 +26,8 @@ from rft.types import LossOutput, OnPolicyBatch, Rollouts
 
 @dataclass
 class Config(OnPolicyConfig):
+    """Settings of PPO."""
+
     lr: float = 1e-3
     """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
     critic_lr: float = 1e-3
@@ -90,7 +92,8 @@ class PPO(Algorithm):
 
     def loss(self, batch: OnPolicyBatch) -> LossOutput:
         """Clipped surrogate plus vf_coef times the clipped value loss."""
-        assert batch.values is not None and batch.returns is not None
+        if batch.values is None or batch.returns is None:
+            raise ValueError("PPO's loss needs values and returns; make the batch with its prepare()")
         config, mask = self.config, batch.sequences.response_mask
         logprobs = self.backbone.logprobs(Role.policy, batch.sequences, config.temperature)
         policy_loss, metrics = ppo_policy_loss(logprobs, batch.logprobs, batch.advantages, mask, config.clip_range)

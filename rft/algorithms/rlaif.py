@@ -14,6 +14,8 @@ from rft.algorithms.ppo import Config as PPOConfig
 
 @dataclass
 class Config(PPOConfig):
+    """Settings of PPO, on AI labels."""
+
     requires_feedback: str | None = "ai"
     """Without AI labels it is PPO."""
 

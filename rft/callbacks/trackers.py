@@ -24,6 +24,8 @@ class ModeEnum(str, Enum):
 
 @dataclass
 class Config:
+    """Settings of the W&B tracker."""
+
     mode: ModeEnum = ModeEnum.offline
     """offline keeps the run beside the trial and contacts nothing; online needs an account."""
     project: str = "rft"

@@ -15,6 +15,6 @@ def main() -> NoReturn:
 
         app(standalone_mode=True)
     except UserError as error:
-        print(f"rft: {error}", file=sys.stderr)
+        sys.stderr.write(f"rft: {error}\n")
         sys.exit(2)
     sys.exit(0)

@@ -27,7 +27,7 @@ app.add_typer(assets.app, name="assets", help="Models and data of the default st
 
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    help="One trial, or with -m a sweep, configured by Hydra overrides: rft run [-m] [--cfg job] [--help] [key=value …]",
+    help="One trial, or with -m a sweep, configured by Hydra overrides: rft run [-m] [--cfg job] [key=value …]",
 )
 def run(context: typer.Context) -> None:
     """Hand the arguments to Hydra."""

@@ -9,9 +9,7 @@ import typer
 from rft.cli.store import console, human_bytes
 from rft.store import Store
 
-app = typer.Typer(
-    name="assets", no_args_is_help=True, help="Fetch and list the default study's model and data."
-)
+app = typer.Typer(name="assets", no_args_is_help=True, help="Fetch and list the default study's model and data.")
 
 
 @app.command()

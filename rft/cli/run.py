@@ -51,7 +51,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
         folder = Path(hydra.runtime.output_dir)
         if hydra.mode is RunMode.MULTIRUN:
             name = f"{cfg.arm} seed {cfg.seed}"
-            print(f"[{hydra.job.num}] {name}", flush=True)
+            sys.stderr.write(f"[{hydra.job.num}] {name}\n")
             command = [sys.executable, "-m", "rft", "run", *overrides, f"hydra.run.dir='{folder}'"]
             if subprocess.run([*command, f"arm='{cfg.arm}'"], check=False).returncode:
                 failed.append(name)

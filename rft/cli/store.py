@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 200
 
-app = typer.Typer(
-    name="store", no_args_is_help=True, help="Look at, check and clear the store of computed stages."
-)
+app = typer.Typer(name="store", no_args_is_help=True, help="Look at, check and clear the store of computed stages.")
 
 
 @app.command("ls")
@@ -44,9 +42,7 @@ def list_entries() -> None:
     out.print(table)
     total = human_bytes(sum(entry.size for entry in entries))
     seconds = sum(entry.cost["seconds"] for entry in entries)
-    out.print(
-        f"{len(entries)} entries, {total}, {seconds:.0f} s, in {store.root}", soft_wrap=True, highlight=False
-    )
+    out.print(f"{len(entries)} entries, {total}, {seconds:.0f} s, in {store.root}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -59,9 +55,7 @@ def verify() -> None:
         typer.echo(f"corrupt: {problem}")
     if problems:
         entries = len({problem.path for problem in problems})
-        typer.echo(
-            f"{entries} corrupt {'entry' if entries == 1 else 'entries'}; rft will recompute it when needed."
-        )
+        typer.echo(f"{entries} corrupt {'entry' if entries == 1 else 'entries'}; rft will recompute it when needed.")
         raise typer.Exit(1)
     typer.echo(f"All {count} entries in {store.root} match their sha256.")
 
@@ -72,9 +66,7 @@ def gc(
         float | None,
         typer.Option("--older-than", metavar="DAYS", min=0, help="Remove entries older than this."),
     ] = None,
-    stage: Annotated[
-        list[str] | None, typer.Option("--stage", help="Remove this stage's entries (repeat).")
-    ] = None,
+    stage: Annotated[list[str] | None, typer.Option("--stage", help="Remove this stage's entries (repeat).")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove every entry.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:

@@ -71,7 +71,8 @@ def register() -> None:
         if target:
             module, _ = split_target(target)
             defaults = OmegaConf.to_container(OmegaConf.structured(config_class(module)), enum_to_str=True)
-            store.store(group=f"schema/{group}", name=path.stem, node={"_target_": target, **defaults})
+            assert isinstance(defaults, dict)
+            store.store(group=f"schema/{group}", name=path.stem, node={"_target_": target} | defaults)
     OmegaConf.register_new_resolver("rft_arm", _arm, replace=True)
     if PluginSearchPath not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(PluginSearchPath)
@@ -132,6 +133,7 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), cfg)
+        assert isinstance(merged, DictConfig)
         for group in GROUPS:
             node = merged[group]
             if not isinstance(node, DictConfig) or "_target_" not in node:
@@ -140,18 +142,20 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             schema = OmegaConf.structured(config_class(module))
             values = {k: v for k, v in node.items() if k != "_target_"}
             valid = [str(k) for k in schema]
-            for key in values:
+            for key in map(str, values):
                 if key not in valid:
-                    raise UserError(f"{group}.{key}: no such key in {group}; {_nearest(str(key), valid)}")
+                    raise UserError(f"{group}.{key}: no such key in {group}; {_nearest(key, valid)}")
             try:
                 OmegaConf.merge(schema, values)
             except OmegaConfBaseException as error:
                 raise UserError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
-        for key in OmegaConf.missing_keys(merged):
-            raise UserError(f"{key}: has no value; give one as {key}=…")
+        for missing in sorted(OmegaConf.missing_keys(merged)):
+            raise UserError(f"{missing}: has no value; give one as {missing}=…")
         needed, given = merged.algorithm.requires_feedback, str(merged.feedback["_target_"]).split(".")[-2]
         if needed not in (None, given):
-            raise UserError(f"feedback={given}: algorithm={merged.algorithm.name} means feedback={needed}; leave it out")
+            raise UserError(
+                f"feedback={given}: algorithm={merged.algorithm.name} means feedback={needed}; leave it out"
+            )
         OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise _explain(error, overrides) from error

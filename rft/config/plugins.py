@@ -32,6 +32,8 @@ def plugin_conf_dirs() -> tuple[Path, ...]:
     for entry in entry_points(group="rft.conf"):
         spec = importlib.util.find_spec(entry.value)
         if spec is None or not spec.submodule_search_locations:
-            raise UserError(f"entry point rft.conf {entry.name}: no package {entry.value!r}; reinstall its distribution")
+            raise UserError(
+                f"entry point rft.conf {entry.name}: no package {entry.value!r}; reinstall its distribution"
+            )
         found.append(Path(next(iter(spec.submodule_search_locations))))
     return tuple(found)

@@ -23,6 +23,8 @@ class Until(str, Enum):
 
 @dataclass
 class AlgorithmConfig:
+    """Fields of every algorithm."""
+
     name: str = MISSING
     """The algorithm's name in tables and file names."""
     lr: float = 1e-4

@@ -99,7 +99,9 @@ def with_reference(pairs: PreferenceBatch, backbone: Backbone, batch_size: int =
                 sums[side].append(backbone.logprobs(Role.reference, seq).sum(-1))
             progress.advance(len(part))
     return replace(
-        pairs, ref_chosen_logprobs=torch.cat(sums["chosen"]), ref_rejected_logprobs=torch.cat(sums["rejected"])
+        pairs,
+        ref_chosen_logprobs=torch.cat(sums["chosen"]),
+        ref_rejected_logprobs=torch.cat(sums["rejected"]),
     )
 
 

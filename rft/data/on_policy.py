@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import lightning
 import numpy as np
@@ -38,7 +38,7 @@ class Learner(Protocol):
 
     config: Any
     backbone: Backbone
-    needs: Any
+    needs: ClassVar[Any]
     rollout_metrics: dict[str, float]
 
     @property
@@ -81,7 +81,13 @@ class RolloutStream(IterableDataset[OnPolicyBatch]):
     ) -> None:
         config = algorithm.config
         assert isinstance(config, OnPolicyConfig)
-        self.algorithm, self.engine, self.reward, self.prompts, self.config = algorithm, engine, reward, prompts, config
+        self.algorithm, self.engine, self.reward, self.prompts, self.config = (
+            algorithm,
+            engine,
+            reward,
+            prompts,
+            config,
+        )
         self.response_tokens, self.seed, self.accumulate = response_tokens, seed, accumulate
         self.rank, self.world = rank, world
         rows = config.prompts_per_iteration * config.samples_per_prompt

@@ -54,7 +54,9 @@ def evaluate(
                 uniform = numbers[start : start + len(part)].to(backbone.device)
                 seq = engine.generate(ids, mask, uniform, config.temperature)
                 kl = sequence_kl(
-                    backbone.logprobs(Role.policy, seq), backbone.logprobs(Role.reference, seq), seq.response_mask
+                    backbone.logprobs(Role.policy, seq),
+                    backbone.logprobs(Role.reference, seq),
+                    seq.response_mask,
                 )
                 scores = proxy.score(seq)
                 truncated = seq.truncated(backbone.eos_id)

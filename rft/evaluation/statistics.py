@@ -82,6 +82,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
+        """Whether 0 lies outside the interval."""
         return self.low > 0.0 or self.high < 0.0
 
     @property

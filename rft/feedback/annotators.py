@@ -80,9 +80,7 @@ def fit_annotators(ratings: Ratings, gold_logits: NDArray[np.float64], block: in
         ValueError: if shapes or blocks are not as said, or the logits are all equal.
     """
     if gold_logits.shape != (len(ratings),) or gold_logits.std() == 0:
-        raise ValueError(
-            f"gold_logits of shape {gold_logits.shape}: {len(ratings)} differing numbers are wanted"
-        )
+        raise ValueError(f"gold_logits of shape {gold_logits.shape}: {len(ratings)} differing numbers are wanted")
     error_squares = rater_squares = 0.0
     error_freedom = rater_freedom = weighted_freedom = 0
     for start in range(0, len(ratings), block):

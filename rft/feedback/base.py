@@ -46,6 +46,4 @@ def check_pairs(texts: Sequence[str], pairs: NDArray[np.int64]) -> None:
     wrong = np.flatnonzero(((pairs < 0) | (pairs >= len(texts))).any(axis=1))
     if len(wrong):
         row = int(wrong[0])
-        raise IndexError(
-            f"pair {row} is {pairs[row].tolist()}, but there are {len(texts)} texts (0-based rows)"
-        )
+        raise IndexError(f"pair {row} is {pairs[row].tolist()}, but there are {len(texts)} texts (0-based rows)")

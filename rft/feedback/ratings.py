@@ -35,9 +35,7 @@ class Ratings:
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.ratings):
-            raise ValueError(
-                f"{len(self.texts)} texts and {len(self.ratings)} rows of ratings: wanted as many"
-            )
+            raise ValueError(f"{len(self.texts)} texts and {len(self.ratings)} rows of ratings: wanted as many")
 
     def __len__(self) -> int:
         return len(self.ratings)
@@ -91,9 +89,7 @@ def read_ratings(folder: Path) -> Ratings:
     for where, (identity, _, _, listed) in _rows(folder / RATINGS, 4):
         values = np.array(json.loads(listed), dtype=np.float64)
         if identity not in texts or values.size == 0 or np.abs(values).max() > HIGHEST:
-            raise UserError(
-                f"{where}: no text with this ID, or a rating outside −4..4; fetch the asset again"
-            )
+            raise UserError(f"{where}: no text with this ID, or a rating outside −4..4; fetch the asset again")
         kept.append(texts[identity])
         rows.append(values)
     return Ratings(kept, rows)
@@ -114,9 +110,7 @@ def human_pairs(ratings: Ratings, n: int, seed: int, min_gap: float = 0.0) -> Hu
     gap = np.abs(means[drawn[:, 0]] - means[drawn[:, 1]])
     pairs = drawn[gap > min_gap][:n]
     if len(pairs) < n:
-        raise ValueError(
-            f"{n} pairs with a gap above {min_gap} are wanted, {len(pairs)} found; ask for fewer"
-        )
+        raise ValueError(f"{n} pairs with a gap above {min_gap} are wanted, {len(pairs)} found; ask for fewer")
     return HumanPairs(pairs, means[pairs[:, 0]] > means[pairs[:, 1]])
 
 

@@ -70,9 +70,7 @@ class Simulated(Feedback):
         scores = np.divide(total, count, out=np.full(len(texts), np.nan), where=count > 0)
         return Labels(scores, preference, raw)
 
-    def _rate(
-        self, texts: Sequence[str], logits: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _rate(self, texts: Sequence[str], logits: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The raters [R] of a pair and their ratings [2, R]."""
         content = hashlib.sha256("\0".join(texts).encode()).digest()
         rng = np.random.default_rng([self.config.seed, int.from_bytes(content[:8], "big")])

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from rft.ops.logprobs import token_logprobs
 from rft.types import Sequences
 
 if TYPE_CHECKING:
-    from peft.tuners.tuners_utils import BaseTunerLayer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -64,7 +63,7 @@ class Backbone(nn.Module):
         self.trained = tuple(r for r in self.roles if r in trained)
         self.base = model.requires_grad_(False)
         self.copies = nn.ModuleDict()
-        self._layers: list[tuple[str, BaseTunerLayer]] = []
+        self._layers: list[tuple[str, Any]] = []
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._add_adapters() if lora.enabled else self._add_copies()
@@ -82,11 +81,13 @@ class Backbone(nn.Module):
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         head = self.base.get_output_embeddings()
-        linear = {n.rpartition(".")[2] for n, m in self.base.named_modules() if isinstance(m, nn.Linear) and m is not head}
+        linear = {
+            n.rpartition(".")[2] for n, m in self.base.named_modules() if isinstance(m, nn.Linear) and m is not head
+        }
         names = sorted(linear) if self.lora.targets == "all-linear" else self.lora.targets.split(",")
         config = PeftConfig(
             r=self.lora.rank,
-            lora_alpha=self.lora.alpha,
+            lora_alpha=self.lora.alpha,  # type: ignore[arg-type]
             lora_dropout=0.0,
             target_modules=names,
             task_type="CAUSAL_LM",
@@ -157,9 +158,7 @@ class Backbone(nn.Module):
             else:
                 mask = torch.cat([seq.prompt_mask, torch.ones_like(seq.response_mask)], 1).long()
                 positions = (mask.cumsum(-1) - 1).clamp(min=0)
-                out = model.get_decoder()(
-                    input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-                )
+                out = model.get_decoder()(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
         states: Tensor = out.last_hidden_state
         return states
 
@@ -167,20 +166,22 @@ class Backbone(nn.Module):
         """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R], float32."""
         hidden = self.hidden(role, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
         model = self.copies[role.value] if role.value in self.copies else self.base
-        head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator, union-attr]
+        head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
         return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature)
 
     def values(self, seq: Sequences) -> Tensor:
         """The critic's value of the state before each response token. Shape [B, R], float32."""
         hidden = self.hidden(Role.critic, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
-        return self.heads[Role.critic.value](hidden.float())[..., 0] * seq.response_mask
+        values: Tensor = self.heads[Role.critic.value](hidden.float())[..., 0] * seq.response_mask
+        return values
 
     def scores(self, seq: Sequences) -> Tensor:
         """The reward model's raw score at the last counted token. Shape [B], float32."""
         hidden = self.hidden(Role.reward, seq)
         last = seq.prompt_ids.shape[1] + seq.lengths - 1
         at_end = hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
-        return self.heads[Role.reward.value](at_end.float())[..., 0]
+        scores: Tensor = self.heads[Role.reward.value](at_end.float())[..., 0]
+        return scores
 
     def role_state(self, role: Role) -> dict[str, Tensor]:
         """The parameters of a role, with the role's name left out of their names, so that another can take them."""
@@ -212,6 +213,6 @@ class Backbone(nn.Module):
             return
         modules = dict(target.named_modules())
         for name, layer in self._layers:
-            base: Tensor = layer.get_base_layer().weight
-            merged = base.float() + layer.get_delta_weight(role.value)
-            modules[name].weight.copy_(merged)  # type: ignore[operator, union-attr]
+            base: Any = layer.get_base_layer()
+            merged = base.weight.float() + layer.get_delta_weight(role.value)
+            modules[name].weight.copy_(merged)

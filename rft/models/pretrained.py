@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class LoraConfig:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
+
     enabled: bool = True
     """Train adapters on frozen weights shared by policy, critic, reward model and reference; else full copies."""
     rank: int = 16
@@ -31,6 +33,8 @@ class LoraConfig:
 
 @dataclass
 class Config:
+    """Where a model comes from."""
+
     asset: str | None = None
     """Name of a model asset (`rft assets ls`)."""
     path: str | None = None
@@ -126,7 +130,8 @@ class Pretrained:
             raise UserError(f"model.asset={self.config.asset}: holds no GGUF file; choose a model asset")
         where = {"gguf_file": gguf.name, "local_files_only": True}
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **where)
-        model.hf_quantizer, model.is_quantized = None, False
+        vars(model).pop("hf_quantizer", None)
+        vars(model)["is_quantized"] = False
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         return self._save(model, AutoTokenizer.from_pretrained(gguf.parent, **where), out)
@@ -141,7 +146,9 @@ class Pretrained:
             "trust_remote_code": self.config.trust_remote_code,
         }
         try:
-            model = AutoModelForCausalLM.from_pretrained(self.config.path, dtype="auto", use_safetensors=True, **where)
+            model = AutoModelForCausalLM.from_pretrained(
+                str(self.config.path), dtype="auto", use_safetensors=True, **where
+            )
             tokenizer = AutoTokenizer.from_pretrained(self.config.path, **where)
         except (OSError, ValueError) as error:
             raise UserError(
@@ -158,5 +165,6 @@ class Pretrained:
         model.config.pad_token_id = tokenizer.pad_token_id
         if model.generation_config is not None:
             model.generation_config.pad_token_id = tokenizer.pad_token_id
-        save_folder(model.to(torch.bfloat16), tokenizer, out)
+        model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+        save_folder(model, tokenizer, out)
         return {"parameters": sum(p.numel() for p in model.parameters())}

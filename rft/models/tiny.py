@@ -14,6 +14,8 @@ from rft.store.assets import fetch
 
 @dataclass
 class Config:
+    """Shape of the tiny model."""
+
     vocab_size: int = 1024
     """Byte-pair tokens, at least 300."""
     hidden_size: int = 64

@@ -21,9 +21,7 @@ def token_rewards(sequence_rewards_B: Tensor, kl_BR: Tensor, mask_BR: Tensor, kl
     return rewards.scatter_add(1, last, at_end[:, None].to(rewards.dtype))
 
 
-def gae(
-    rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, gamma: float, lam: float
-) -> tuple[Tensor, Tensor]:
+def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation. Two tensors [B, R]: advantages and returns, zero outside the mask.
 
     δ_t = r_t + γ V_{t+1} − V_t,  A_t = δ_t + γλ A_{t+1},  return_t = A_t + V_t,

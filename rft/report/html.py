@@ -176,9 +176,7 @@ def shown_prompts(results: StudyResults, summary: Mapping[str, Any]) -> list[Sho
     split = summary["splits"][0]
     rows = {arm: results.arm(arm)[0].rows[split] for arm in summary["arms"]}
     first = next(iter(rows.values()))
-    starts = [
-        m for m in range(len(first.prompt_ids)) if m == 0 or first.prompt_ids[m] != first.prompt_ids[m - 1]
-    ]
+    starts = [m for m in range(len(first.prompt_ids)) if m == 0 or first.prompt_ids[m] != first.prompt_ids[m - 1]]
     count = min(SHOWN_PROMPTS, len(starts))
     picked = [starts[i * len(starts) // count] for i in range(count)]
     return [

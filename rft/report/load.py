@@ -134,9 +134,7 @@ def load_study(study_dir: Path, store: Store) -> StudyResults:
         try:
             trial = _trial(record, store, costs)
             if (trial.arm, trial.seed) in trials:
-                raise _LeftOut(
-                    f"a second trial of arm {trial.arm} with seed {trial.seed}; remove one of the two"
-                )
+                raise _LeftOut(f"a second trial of arm {trial.arm} with seed {trial.seed}; remove one of the two")
             trials[trial.arm, trial.seed] = trial
             studies[str(record.get("study") or study_dir.name)] += 1
         except _LeftOut as reason:
@@ -190,9 +188,7 @@ def _trial(record: Mapping[str, Any], store: Store, costs: Mapping[str, Entry]) 
         arm=str(record["arm"]),
         algorithm=str(record["algorithm"]),
         seed=int(record["seed"]),
-        stages={
-            name: _stage_use(use, costs.get(use["key"])) for name, use in sorted(record["stages"].items())
-        },
+        stages={name: _stage_use(use, costs.get(use["key"])) for name, use in sorted(record["stages"].items())},
         rows=_read_rows(entry.path / ROWS_FILE),
         overrides=tuple(map(str, record.get("overrides") or ())),
         config=record.get("config") or {},
@@ -256,9 +252,7 @@ def _rows(columns: Mapping[str, Sequence[Any]], picked: Sequence[int], split: st
     )
     twice = [key for key, count in Counter(rows.identity).items() if count > 1]
     if twice:
-        raise _LeftOut(
-            f"{ROWS_FILE}: split {split}: prompt {twice[0][0]}, sample {twice[0][1]} is there twice"
-        )
+        raise _LeftOut(f"{ROWS_FILE}: split {split}: prompt {twice[0][0]}, sample {twice[0][1]} is there twice")
     for name, values in (
         ("gold", rows.gold),
         ("kl", rows.kl),
@@ -267,9 +261,7 @@ def _rows(columns: Mapping[str, Sequence[Any]], picked: Sequence[int], split: st
     ):
         if not np.isfinite(values).all() and not (name == "proxy" and np.isnan(values).all()):
             bad = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise _LeftOut(
-                f"{ROWS_FILE}: split {split}: {name} of prompt {rows.prompt_ids[bad]} is {values[bad]}"
-            )
+            raise _LeftOut(f"{ROWS_FILE}: split {split}: {name} of prompt {rows.prompt_ids[bad]} is {values[bad]}")
     return rows
 
 

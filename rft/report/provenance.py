@@ -44,14 +44,10 @@ def shared_stages(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
     for stage in _names(results):
         if stage in OWN_STAGES:
             continue
-        uses = [
-            (trial.arm, trial.seed, trial.stages[stage]) for trial in results.trials if stage in trial.stages
-        ]
+        uses = [(trial.arm, trial.seed, trial.stages[stage]) for trial in results.trials if stage in trial.stages]
         seeds = {seed for _, seed, _ in uses}
         same = all(len({use.key for _, s, use in uses if s == seed}) == 1 for seed in seeds)
-        one_content = len({(use.key, use.digest) for _, _, use in uses}) == len(
-            {use.key for _, _, use in uses}
-        )
+        one_content = len({(use.key, use.digest) for _, _, use in uses}) == len({use.key for _, _, use in uses})
         stages[stage] = {
             "same": same and one_content,
             "may_differ": stage in FEEDBACK_STAGES,
@@ -109,7 +105,5 @@ def _arm_seconds(trials: Sequence[Trial], stage: str) -> float | None:
 
 
 def _per_seed(trials: Sequence[Trial], *, own: bool) -> float:
-    total = sum(
-        use.seconds for trial in trials for stage, use in trial.stages.items() if (stage in OWN_STAGES) is own
-    )
+    total = sum(use.seconds for trial in trials for stage, use in trial.stages.items() if (stage in OWN_STAGES) is own)
     return total / len(trials)

@@ -28,17 +28,14 @@ METHOD = (
 )
 
 
-def summarise(
-    results: StudyResults, *, control: str = CONTROL, settings: Resampling | None = None
-) -> dict[str, Any]:
+def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resampling | None = None) -> dict[str, Any]:
     """Summary of `results` against the arm `control` (differences are null if the study has no such arm)."""
     settings = settings or Resampling()
     arms = _arm_names(results, control)
     compared = control if control in arms else None
     replicate = replicated(results)
     splits = {
-        split: _split(results, split, arms, compared, settings, replicate == "pipeline")
-        for split in results.splits
+        split: _split(results, split, arms, compared, settings, replicate == "pipeline") for split in results.splits
     }
     stages = shared_stages(results, arms)
     summary: dict[str, Any] = {
@@ -90,10 +87,7 @@ def _stage_keys(trials: Sequence[Trial]) -> dict[str, list[dict[str, str]]]:
     for trial in trials:
         for stage, use in trial.stages.items():
             stages.setdefault(stage, {})[use.key] = use.digest
-    return {
-        stage: [{"key": key, "digest": digest} for key, digest in uses.items()]
-        for stage, uses in stages.items()
-    }
+    return {stage: [{"key": key, "digest": digest} for key, digest in uses.items()] for stage, uses in stages.items()}
 
 
 def _split(
@@ -114,8 +108,7 @@ def _split(
     return {
         "arms": {arm: _arm_split(trials[arm], split, bootstrap, arm, control) for arm in arms},
         "pairs": [
-            {"arm": a, "against": b, **_difference(bootstrap.difference(a, b))}
-            for a, b in combinations(arms[::-1], 2)
+            {"arm": a, "against": b, **_difference(bootstrap.difference(a, b))} for a, b in combinations(arms[::-1], 2)
         ],
     }
 
@@ -125,8 +118,7 @@ def _arm_split(
 ) -> dict[str, Any]:
     per_seed = [{"seed": trial.seed, **_seed_numbers(trial.rows[split])} for trial in trials]
     numbers: dict[str, Any] = {
-        name: _mean([seed[name] for seed in per_seed])
-        for name in ("proxy", "kl", "length", "truncation", "distinct_2")
+        name: _mean([seed[name] for seed in per_seed]) for name in ("proxy", "kl", "length", "truncation", "distinct_2")
     }
     return {
         "gold": _interval(bootstrap.mean(arm)),

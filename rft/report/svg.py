@@ -38,11 +38,13 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
+        """The place of a value, in pixels."""
         share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 2)
 
     @property
     def step(self) -> float:
+        """Distance of two ticks."""
         """Distance of the ticks: 1, 2 or 5 times a power of ten, for 3 to 7 of them."""
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
@@ -90,9 +92,7 @@ def _figure(height: float, label: str, parts: Sequence[Markup]) -> Markup:
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> Markup:
-    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-        kind, x, y, anchor, text
-    )
+    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(kind, x, y, anchor, text)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
@@ -168,9 +168,7 @@ def scatter(summary: Mapping[str, Any], split: str, x_name: str, x_label: str) -
     return _figure(height, f"mean gold reward over {x_label}", parts)
 
 
-def _arm_means(
-    summary: Mapping[str, Any], split: str, x_name: str, x_axis: Scale, y_axis: Scale
-) -> list[Markup]:
+def _arm_means(summary: Mapping[str, Any], split: str, x_name: str, x_axis: Scale, y_axis: Scale) -> list[Markup]:
     """The large marks, labelled beside; a label that would lie on another moves down."""
     parts, taken = [], list[tuple[float, float]]()
     for index, (arm, record) in enumerate(summary["arms"].items()):
@@ -183,9 +181,7 @@ def _arm_means(
         while any(abs(label_y - other_y) < 14 and abs(x - other_x) < 70 for other_x, other_y in taken):
             label_y += 14
         taken.append((x, label_y))
-        parts.append(
-            _text(x - 11 if left else x + 11, label_y, _short(arm), "label halo", "end" if left else "start")
-        )
+        parts.append(_text(x - 11 if left else x + 11, label_y, _short(arm), "label halo", "end" if left else "start"))
     return parts
 
 

@@ -177,9 +177,7 @@ def _cautions(summary: Mapping[str, Any], split: str) -> list[str]:
         )
     if summary["failed"]:
         count = len(summary["failed"])
-        cautions.append(
-            f"{count} {'trial is' if count == 1 else 'trials are'} left out: failed or not comparable."
-        )
+        cautions.append(f"{count} {'trial is' if count == 1 else 'trials are'} left out: failed or not comparable.")
     control = summary["control"]
     base = summary["arms"][control]["splits"][split]["distinct_2"] if control else None
     for arm, record in summary["arms"].items():

@@ -16,6 +16,8 @@ from rft.types import PreferenceBatch, Sequences
 
 @dataclass
 class Config:
+    """Settings of the reward model and its training."""
+
     lr: float = 5e-4
     """Learning rate (AdamW), linearly decayed to a tenth."""
     epochs: int = 1

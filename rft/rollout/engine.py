@@ -63,9 +63,7 @@ class RolloutEngine:
         backbone.merged_into(self.model, role)
 
     @torch.inference_mode()
-    def generate(
-        self, prompt_ids: Tensor, prompt_mask: Tensor, uniform_BR: Tensor, temperature: float
-    ) -> Sequences:
+    def generate(self, prompt_ids: Tensor, prompt_mask: Tensor, uniform_BR: Tensor, temperature: float) -> Sequences:
         """Sample a response of at most R tokens to each prompt, EOS counted.
 
         Args:

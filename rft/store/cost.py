@@ -20,9 +20,7 @@ class Clock:
     def read(self) -> dict[str, Json]:
         """``seconds``, ``cpu_seconds`` (with ended children) and ``peak_rss_bytes`` of the process so far."""
         unit = 1 if sys.platform == "darwin" else 1024
-        peak = max(
-            resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         return {
             "seconds": round(time.perf_counter() - self._seconds, 3),
             "cpu_seconds": round(self._cpu_seconds() - self._cpu, 3),

@@ -25,10 +25,7 @@ def disk_full_reason(error: BaseException, folder: Path) -> str | None:
         for words in WORDS:
             if words in message:
                 return "No space left on device" if "28" in words else words
-        if (
-            any(words in message for words in TORCH_WORDS)
-            and shutil.disk_usage(folder).free < NEARLY_FULL_BYTES
-        ):
+        if any(words in message for words in TORCH_WORDS) and shutil.disk_usage(folder).free < NEARLY_FULL_BYTES:
             return "No space left on device"
     return None
 

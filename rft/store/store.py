@@ -83,9 +83,7 @@ class Store:
         _require_stage(stage)
         for name, value in inputs.items():
             if not HEX64.fullmatch(value):
-                raise ValueError(
-                    f"input {name!r} of stage {stage!r} is {value!r}: the key of an entry is wanted"
-                )
+                raise ValueError(f"input {name!r} of stage {stage!r} is {value!r}: the key of an entry is wanted")
         return sha256_of(_request(stage, version, config, inputs))
 
     def find(self, stage: str, key: str) -> Entry | None:
@@ -133,9 +131,7 @@ class Store:
     def entries(self) -> Iterator[Entry]:
         """Every entry with a sound manifest, by stage and age; files are not checked (``verify`` does)."""
         loaded = (load(stage, path) for stage, path in self._folders())
-        yield from sorted(
-            (e for e in loaded if isinstance(e, Entry)), key=lambda e: (e.stage, e.created, e.key)
-        )
+        yield from sorted((e for e in loaded if isinstance(e, Entry)), key=lambda e: (e.stage, e.created, e.key))
 
     def stages(self) -> list[str]:
         """Names of the stages that have entries, sound or not."""
@@ -253,11 +249,7 @@ class Store:
         return entry
 
     def _no_room(self, stage: str, error: BaseException, reason: str) -> str:
-        place = (
-            error.filename
-            if isinstance(error, OSError) and isinstance(error.filename, str)
-            else str(self.root)
-        )
+        place = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else str(self.root)
         return (
             f"stage {stage!r} could not be written to {place}: {reason}; nothing of it was kept. "
             f"Free some room (`rft store gc`) or set RFT_STORE to a folder on another disk, then start again"
@@ -347,14 +339,10 @@ class Store:
 
 def _require_stage(stage: str) -> None:
     if not STAGE.fullmatch(stage) or stage in RESERVED:
-        raise ValueError(
-            f"{stage!r} cannot be a stage name: lower-case letters, digits, '_' and '-' are wanted"
-        )
+        raise ValueError(f"{stage!r} cannot be a stage name: lower-case letters, digits, '_' and '-' are wanted")
 
 
-def _request(
-    stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]
-) -> dict[str, Json]:
+def _request(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Json]:
     return {
         "stage": stage,
         "version": version,

@@ -125,7 +125,12 @@ class Pipeline:
 
     def _note(self, entry: Entry, *, computed: bool) -> Entry:
         seconds = entry.cost["seconds"]
-        self.done[entry.stage] = {"key": entry.key, "digest": entry.digest, "seconds": seconds, "computed": computed}
+        self.done[entry.stage] = {
+            "key": entry.key,
+            "digest": entry.digest,
+            "seconds": seconds,
+            "computed": computed,
+        }
         return entry
 
     @cached_property

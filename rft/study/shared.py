@@ -116,7 +116,12 @@ def make_candidates(
     write_pairs(pairs, out / "pairs.parquet")
     lengths = [len(r["response_ids"]) for r in rows]
     truncation = sum(r["truncated"] for r in rows) / len(rows)
-    return {"responses": len(rows), "pairs": len(pairs), "mean_length": float(np.mean(lengths)), "truncated": truncation}
+    return {
+        "responses": len(rows),
+        "pairs": len(pairs),
+        "mean_length": float(np.mean(lengths)),
+        "truncated": truncation,
+    }
 
 
 def make_labels(
@@ -132,7 +137,8 @@ def make_labels(
     pairs = read_table(inputs["candidates"].path / "pairs.parquet")
     if "model" in inputs:
         model, tokenizer = load_folder(inputs["model"].path, strategy.dtype)
-        judge = build(judge_node, model=model.to(strategy.device), tokenizer=tokenizer)
+        model.to(device=strategy.device)  # type: ignore[call-arg]
+        judge = build(judge_node, model=model, tokenizer=tokenizer)
         source = build(feedback_node, judge=judge)
     else:
         gold = task.load_gold(inputs["gold"].path)
@@ -152,9 +158,11 @@ def make_labels(
         for i, pair in enumerate(pairs)
     ]
     pq.write_table(pa.Table.from_pylist(rows), out / "labels.parquet")
-    agreement = _gold_agreement(texts, index, labels.preference, task.load_gold(inputs["gold"].path)) if (
-        "gold" in inputs
-    ) else None
+    agreement = (
+        _gold_agreement(texts, index, labels.preference, task.load_gold(inputs["gold"].path))
+        if ("gold" in inputs)
+        else None
+    )
     return {"pairs": len(rows), "ties": int((labels.preference == 0.5).sum()), "gold_agreement": agreement}
 
 
@@ -197,14 +205,10 @@ def make_reward_model(
     config: RewardConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy, out: Path
 ) -> dict[str, Any]:
     """Train the reward model on the comparisons; accuracy on held-out labels and on human ratings it never saw."""
-    backbone, _ = make_backbone(
-        inputs["sft"].path, strategy, lora, [Role.reward], [Role.reward], config.seed
-    )
+    backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, [Role.reward], [Role.reward], config.seed)
     folders = inputs["candidates"].path, inputs["preferences"].path
     train = load_pairs(*folders, backbone.pad_id, heldout=False)
-    stream = PreferenceStream(
-        None, train, pairs_per_step=config.pairs_per_step, epochs=config.epochs, seed=config.seed
-    )
+    stream = PreferenceStream(None, train, pairs_per_step=config.pairs_per_step, epochs=config.epochs, seed=config.seed)
     module = RewardModelTraining(config, backbone, stream.steps)
     fit_shared(module, stream, stream.steps, "reward model", strategy)
     reward = LearnedReward(config, backbone, 0.0, 1.0)

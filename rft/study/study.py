@@ -57,11 +57,15 @@ def load_study(path: Path) -> tuple[str, StudySpec]:
     if not file.exists():
         raise UserError(f"{file}: no such file; give a folder with a study.yaml, or a study's name under runs/")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(StudySpec), yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        merged = OmegaConf.merge(
+            OmegaConf.structured(StudySpec), yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        )
         spec = OmegaConf.to_object(merged)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{file}:{mark.line + 1 if mark else 1}: not YAML: {getattr(error, 'problem', error)}") from error
+        raise UserError(
+            f"{file}:{mark.line + 1 if mark else 1}: not YAML: {getattr(error, 'problem', error)}"
+        ) from error
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         valid = ", ".join(StudySpec.__dataclass_fields__)
@@ -93,8 +97,10 @@ def plan(name: str, spec: StudySpec, runs: Path) -> tuple[list[Job], list[Job]]:
         if same not in shared:
             folder = runs / name / "shared" / arm
             shared[same] = Job(f"shared stages ({arm})", (*common, "until=reward_model"), folder)
-        for seed in spec.seeds:
-            trials.append(Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), runs / name / arm / f"seed-{seed}"))
+        trials += [
+            Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), runs / name / arm / f"seed-{seed}")
+            for seed in spec.seeds
+        ]
     return list(shared.values()), trials
 
 
@@ -109,11 +115,15 @@ def run_job(job: Job, threads: int) -> subprocess.Popen[bytes]:
     }
     command = [sys.executable, "-m", "rft", "run", *job.overrides, f"hydra.run.dir='{job.folder}'"]
     with (job.folder / "log.txt").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+        return subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+        )
 
 
 def _last_line(job: Job) -> str:
-    lines = [x for x in (job.folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()]
+    lines = [
+        x for x in (job.folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()
+    ]
     return lines[-1] if lines else "no output"
 
 

@@ -87,8 +87,8 @@ def critic_from(reward: LearnedReward) -> None:
     backbone.load_role(Role.critic, backbone.role_state(Role.reward))
     head = backbone.heads[Role.critic.value]
     with torch.no_grad():
-        head.weight.div_(reward.std)  # type: ignore[operator, union-attr]
-        head.bias.sub_(reward.mean).div_(reward.std)  # type: ignore[operator, union-attr]
+        head.weight.div_(reward.std)  # type: ignore[operator]
+        head.bias.sub_(reward.mean).div_(reward.std)  # type: ignore[operator]
 
 
 def roles_of(algorithm: type[Algorithm]) -> tuple[list[Role], list[Role]]:
@@ -116,9 +116,7 @@ def make_data(
         questions = read_table(inputs["questions"].path / "questions.parquet")
         prompts = [q["token_ids"] for q in questions if q["split"] == "train"]
         return OnPolicyData(
-            RolloutStream(
-                algorithm, engine, reward, prompts, response_tokens=response_tokens, seed=seed, **share
-            )
+            RolloutStream(algorithm, engine, reward, prompts, response_tokens=response_tokens, seed=seed, **share)
         )
     assert isinstance(config, PreferenceConfig)
     backbone = algorithm.backbone

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
+from rich.console import Console
 
 from rft.config import build
 from rft.errors import UserError
@@ -99,16 +99,20 @@ class Trial:
 
 def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Run a trial and say in a few lines what came out."""
-    record = Trial(cfg, folder, Store.default(), overrides).run()
+    store = Store.default()
+    record = Trial(cfg, folder, store, overrides).run()
     if record is None:
         return
+    console = Console(highlight=False, soft_wrap=True)
     computed = [name for name, stage in record["stages"].items() if stage["computed"]]
-    print(f"{cfg.arm} seed {cfg.seed}: computed {', '.join(computed) if computed else 'nothing, all stages were there'}")
+    what = f"computed {', '.join(computed)}" if computed else "nothing to compute, all stages were there"
+    console.print(f"{cfg.arm} seed {cfg.seed}: {what}", markup=False)
     if record["evaluation"]:
-        entry = Store.default().find("evaluation", record["evaluation"])
+        entry = store.find("evaluation", record["evaluation"])
         assert entry is not None
-        print("  ".join(f"{k.removeprefix('eval/')} {float(v):.3f}" for k, v in entry.metrics.items()))
-        print(f"record: {folder / RECORD}", file=sys.stderr)
+        figures = "  ".join(f"{k.removeprefix('eval/')} {float(v):.3f}" for k, v in entry.metrics.items())
+        console.print(figures, markup=False)
+        console.print(f"record: {folder / RECORD}", markup=False)
 
 
 logging.getLogger("rft").addHandler(logging.NullHandler())

@@ -118,9 +118,7 @@ class ImdbSentiment(Task):
             prompts = _prompts_from_file(Path(self.config.prompt_file), tokenizer)
         ids = {name: [review.review_id for review in reviews] for name, reviews in drawn.items()}
         check_disjoint(ids)
-        check_disjoint(
-            {s: [repr(list(p.token_ids)) for p in prompts if p.split == s] for s in SPLITS}, "prompt"
-        )
+        check_disjoint({s: [repr(list(p.token_ids)) for p in prompts if p.split == s] for s in SPLITS}, "prompt")
         write_questions(prompts, out / "questions.parquet")
         write_sft(examples, out / "sft.parquet")
         return _metrics(prompts, examples, cutter.eos)

@@ -37,8 +37,7 @@ def read_prompt_file(path: Path) -> list[PromptRow]:
         other = first.setdefault(row.text, row)
         if other is not row:
             raise UserError(
-                f"{path}:{row.line}: the same text as in line {other.line} ({other.split}); "
-                "remove one of the two"
+                f"{path}:{row.line}: the same text as in line {other.line} ({other.split}); remove one of the two"
             )
     for split in SPLITS:
         if not any(row.split == split for row in rows):

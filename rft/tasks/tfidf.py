@@ -84,9 +84,7 @@ class TfidfGold:
         return cls(vocabulary, arrays["idf"], arrays["coef"], float(arrays["intercept"][0]))
 
     @classmethod
-    def fit(
-        cls, texts: Sequence[str], labels: Sequence[int], *, min_reviews: int, inverse_penalty: float
-    ) -> TfidfGold:
+    def fit(cls, texts: Sequence[str], labels: Sequence[int], *, min_reviews: int, inverse_penalty: float) -> TfidfGold:
         """L2-penalised maximum likelihood.
 
         Args:
@@ -98,9 +96,7 @@ class TfidfGold:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
-        vectorizer = TfidfVectorizer(
-            ngram_range=(1, 2), sublinear_tf=True, min_df=min_reviews, token_pattern=TOKEN
-        )
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_reviews, token_pattern=TOKEN)
         features = vectorizer.fit_transform(texts)
         # liblinear runs in one thread and in a fixed order: the same bits at every fit.
         model = LogisticRegression(C=inverse_penalty, solver="liblinear", random_state=0)

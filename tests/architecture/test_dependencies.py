@@ -51,9 +51,7 @@ def test_every_import_is_declared() -> None:
 
 
 def test_an_undeclared_import_is_found(tmp_path: Path) -> None:
-    package = plant(
-        tmp_path, {"study.py": "import json\nimport numpy.linalg\ndef f():\n    import execnet, nowhere"}
-    )
+    package = plant(tmp_path, {"study.py": "import json\nimport numpy.linalg\ndef f():\n    import execnet, nowhere"})
     assert undeclared(package, {"numpy"}) == [
         "rft/study.py:4: execnet is no dependency in pyproject.toml",
         "rft/study.py:4: nowhere is no dependency in pyproject.toml",

@@ -21,9 +21,7 @@ def _is(node: ast.expr | None, value: object) -> bool:
 def _unsafe_call(node: ast.Call) -> str | None:
     name = ast.unparse(node.func)
     given = {keyword.arg: keyword.value for keyword in node.keywords}
-    if name in {
-        f"{library}.{verb}" for library in PICKLES for verb in ("load", "loads", "Unpickler", "open")
-    }:
+    if name in {f"{library}.{verb}" for library in PICKLES for verb in ("load", "loads", "Unpickler", "open")}:
         return f"{name} runs what the file says"
     if name == "torch.load" and "weights_only" in given and not _is(given["weights_only"], True):
         return "torch.load without weights_only=True"

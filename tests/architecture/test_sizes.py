@@ -31,9 +31,7 @@ def oversized(package: Path) -> list[str]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > FUNCTION_LINES:
-                    offenders.append(
-                        f"{module.at(node)}: {node.name}, {length} lines, at most {FUNCTION_LINES}"
-                    )
+                    offenders.append(f"{module.at(node)}: {node.name}, {length} lines, at most {FUNCTION_LINES}")
     return offenders
 
 
@@ -43,9 +41,7 @@ def too_complex(package: Path) -> list[str]:
     command += ["--select", "C901", "--output-format", "json", str(package)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
-    return [
-        f"{Path(d['filename']).name}:{d['location']['row']}: {d['message']}" for d in json.loads(done.stdout)
-    ]
+    return [f"{Path(d['filename']).name}:{d['location']['row']}: {d['message']}" for d in json.loads(done.stdout)]
 
 
 def test_modules_and_functions_are_small() -> None:
@@ -79,9 +75,7 @@ def test_a_long_function_is_found(tmp_path: Path) -> None:
         return "class A:\n    async def f(self):\n" + "        x = 1\n" * (lines - 1)
 
     assert oversized(plant(tmp_path / "good", {"study.py": source(60)})) == []
-    assert oversized(plant(tmp_path / "bad", {"study.py": source(61)})) == [
-        "rft/study.py:2: f, 61 lines, at most 60"
-    ]
+    assert oversized(plant(tmp_path / "bad", {"study.py": source(61)})) == ["rft/study.py:2: f, 61 lines, at most 60"]
 
 
 def test_a_complex_function_is_found(tmp_path: Path) -> None:

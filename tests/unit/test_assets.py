@@ -221,10 +221,7 @@ class TestDefaultStudy:
     def test_ratings(self, shared: Store) -> None:
         folder = fetch(shared, "human-ratings").path
         for name in ("movieReviewSnippets_GroundTruth.txt", "movieReviewSnippets_anonDataRatings.txt"):
-            assert (
-                len((folder / name).read_text(encoding="utf-8", errors="replace").strip().split("\n"))
-                == 10_605
-            )
+            assert len((folder / name).read_text(encoding="utf-8", errors="replace").strip().split("\n")) == 10_605
 
     def test_listed_sizes(self, shared: Store) -> None:
         for name, listed in ASSETS.items():

@@ -95,9 +95,7 @@ def test_a_file_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyP
 
 def test_no_half_file_is_ever_read(file: Path) -> None:
     code = "import time, rft.progress as p\nfor _ in p.track(range(150), 'x' * 3000): time.sleep(0.01)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
     reads = 0
     while process.poll() is None:
         if file.exists():
@@ -123,9 +121,7 @@ for _ in track(range(3), "outer work"):
 """
     parent, child = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm", "COLUMNS": "100"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stderr=child, stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=child, stdout=subprocess.PIPE)
     os.close(child)
     shown = b""
     while select.select([parent], [], [], 20)[0]:

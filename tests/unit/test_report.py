@@ -25,7 +25,26 @@ from rft.store import Store
 EVIL = "<script>alert(1)</script> & </script><img src=x onerror=alert(2)> '\"<!--"
 GOLD = {"sft": 0.52, "ppo": 0.79, "dpo": 0.71, "rlaif": 0.76}
 FEEDBACK = {"dpo": "simulated", "ppo": "simulated", "rlaif": "ai"}
-WORDS = "a warm slow film that finds its heart late and never quite lets go of the old story".split()
+WORDS = [
+    "a",
+    "warm",
+    "slow",
+    "film",
+    "that",
+    "finds",
+    "its",
+    "heart",
+    "late",
+    "and",
+    "never",
+    "quite",
+    "lets",
+    "go",
+    "of",
+    "the",
+    "old",
+    "story",
+]
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -46,9 +65,7 @@ class Study:
         rows = []
         for n in range(2 * self.prompts):
             split = "test" if n < self.prompts else "ood"
-            gold = float(
-                np.clip(level + shift + hard[n] + rng.normal(0, 0.12) - 0.05 * (split == "ood"), 0, 1)
-            )
+            gold = float(np.clip(level + shift + hard[n] + rng.normal(0, 0.12) - 0.05 * (split == "ood"), 0, 1))
             length = int(rng.integers(14, 25))
             rows.append(
                 {
@@ -141,9 +158,7 @@ class Page(HTMLParser):
 def test_means_and_differences_are_those_of_the_rows(study: Study) -> None:
     summary = summarise(study.fill(("sft", "ppo")).load())
     golds = {
-        arm: np.mean(
-            [row["gold"] for seed in range(3) for row in study.rows(arm, seed) if row["split"] == "ood"]
-        )
+        arm: np.mean([row["gold"] for seed in range(3) for row in study.rows(arm, seed) if row["split"] == "ood"])
         for arm in ("sft", "ppo")
     }
     ppo = summary["arms"]["ppo"]["splits"]["ood"]
@@ -217,9 +232,7 @@ def test_arms_that_share_the_start_started_alike(study: Study) -> None:
     assert summary["stages"]["sft"]["same"]
     assert not summary["stages"]["preferences"]["same"]  # rlaif learns from AI labels
     assert summary["stages"]["preferences"]["alike"]
-    keys = {
-        arm: [use["key"] for use in uses] for arm, uses in summary["stages"]["preferences"]["arms"].items()
-    }
+    keys = {arm: [use["key"] for use in uses] for arm, uses in summary["stages"]["preferences"]["arms"].items()}
     assert keys["ppo"] == keys["dpo"] != keys["rlaif"]
     assert keys["sft"] == []
 
@@ -231,9 +244,7 @@ def test_another_start_is_found_and_said(study: Study) -> None:
     summary = summarise(study.load())
     assert not summary["started_alike"]
     assert not summary["stages"]["sft"]["same"]
-    assert any(
-        "did not start alike (sft and candidates" in sentence for sentence in summary["verdict"]["sentences"]
-    )
+    assert any("did not start alike (sft and candidates" in sentence for sentence in summary["verdict"]["sentences"])
     assert "The arms did not start alike" in Page(render(study.load(), summary)).text
 
 
@@ -361,10 +372,7 @@ def test_the_page_needs_nothing_from_elsewhere(study: Study) -> None:
     text = render(results, summarise(results))
     page = Page(text)
     addresses = [
-        value
-        for _, attributes in page.elements
-        for name, value in attributes.items()
-        if name in ("src", "href")
+        value for _, attributes in page.elements for name, value in attributes.items() if name in ("src", "href")
     ]
     assert addresses
     assert all(address is not None and address.startswith("#") for address in addresses)

@@ -100,9 +100,7 @@ class TestKey:
 
     def test_ignores_order_and_kind_of_sequence(self) -> None:
         one = Store.key("sft", 1, {"a": 1, "b": {"c": [1, 2], "d": 0.1}}, {"x": A, "y": B})
-        two = Store.key(
-            "sft", 1, {"b": {"d": np.float64(0.1), "c": (1, np.int64(2))}, "a": 1}, {"y": B, "x": A}
-        )
+        two = Store.key("sft", 1, {"b": {"d": np.float64(0.1), "c": (1, np.int64(2))}, "a": 1}, {"y": B, "x": A})
         assert one == two
 
     @pytest.mark.parametrize(
@@ -154,9 +152,7 @@ class TestCompute:
         assert ask(store, never) == made == store.find("sft", made.key)
         assert made.path == store.root / "sft" / made.key[:16]
         assert (made.path / "data/x.txt").read_text() == "hello"
-        assert made.manifest["files"] == {
-            "data/x.txt": {"sha256": hashlib.sha256(b"hello").hexdigest(), "bytes": 5}
-        }
+        assert made.manifest["files"] == {"data/x.txt": {"sha256": hashlib.sha256(b"hello").hexdigest(), "bytes": 5}}
         assert made.manifest["config"] == {"lr": 0.1}
         assert made.inputs == {"questions": A}
         assert made.metrics == {"accuracy": 0.5}
@@ -183,9 +179,7 @@ class TestCompute:
         assert len({first, digest(3, write("hallo")), digest(4, write(name="data/y.txt"))}) == 3
 
     def test_metrics_are_plain_json(self, store: Store) -> None:
-        entry = ask(
-            store, lambda folder: {"loss": np.float32(0.5), "n": np.int64(3), "undefined": float("nan")}
-        )
+        entry = ask(store, lambda folder: {"loss": np.float32(0.5), "n": np.int64(3), "undefined": float("nan")})
         assert entry.metrics == {"loss": 0.5, "n": 3, "undefined": None}
 
     def test_default_root(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -425,9 +419,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     if not mount or not umount:
         pytest.skip("no mount command")
-    if subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True
-    ).returncode:
+    if subprocess.run([mount, "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("mounting a small disk takes root")
     yield folder
     subprocess.run([umount, "-l", folder], check=True)
@@ -461,9 +453,7 @@ def fill_with_torch(folder: Path) -> None:
 
 
 class TestFullDisk:
-    @pytest.mark.parametrize(
-        "fill", [fill_plainly, fill_with_safetensors, fill_with_parquet, fill_with_torch]
-    )
+    @pytest.mark.parametrize("fill", [fill_plainly, fill_with_safetensors, fill_with_parquet, fill_with_torch])
     def test_names_stage_path_and_mend_and_leaves_nothing(self, small_disk: Path, fill: Builder) -> None:
         store = Store(small_disk / "store")
         with pytest.raises(UserError) as caught:
@@ -544,9 +534,7 @@ try:
 except UserError as error:
     print(error)
 """
-        root = Path(
-            tempfile.mkdtemp(prefix="rft-read-only-")
-        )  # tmp_path lies in a folder closed to other users
+        root = Path(tempfile.mkdtemp(prefix="rft-read-only-"))  # tmp_path lies in a folder closed to other users
         try:
             entry = ask(Store(root), write())
             for path in [root, *root.rglob("*")]:

@@ -117,7 +117,7 @@ class FewShotJudge(Judge):
         cache = DynamicCache()
         ids = torch.tensor([self._prefix], device=self._device)
         self.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[misc, union-attr]
 
     def _answers(self, rows: Sequence[list[int]], examples: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Log-probabilities of the two labels after each row. Shape [B, 2], float32 on the CPU."""
@@ -141,7 +141,8 @@ class FewShotJudge(Judge):
         # non-contiguous 3-D input with frozen weights takes a path ten times slower on the CPU.
         last = hidden[torch.arange(size), lengths - 1].contiguous()  # [B, H]
         logprobs = self.model.get_output_embeddings()(last).float().log_softmax(dim=-1)  # [B, V]
-        return logprobs[:, list(self._labels)].cpu()
+        answers: Tensor = logprobs[:, list(self._labels)].cpu()
+        return answers
 
 
 def _check(config: Config) -> None:
