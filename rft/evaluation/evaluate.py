@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy.special import expit
 
 from rft.config import EvaluationConfig
 from rft.models.backbone import Backbone, Role
@@ -18,6 +19,34 @@ from rft.rollout import RolloutEngine, pad_prompts, uniforms
 if TYPE_CHECKING:
     from rft.data.on_policy import RewardSource
     from rft.tasks.base import GoldReward
+
+
+def _sample(
+    backbone: Backbone,
+    engine: RolloutEngine,
+    proxy: RewardSource,
+    part: Sequence[dict[str, Any]],
+    uniform_BR: torch.Tensor,
+    config: EvaluationConfig,
+) -> list[dict[str, Any]]:
+    """Rows without gold for one batch of questions."""
+    ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
+    seq = engine.generate(ids, mask, uniform_BR.to(backbone.device), config.temperature)
+    kl = sequence_kl(backbone.logprobs(Role.policy, seq), backbone.logprobs(Role.reference, seq), seq.response_mask)
+    scores, truncated = proxy.score(seq), seq.truncated(backbone.eos_id)
+    return [
+        {
+            "split": question["split"],
+            "prompt_id": question["prompt_id"],
+            "prompt": question["text"],
+            "response": backbone.tokenizer.decode(seq.response_ids[i][seq.response_mask[i]], skip_special_tokens=True),
+            "proxy": float(scores[i]),
+            "kl": float(kl[i]),
+            "length": int(seq.lengths[i]),
+            "truncated": bool(truncated[i]),
+        }
+        for i, question in enumerate(part)
+    ]
 
 
 @torch.no_grad()
@@ -42,44 +71,21 @@ def evaluate(
     import pyarrow.parquet as pq
 
     rows: list[dict[str, Any]] = []
-    chosen = [q for split in config.splits for q in questions if q["split"] == split]
+    wanted = sum(q["split"] in config.splits for q in questions) * config.samples_per_prompt
     engine.sync(backbone)
-    with bar("evaluation", len(chosen) * config.samples_per_prompt) as progress:
+    with bar("evaluation", wanted) as progress:
         for split in config.splits:
-            prompts = [q for q in chosen if q["split"] == split for _ in range(config.samples_per_prompt)]
-            numbers = uniforms(len(prompts), response_tokens, config.seed, seed, zlib.crc32(split.encode()))
-            for start in range(0, len(prompts), config.batch_size):
-                part = prompts[start : start + config.batch_size]
-                ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
-                uniform = numbers[start : start + len(part)].to(backbone.device)
-                seq = engine.generate(ids, mask, uniform, config.temperature)
-                kl = sequence_kl(
-                    backbone.logprobs(Role.policy, seq),
-                    backbone.logprobs(Role.reference, seq),
-                    seq.response_mask,
-                )
-                scores = proxy.score(seq)
-                truncated = seq.truncated(backbone.eos_id)
-                for i, question in enumerate(part):
-                    tokens = seq.response_ids[i][seq.response_mask[i]]
-                    rows.append(
-                        {
-                            "split": split,
-                            "prompt_id": question["prompt_id"],
-                            "sample": (start + i) % config.samples_per_prompt,
-                            "prompt": question["text"],
-                            "response": backbone.tokenizer.decode(tokens, skip_special_tokens=True),
-                            "proxy": float(scores[i]),
-                            "kl": float(kl[i]),
-                            "length": int(seq.lengths[i]),
-                            "truncated": bool(truncated[i]),
-                        }
-                    )
+            asked = [q for q in questions if q["split"] == split for _ in range(config.samples_per_prompt)]
+            numbers = uniforms(len(asked), response_tokens, config.seed, seed, zlib.crc32(split.encode()))
+            for start in range(0, len(asked), config.batch_size):
+                part = asked[start : start + config.batch_size]
+                for row in _sample(backbone, engine, proxy, part, numbers[start : start + len(part)], config):
+                    rows.append(row | {"sample": len(rows) % config.samples_per_prompt})
                 progress.advance(len(part))
     logits = gold.logit([row["prompt"] + row["response"] for row in rows])
     for row, logit in zip(rows, logits, strict=True):
         row["gold_logit"] = float(logit)
-        row["gold"] = float(1 / (1 + torch.exp(torch.tensor(-float(logit), dtype=torch.float64))))
+        row["gold"] = float(expit(logit))
     pq.write_table(pa.Table.from_pylist(rows), out / "evaluation.parquet")
     means = {}
     for split in config.splits:

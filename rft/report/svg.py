@@ -44,7 +44,6 @@ class Scale:
 
     @property
     def step(self) -> float:
-        """Distance of two ticks."""
         """Distance of the ticks: 1, 2 or 5 times a power of ten, for 3 to 7 of them."""
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
