@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,6 +130,7 @@ class Pretrained:
         if gguf is None:
             raise UserError(f"model.asset={self.config.asset}: holds no GGUF file; choose a model asset")
         where = {"gguf_file": gguf.name, "local_files_only": True}
+        os.environ["TQDM_DISABLE"] = "1"  # the conversion's own bar does not ask whether the output is a terminal
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **where)
         vars(model).pop("hf_quantizer", None)
         vars(model)["is_quantized"] = False
