@@ -63,6 +63,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).expanduser().absolute()
+        self.computed: set[str] = set()  # keys of the entries that this object built itself
 
     @classmethod
     def default(cls) -> Store:
@@ -126,6 +127,7 @@ class Store:
             if found is None:
                 self._drop_stale(stage, key)
                 found = self._build(key, _request(stage, version, config, inputs), build)
+                self.computed.add(key)
             return found
 
     def entries(self) -> Iterator[Entry]:

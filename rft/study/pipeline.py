@@ -113,30 +113,23 @@ class Pipeline:
         inputs: Mapping[str, Entry | str],
         make: Callable[[Path], Mapping[str, Any] | None],
     ) -> Entry:
-        computed = []
-
-        def noted(out: Path) -> Mapping[str, Any] | None:
-            computed.append(name)
-            return make(out)
-
         keys = {k: v.key if isinstance(v, Entry) else v for k, v in inputs.items()}
-        entry = self.store.get_or_compute(name, version=VERSIONS[name], config=config, inputs=keys, build=noted)
-        return self._note(entry, computed=bool(computed))
+        entry = self.store.get_or_compute(name, version=VERSIONS[name], config=config, inputs=keys, build=make)
+        return self._note(entry)
 
-    def _note(self, entry: Entry, *, computed: bool) -> Entry:
-        seconds = entry.cost["seconds"]
+    def _note(self, entry: Entry) -> Entry:
         self.done[entry.stage] = {
             "key": entry.key,
             "digest": entry.digest,
-            "seconds": seconds,
-            "computed": computed,
+            "seconds": entry.cost["seconds"],
+            "computed": entry.key in self.store.computed,
         }
         return entry
 
     @cached_property
     def gold(self) -> Entry:
         """The hidden gold reward."""
-        return self._note(self.task.gold_entry(), computed=False)
+        return self._note(self.task.gold_entry())
 
     @cached_property
     def questions(self) -> Entry:
@@ -148,7 +141,7 @@ class Pipeline:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.model.path)
             return tokenizer
 
-        return self._note(self.task.questions_entry(load_tokenizer, self.model.key), computed=False)
+        return self._note(self.task.questions_entry(load_tokenizer, self.model.key))
 
     @cached_property
     def sft(self) -> Entry:
@@ -188,7 +181,7 @@ class Pipeline:
         """The simulated annotators, fitted to the real human ratings."""
         from rft.feedback.annotators import annotators_entry
 
-        return self._note(annotators_entry(self.task), computed=False)
+        return self._note(annotators_entry(self.task))
 
     @property
     def uses_judge(self) -> bool:
