@@ -72,5 +72,5 @@ def token_logprobs(
     out = torch.zeros(mask_BR.shape, device=hidden_BRH.device)
     if not bool(mask_BR.any()):
         return out
-    logprob_N: Tensor = _ChunkedLogprobs.apply(hidden_BRH[mask_BR], head_VH, token_ids_BR[mask_BR], temperature)
+    logprob_N: Tensor = _ChunkedLogprobs.apply(hidden_BRH[mask_BR], head_VH, token_ids_BR[mask_BR], temperature)  # type: ignore[no-untyped-call]
     return out.masked_scatter(mask_BR, logprob_N)
