@@ -67,12 +67,13 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=RunConfig, package="_global_")
     for group, path in option_files():
-        target = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("_target_")
-        if target:
+        option = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if target := option.get("_target_"):
             module, _ = split_target(target)
             defaults = OmegaConf.to_container(OmegaConf.structured(config_class(module)), enum_to_str=True)
             assert isinstance(defaults, dict)
-            store.store(group=f"schema/{group}", name=path.stem, node={"_target_": target} | defaults)
+            asked = {k: v for k, v in option.items() if v == "???"}  # merging would keep the default instead
+            store.store(group=f"schema/{group}", name=path.stem, node={"_target_": target} | defaults | asked)
     OmegaConf.register_new_resolver("rft_arm", _arm, replace=True)
     if PluginSearchPath not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(PluginSearchPath)
