@@ -178,16 +178,18 @@ class Store:
 
     def _read(self, stage: str, key: str) -> Entry | Problem | None:
         path = self._folder(stage, key)
+        # First of all: another process may move the entry aside, and put a new one there, at any moment.
+        identity = _identity(path)
         found = load(stage, path)
         if not isinstance(found, Entry):
             return found
         if found.key != key:
             return Problem(stage, path, MANIFEST, f"belongs to the key {found.key}")
-        identity = _identity(path)
-        if _verified.get(path) != identity:
+        if identity is None or _verified.get(path) != identity:
             if problems := check(found):
                 return problems[0]
-            _verified[path] = identity
+            if identity is not None:
+                _verified[path] = identity
         return found
 
     def _read_or_quarantine(self, stage: str, key: str) -> Entry | None:
@@ -247,7 +249,8 @@ class Store:
         entry = load(stage, final)
         if not isinstance(entry, Entry):
             raise RuntimeError(f"the entry just written cannot be read back: {entry}")
-        _verified[final] = _identity(final)
+        if identity := _identity(final):
+            _verified[final] = identity
         return entry
 
     def _no_room(self, stage: str, error: BaseException, reason: str) -> str:
@@ -364,8 +367,11 @@ def _try_lock(lock: BaseFileLock) -> bool:
     return True
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    stat = (path / MANIFEST).stat()
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = (path / MANIFEST).stat()
+    except OSError:
+        return None
     return stat.st_ino, stat.st_mtime_ns
 
 

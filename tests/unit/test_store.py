@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import json
@@ -25,7 +26,9 @@ from typer.testing import CliRunner
 
 from rft.cli.store import app
 from rft.errors import UserError
-from rft.store import Entry, Store
+from rft.store import Entry, Problem, Store
+from rft.store import entry as entry_module
+from rft.store import store as store_module
 
 REPOSITORY = Path(__file__).parents[2]
 A, B = "a" * 64, "b" * 64
@@ -305,11 +308,35 @@ def test_files_are_hashed_once_a_process(store: Store, forget: Callable[[], None
     assert store.find("sft", made.key) is None
 
 
+def test_an_entry_that_another_process_takes_away_while_it_is_read(
+    store: Store, forget: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ask(store, write())
+    forget()
+    load = entry_module.load
+
+    def load_and_lose(stage: str, path: Path) -> Entry | Problem | None:
+        found = load(stage, path)
+        if path.exists():
+            path.rename(path.parent.parent / "moved-aside")
+        return found
+
+    monkeypatch.setattr(store_module, "load", load_and_lose)
+    assert store.find("sft", made.key) is None
+    monkeypatch.undo()
+    assert ask(store, write()).digest == made.digest
+
+
 def test_a_folder_under_a_wrong_name_is_not_believed(store: Store) -> None:
     made = ask(store, write())
     other = Store.key("sft", 1, {"lr": 0.2}, {"questions": A})
     made.path.rename(made.path.with_name(other[:16]))
     assert store.find("sft", other) is None
+
+
+def test_an_entry_of_a_key_that_only_begins_alike_is_not_given(store: Store) -> None:
+    made = ask(store, write())
+    assert store.find("sft", made.key[:16] + "0" * 48) is None
 
 
 COMPUTE = """
@@ -481,6 +508,14 @@ class TestFullDisk:
         with pytest.raises(UserError, match="No space left on device"):
             ask(store, build)
         assert children(store.root / "tmp") == []
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+    def test_the_number_counts_in_any_language(self, store: Store, number: int) -> None:
+        def build(folder: Path) -> None:
+            raise OSError(number, "kein Platz")
+
+        with pytest.raises(UserError, match="kein Platz"):
+            ask(store, build)
 
     def test_a_file_over_the_limit(self, store: Store) -> None:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
