@@ -135,6 +135,8 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), cfg)
         assert isinstance(merged, DictConfig)
+        for missing in sorted(OmegaConf.missing_keys(merged) - set(GROUPS)):
+            raise UserError(f"{missing}: has no value; give one as {missing}=…")
         for group in GROUPS:
             node = merged[group]
             if not isinstance(node, DictConfig) or "_target_" not in node:
@@ -150,8 +152,6 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 OmegaConf.merge(schema, values)
             except OmegaConfBaseException as error:
                 raise UserError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
-        for missing in sorted(OmegaConf.missing_keys(merged)):
-            raise UserError(f"{missing}: has no value; give one as {missing}=…")
         needed, given = merged.algorithm.requires_feedback, str(merged.feedback["_target_"]).split(".")[-2]
         if needed not in (None, given):
             raise UserError(
