@@ -39,6 +39,7 @@ class Sequences:
     prompt_mask: Tensor  # [B, P] bool
     response_ids: Tensor  # [B, R] int64, right-padded
     response_mask: Tensor  # [B, R] bool, EOS counted, what follows it not
+    trunk: Tensor | None = None  # [B, P + R, H] output of the layers that no role changes, if computed already
 
     def __len__(self) -> int:
         return int(self.prompt_ids.shape[0])
@@ -55,7 +56,11 @@ class Sequences:
 
     def __getitem__(self, rows: Tensor | slice) -> Sequences:
         return Sequences(
-            self.prompt_ids[rows], self.prompt_mask[rows], self.response_ids[rows], self.response_mask[rows]
+            self.prompt_ids[rows],
+            self.prompt_mask[rows],
+            self.response_ids[rows],
+            self.response_mask[rows],
+            None if self.trunk is None else self.trunk[rows],
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -69,7 +68,9 @@ def hydra_run(arguments: Sequence[str]) -> None:
     if failed:
         raise UserError(f"{len(failed)} trials of the sweep failed: {', '.join(failed)}; see their trial.json and log")
     for cfg, folder, overrides in found:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from rft.runtime import prepare_process
+
+        prepare_process()
         from rft.study.trial import run_trial
 
         run_trial(cfg, folder, overrides)

@@ -88,6 +88,11 @@ def load_pairs(folder_candidates: Path, folder_labels: Path, pad_id: int, *, hel
     )
 
 
+def with_trunk(pairs: PreferenceBatch, backbone: Backbone) -> PreferenceBatch:
+    """The pairs with the frozen layers' output, computed once for all roles and passes."""
+    return replace(pairs, chosen=backbone.with_trunk(pairs.chosen), rejected=backbone.with_trunk(pairs.rejected))
+
+
 @torch.no_grad()
 def with_reference(pairs: PreferenceBatch, backbone: Backbone, batch_size: int = 32) -> PreferenceBatch:
     """The pairs with the reference's summed log-probabilities, computed once for all passes."""

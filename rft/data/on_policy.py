@@ -121,6 +121,7 @@ class RolloutStream(IterableDataset[OnPolicyBatch]):
         ids, mask = pad_prompts([self.prompts[i] for i in chosen[mine]], backbone.pad_id, backbone.device)
         self.engine.sync(backbone)
         seq = self.engine.generate(ids, mask, numbers[mine].to(backbone.device), self.config.temperature)
+        seq = backbone.with_trunk(seq)
         parts = [seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)]
         needs, t = self.algorithm.needs, self.config.temperature
         logprobs = torch.cat([backbone.logprobs(Role.policy, p, t) for p in parts])

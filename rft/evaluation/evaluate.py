@@ -31,7 +31,7 @@ def _sample(
 ) -> list[dict[str, Any]]:
     """Rows without gold for one batch of questions."""
     ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
-    seq = engine.generate(ids, mask, uniform_BR.to(backbone.device), config.temperature)
+    seq = backbone.with_trunk(engine.generate(ids, mask, uniform_BR.to(backbone.device), config.temperature))
     kl = sequence_kl(backbone.logprobs(Role.policy, seq), backbone.logprobs(Role.reference, seq), seq.response_mask)
     scores, truncated = proxy.score(seq), seq.truncated(backbone.eos_id)
     return [

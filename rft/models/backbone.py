@@ -7,14 +7,17 @@ Dimensions: ``B`` sequences, ``P`` prompt tokens, ``R`` response tokens, ``H`` h
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from rft.errors import UserError
 from rft.models.pretrained import LoraConfig
 from rft.ops.logprobs import token_logprobs
 from rft.types import Sequences
@@ -33,6 +36,25 @@ class Role(str, Enum):
 
 
 _HEADS = (Role.reward, Role.critic)
+
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The blocks of a decoder, lowest first.
+
+    Raises:
+        UserError: if the model is not a stack of blocks.
+    """
+    stacks = [m for m in model.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m)]
+    if len(stacks) != 1:
+        raise UserError(f"model: {type(model).__name__} is no stack of decoder layers; choose another causal LM")
+    return list(stacks[0])
+
+
+def _trunk_depth(layers: int, lora: LoraConfig) -> int:
+    """How many of the lowest layers no adapter touches."""
+    if not 0 <= lora.top_layers <= layers:
+        raise UserError(f"model.lora.top_layers={lora.top_layers}: the model has {layers} layers; give 0 (all) to that")
+    return layers - lora.top_layers if lora.enabled and lora.top_layers else 0
 
 
 class Backbone(nn.Module):
@@ -64,6 +86,8 @@ class Backbone(nn.Module):
         self.base = model.requires_grad_(False)
         self.copies = nn.ModuleDict()
         self._layers: list[tuple[str, Any]] = []
+        self._decoder_layers = decoder_layers(model)
+        self._trunk_depth = _trunk_depth(len(self._decoder_layers), lora)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._add_adapters() if lora.enabled else self._add_copies()
@@ -80,24 +104,42 @@ class Backbone(nn.Module):
         from peft import inject_adapter_in_model
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        head = self.base.get_output_embeddings()
-        linear = {
-            n.rpartition(".")[2] for n, m in self.base.named_modules() if isinstance(m, nn.Linear) and m is not head
-        }
-        names = sorted(linear) if self.lora.targets == "all-linear" else self.lora.targets.split(",")
         config = PeftConfig(
             r=self.lora.rank,
             lora_alpha=self.lora.alpha,  # type: ignore[arg-type]
             lora_dropout=0.0,
-            target_modules=names,
+            target_modules=self._targets(),
             task_type="CAUSAL_LM",
         )
-        for role in self.roles:
-            inject_adapter_in_model(config, self.base, adapter_name=role.value)
+        with warnings.catch_warnings():
+            # peft warns of the second adapter on one model, and of GPT-2's transposed layers, which it then handles.
+            warnings.simplefilter("ignore", UserWarning)
+            for role in self.roles:
+                inject_adapter_in_model(config, self.base, adapter_name=role.value)
         self._layers = [(n, m) for n, m in self.base.named_modules() if isinstance(m, BaseTunerLayer)]
         for name, parameter in self.base.named_parameters():
             if ".lora_" in name:
                 parameter.data = parameter.data.float()
+
+    def _targets(self) -> list[str]:
+        """Full names of the modules that get an adapter.
+
+        Names alone would do for one adapter; at the second they would also match the layers inside the first.
+        """
+        from transformers.pytorch_utils import Conv1D
+
+        head, names = self.base.get_output_embeddings(), self.lora.targets.split(",")
+        frozen = {id(m) for layer in self._decoder_layers[: self._trunk_depth] for m in layer.modules()}
+        found = [
+            name
+            for name, module in self.base.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and module is not head and id(module) not in frozen
+        ]
+        if self.lora.targets != "all-linear":
+            found = [name for name in found if name.rpartition(".")[2] in names]
+        if not found:
+            raise UserError(f"model.lora.targets={self.lora.targets}: the model has no such linear layers")
+        return found
 
     def _add_copies(self) -> None:
         for role in self.roles:
@@ -144,6 +186,43 @@ class Backbone(nn.Module):
         """The trainable parameters of a role."""
         return [p for n, p in self.named_parameters() if p.requires_grad and role.value in n.split(".")]
 
+    @contextmanager
+    def _resumed(self, trunk: Tensor | None) -> Iterator[None]:
+        """While open, the layers below the first adapter give what they gave before instead of computing it.
+
+        The decoder's own forward still runs, so that masks, positions and caches are each architecture's business.
+        """
+        known = self._decoder_layers[: self._trunk_depth] if trunk is not None else []
+        for layer in known:
+            layer.forward = lambda *_, **__: trunk
+        try:
+            yield
+        finally:
+            for layer in known:
+                del layer.forward
+
+    @torch.no_grad()
+    def with_trunk(self, seq: Sequences, batch_size: int = 64) -> Sequences:
+        """The sequences with the output of the layers below the first adapter, which no role and no step changes.
+
+        Every later pass over them starts from there. Without such layers the sequences are returned as they are.
+        """
+        if self._trunk_depth == 0 or len(seq) == 0:
+            return seq
+        parts: list[Tensor] = []
+        watch = self._decoder_layers[self._trunk_depth - 1].register_forward_hook(lambda *call: parts.append(call[-1]))
+        above = self._decoder_layers[self._trunk_depth :]
+        for layer in above:
+            layer.forward = lambda hidden_states, *_, **__: hidden_states
+        try:
+            for start in range(0, len(seq), batch_size):
+                self.hidden(Role.reference, seq[slice(start, start + batch_size)])
+        finally:
+            watch.remove()
+            for layer in above:
+                del layer.forward
+        return replace(seq, trunk=torch.cat(parts))
+
     def hidden(self, role: Role, seq: Sequences) -> Tensor:
         """Last hidden states [B, P + R, H].
 
@@ -152,7 +231,7 @@ class Backbone(nn.Module):
         """
         ids = torch.cat([seq.prompt_ids, seq.response_ids], 1)
         padded = not bool(seq.prompt_mask.all())
-        with self._as(role) as model:
+        with self._as(role) as model, self._resumed(seq.trunk):
             if not padded:
                 out = model.get_decoder()(input_ids=ids, use_cache=False)
             else:

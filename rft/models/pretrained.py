@@ -30,6 +30,9 @@ class LoraConfig:
     """The update is scaled by alpha / rank."""
     targets: str = "all-linear"
     """Modules that get an adapter: all-linear, or names separated by commas."""
+    top_layers: int = 0
+    """Adapters in the last so many layers only; 0: in all. The layers below are then the same for every role: their
+    output is computed once for policy, reference, reward model, critic and all passes, and needs no backward."""
 
 
 @dataclass

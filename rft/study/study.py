@@ -112,9 +112,6 @@ def run_job(job: Job, threads: int) -> subprocess.Popen[bytes]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "RFT_PROGRESS_FILE": str(job.folder / "progress.json"),
-        # glibc gives large blocks back at once and takes them again page by page: a fifth of a training step.
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
     }
     command = [sys.executable, "-m", "rft", "run", *job.overrides, f"hydra.run.dir='{job.folder}'"]
     with (job.folder / "log.txt").open("wb") as log:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from rft.algorithms.base import Algorithm
 from rft.callbacks.training import History, TrainingBar
 from rft.config import OnPolicyConfig, PreferenceConfig
-from rft.data.offline import PreferenceData, PreferenceStream, load_pairs, read_table, with_reference
+from rft.data.offline import PreferenceData, PreferenceStream, load_pairs, read_table, with_reference, with_trunk
 from rft.data.on_policy import OnPolicyData, RolloutStream
 from rft.models.backbone import Backbone, Role
 from rft.models.pretrained import LoraConfig, load_folder
@@ -121,6 +121,7 @@ def make_data(
     assert isinstance(config, PreferenceConfig)
     backbone = algorithm.backbone
     pairs = load_pairs(inputs["candidates"].path, inputs["preferences"].path, backbone.pad_id, heldout=False)
+    pairs = with_trunk(pairs, backbone)
     if "reference" in algorithm.needs:
         pairs = with_reference(pairs, backbone)
     return PreferenceData(

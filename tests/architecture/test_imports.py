@@ -19,7 +19,7 @@ LAYERS = (  # highest first
     ("models", "tasks", "strategy", "tracker"),
     ("ops",),
     ("store", "config", "types"),
-    ("errors", "progress"),
+    ("errors", "progress", "runtime"),
 )
 HEIGHT = {name: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for name in layer}
 

@@ -1,0 +1,177 @@
+"""One backbone, many roles: what the roles share and what they do not, on real models of several architectures.
+
+Dimensions: ``B`` sequences, ``P`` prompt tokens, ``R`` response tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, Qwen2Config
+
+from rft.errors import UserError
+from rft.models.backbone import Backbone, Role
+from rft.models.pretrained import LoraConfig
+from rft.types import Sequences
+
+TOKENIZER: Any = SimpleNamespace(eos_token_id=2, pad_token_id=0)
+SMALL = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+LAYERS = {"num_hidden_layers": 4, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+CONFIGS = {
+    "llama": LlamaConfig(**SMALL, **LAYERS, num_key_value_heads=2, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**SMALL, **LAYERS, num_key_value_heads=2),
+    "gpt2": GPT2Config(**SMALL, n_layer=4, n_embd=32, n_head=4, n_positions=64),
+}
+
+
+def make_model(name: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+    return model
+
+
+def make_backbone(name: str, lora: LoraConfig, trained: tuple[Role, ...] = (Role.policy,)) -> Backbone:
+    backbone = Backbone(make_model(name), TOKENIZER, lora, list(Role), trained, seed=1)
+    with torch.no_grad():  # LoRA's B starts at zero; an adapter that does nothing would hide every mistake
+        for parameter_name, parameter in backbone.named_parameters():
+            if "lora_B" in parameter_name:
+                parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(len(parameter_name)))
+    return backbone
+
+
+@pytest.fixture
+def sequences() -> Sequences:
+    """Ragged on both sides: prompts of 2 and 3 tokens, responses of 1 and 4."""
+    prompts = torch.tensor([[0, 5, 6], [7, 8, 9]])
+    responses = torch.tensor([[10, 2, 0, 0], [11, 12, 13, 14]])
+    mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
+    return Sequences(prompts, prompts != 0, responses, mask)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("role", [Role.policy, Role.reference])
+def test_a_pass_from_the_trunk_equals_a_whole_pass(name: str, role: Role, sequences: Sequences) -> None:
+    backbone = make_backbone(name, LoraConfig(rank=4, top_layers=2))
+    resumed = backbone.with_trunk(sequences)
+    assert resumed.trunk is not None
+    assert resumed.trunk.shape == (2, 7, 32)
+    torch.testing.assert_close(backbone.logprobs(role, resumed), backbone.logprobs(role, sequences), rtol=0, atol=0)
+
+
+def test_the_layers_below_the_trunk_are_not_computed_again(sequences: Sequences) -> None:
+    backbone = make_backbone("llama", LoraConfig(rank=4, top_layers=1))
+    resumed = backbone.with_trunk(sequences)
+    ran: list[int] = []
+    for depth, layer in enumerate(backbone.base.get_decoder().layers):
+        layer.mlp.register_forward_hook(lambda *_, depth=depth: ran.append(depth))
+    backbone.logprobs(Role.policy, resumed)
+    assert ran == [3]
+    backbone.logprobs(Role.policy, sequences)
+    assert ran == [3, 0, 1, 2, 3]
+
+
+def test_gradients_from_the_trunk_equal_those_of_a_whole_pass(sequences: Sequences) -> None:
+    found = []
+    for trunk in (False, True):
+        backbone = make_backbone("llama", LoraConfig(rank=4, top_layers=2))
+        seq = backbone.with_trunk(sequences) if trunk else sequences
+        backbone.logprobs(Role.policy, seq).sum().backward()
+        found.append([p.grad for p in backbone.parameters_of(Role.policy)])
+        assert all(g is not None and bool(g.abs().sum() > 0) for g in found[-1])
+    for whole, resumed in zip(*found, strict=True):
+        torch.testing.assert_close(resumed, whole)
+
+
+def test_the_trunk_follows_its_rows(sequences: Sequences) -> None:
+    backbone = make_backbone("llama", LoraConfig(rank=4, top_layers=2))
+    whole = backbone.with_trunk(sequences)
+    rows = torch.tensor([1])
+    torch.testing.assert_close(
+        backbone.logprobs(Role.policy, whole[rows]), backbone.logprobs(Role.policy, sequences)[rows]
+    )
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(rank=4), LoraConfig(enabled=False)])
+def test_without_frozen_layers_there_is_no_trunk(lora: LoraConfig, sequences: Sequences) -> None:
+    assert make_backbone("llama", lora).with_trunk(sequences).trunk is None
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_reference_is_the_start_whatever_the_adapters_are(name: str, sequences: Sequences) -> None:
+    backbone = make_backbone(name, LoraConfig(rank=4))
+    plain = make_model(name)
+    ids = torch.cat([sequences.prompt_ids, sequences.response_ids], 1)[1:]
+    wanted = plain(input_ids=ids).logits.log_softmax(-1)[0, 2:6].gather(1, ids[0, 3:, None])[:, 0]
+    torch.testing.assert_close(backbone.logprobs(Role.reference, sequences)[1], wanted.detach())
+    assert not torch.allclose(backbone.logprobs(Role.policy, sequences)[1], wanted)
+
+
+def test_a_prompt_padded_on_the_left_gives_the_same_log_probs(sequences: Sequences) -> None:
+    backbone = make_backbone("llama", LoraConfig(rank=4))
+    alone = Sequences(
+        sequences.prompt_ids[:1, 1:],
+        sequences.prompt_mask[:1, 1:],
+        sequences.response_ids[:1],
+        sequences.response_mask[:1],
+    )
+    torch.testing.assert_close(
+        backbone.logprobs(Role.policy, alone), backbone.logprobs(Role.policy, sequences)[:1], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_only_the_trained_roles_ask_for_gradients(sequences: Sequences) -> None:
+    backbone = make_backbone("llama", LoraConfig(rank=4), trained=(Role.policy, Role.critic))
+    backbone.logprobs(Role.reference, sequences)
+    wanted = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    assert wanted
+    assert all("policy" in name.split(".") or "critic" in name.split(".") for name in wanted)
+    assert set(backbone.parameters_of(Role.policy)).isdisjoint(backbone.parameters_of(Role.critic))
+
+
+def test_the_score_is_read_at_the_last_counted_token(sequences: Sequences) -> None:
+    backbone = make_backbone("llama", LoraConfig(rank=4))
+    hidden = backbone.hidden(Role.reward, sequences)
+    head = backbone.heads["reward"]
+    wanted = torch.stack([head(hidden[0, 3 + 1]), head(hidden[1, 3 + 3])])[:, 0]
+    torch.testing.assert_close(backbone.scores(sequences), wanted)
+
+
+def test_values_stand_before_each_token_and_nowhere_on_padding(sequences: Sequences) -> None:
+    backbone = make_backbone("llama", LoraConfig(rank=4))
+    hidden, head = backbone.hidden(Role.critic, sequences), backbone.heads["critic"]
+    values = backbone.values(sequences)
+    assert values[0, 2:].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(values[1], head(hidden[1, 2:6])[:, 0])
+
+
+def test_a_role_can_take_over_another_roles_weights(sequences: Sequences) -> None:
+    backbone = make_backbone("llama", LoraConfig(rank=4))
+    assert not torch.allclose(backbone.hidden(Role.reward, sequences), backbone.hidden(Role.critic, sequences))
+    backbone.load_role(Role.critic, backbone.role_state(Role.reward))
+    torch.testing.assert_close(backbone.hidden(Role.reward, sequences), backbone.hidden(Role.critic, sequences))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_merged_weights_give_the_adapted_models_log_probs(name: str, sequences: Sequences) -> None:
+    plain = make_model(name)
+    target = copy.deepcopy(plain)
+    backbone = make_backbone(name, LoraConfig(rank=4, top_layers=2))
+    backbone.merged_into(target, Role.policy)
+    ids = torch.cat([sequences.prompt_ids, sequences.response_ids], 1)[1:]
+    with torch.no_grad():
+        merged = target(input_ids=ids).logits.log_softmax(-1)[0, 2:6].gather(1, ids[0, 3:, None])[:, 0]
+    torch.testing.assert_close(merged, backbone.logprobs(Role.policy, sequences)[1].detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_targets_that_the_model_lacks_are_refused_with_their_name() -> None:
+    with pytest.raises(UserError, match=r"model\.lora\.targets=nothing_here"):
+        make_backbone("llama", LoraConfig(targets="nothing_here"))
+
+
+def test_more_adapted_layers_than_there_are_are_refused() -> None:
+    with pytest.raises(UserError, match=r"top_layers=9.*4 layers"):
+        make_backbone("llama", LoraConfig(top_layers=9))
