@@ -18,13 +18,13 @@ from markupsafe import Markup
 
 import rft
 from rft.errors import UserError
-from rft.report import svg, wording
+from rft.report import figures, svg, wording
 from rft.report.load import Rows, StudyResults
 from rft.store.space import disk_full_reason
 
 REPORT_FILE = "report.html"
 SUMMARY_FILE = "summary.json"
-SHOWN_PROMPTS = 12
+SHOWN_PROMPTS = 24
 SHORT_KEY = 8
 STAGE_TITLES = {
     "questions": "practice questions",
@@ -119,7 +119,9 @@ def render(results: StudyResults, summary: Mapping[str, Any]) -> str:
         summary=summary,
         arm_index={arm: index for index, arm in enumerate(summary["arms"])},
         level=wording.level(summary),
-        plots=plots(summary),
+        plots=figures.plots(summary),
+        curves=figures.learning_curves(summary),
+        learned_from=learned_from(summary),
         shown=shown_prompts(results, summary),
         stages={name: stage_groups(stage) for name, stage in summary["stages"].items()},
         short=SHORT_KEY,
@@ -133,40 +135,6 @@ def island(value: Any) -> Markup:
     for character in "<>&'":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
-
-
-def plots(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Title, figure and caption of each plot that the study has numbers for."""
-    if not summary["splits"]:
-        return []
-    split = summary["splits"][0]
-    filled = " and ".join(
-        f"{kind}: {wording.title(name)}"
-        for kind, name in zip(("filled", "hollow"), summary["splits"][:2], strict=False)
-    )
-    interval = f"Bars are {wording.level(summary)} intervals; {filled}."
-    figures = [
-        ("Gold reward", svg.whiskers(summary, "gold", "mean gold reward"), interval),
-        (
-            "How far each arm moved from the start",
-            svg.scatter(summary, split, "kl", "KL from the start policy (nats a response)"),
-            "Up is better, left is closer to the start policy. Small hollow marks are seeds, large ones means.",
-        ),
-        (
-            "What was optimised against what counts",
-            svg.scatter(summary, split, "proxy", "proxy reward (reward model's score)"),
-            "To the right without going up is over-optimisation: the reward model is pleased, the hidden "
-            "gold reward is not.",
-        ),
-    ]
-    if summary["control"] and len(summary["arms"]) > 1:
-        difference = (
-            f"Difference to {summary['control']}",
-            svg.whiskers(summary, "difference", f"gold reward minus {summary['control']}"),
-            interval + " A bar that does not touch the line at 0 is a verdict.",
-        )
-        figures.insert(1, difference)
-    return [{"title": title, "svg": figure, "caption": text} for title, figure, text in figures if figure]
 
 
 def shown_prompts(results: StudyResults, summary: Mapping[str, Any]) -> list[Shown]:
@@ -200,6 +168,16 @@ def _answer(arm: str, index: int, rows: Rows, m: int) -> Answer:
         length=int(rows.length[m]),
         truncated=bool(rows.truncated[m]),
     )
+
+
+def learned_from(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each kind of feedback: its arms, and what its labels and its reward model measured."""
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for stage in ("preferences", "reward_model"):
+        for group in summary["feedback"][stage]:
+            row = rows.setdefault(tuple(group["arms"]), {"arms": group["arms"], "source": group["source"]})
+            row[stage] = group["metrics"]
+    return [{"preferences": {}, "reward_model": {}, **row} for row in rows.values()]
 
 
 def stage_groups(stage: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rft.errors import UserError
 from rft.evaluation.metrics import prompt_means
 from rft.store import Entry, Store
+from rft.store.entry import file_sha256
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -57,7 +58,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class StageUse:
-    """A stage's result as one trial used it; seconds, cpu_seconds and peak_rss_bytes are of computing it."""
+    """A stage's result as one trial used it; seconds, cpu_seconds and peak_rss_bytes are of computing it.
+
+    `entry` is None if the store no longer has the result: its numbers are then missing, the trial's are not.
+    """
 
     key: str
     digest: str
@@ -65,6 +69,23 @@ class StageUse:
     cpu_seconds: float | None
     peak_rss_bytes: int | None
     computed: bool
+    entry: Entry | None = None
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """What the stage measured about its own result; empty if that is not known."""
+        return self.entry.metrics if self.entry else {}
+
+    def file(self, name: str) -> Path | None:
+        """A small file of the result; None if it is not there or not what the stage wrote."""
+        if self.entry is None or name not in self.entry.manifest["files"]:
+            return None
+        path = self.entry.path / name
+        try:
+            sound = file_sha256(path) == self.entry.manifest["files"][name]["sha256"]
+        except OSError:
+            return None
+        return path if sound else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +226,7 @@ def _stage_use(use: Mapping[str, Any], entry: Entry | None) -> StageUse:
         cpu_seconds=cost.get("cpu_seconds"),
         peak_rss_bytes=cost.get("peak_rss_bytes"),
         computed=bool(use.get("computed")),
+        entry=entry,
     )
 
 

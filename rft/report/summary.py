@@ -1,5 +1,7 @@
-"""The JSON summary of a study: every number of the report, computed from the evaluation rows alone.
+"""The JSON summary of a study: every number of the report.
 
+What decides comes from the evaluation rows alone; ``feedback`` and ``curves`` are what the stages measured
+about themselves, to explain it.
 Everything outside the key ``cost`` is free of times and of the machine, so that the same study gives the same
 bits again. Intervals are objects ``{"mean", "low", "high", "covers"}``; a number that does not exist is null.
 """
@@ -16,6 +18,8 @@ import numpy.typing as npt
 
 from rft.evaluation.metrics import distinct_n, truncation_rate
 from rft.evaluation.statistics import Bootstrap, Interval, Resampling
+from rft.report.curves import curves
+from rft.report.feedback import feedback
 from rft.report.load import Rows, StudyResults, Trial
 from rft.report.provenance import costs, replicated, shared_stages
 from rft.report.wording import cost_sentence, verdict
@@ -54,6 +58,8 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "arms": {arm: _arm(results, arm, splits) for arm in arms},
         "pairs": {split: numbers["pairs"] for split, numbers in splits.items()},
         "stages": stages,
+        "feedback": feedback(results, arms),
+        "curves": curves(results, arms),
         "failed": [
             {"arm": trial.arm, "seed": trial.seed, "trial": trial.folder, "error": trial.error}
             for trial in results.failed

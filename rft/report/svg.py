@@ -167,6 +167,36 @@ def scatter(summary: Mapping[str, Any], split: str, x_name: str, x_label: str) -
     return _figure(height, f"mean gold reward over {x_label}", parts)
 
 
+def lines(summary: Mapping[str, Any], metric: str, label: str) -> Markup:
+    """`metric` over the training step: a thick line for each arm's mean over seeds, thin ones for the seeds."""
+    found = summary["curves"][metric]
+    arms = [(index, arm, found[arm]) for index, arm in enumerate(summary["arms"]) if arm in found]
+    all_curves = [curve for _, _, own in arms for curve in (own["mean"], *own["seeds"])]
+    height = 300
+    x_axis = scale([step for curve in all_curves for step in curve["steps"]], 48, WIDTH - 16, pad=0.02)
+    y_axis = scale([value for curve in all_curves for value in curve["values"]], height - 44, 30)
+    parts = _x_axis(x_axis, y_axis.end, y_axis.start, "training step")
+    parts += _y_axis(y_axis, x_axis.start, x_axis.end, label)
+    for index, arm, own in arms:
+        for seed in own["seeds"]:
+            parts.append(_titled(f"{arm}, seed {seed['seed']}", [_curve(index, seed, x_axis, y_axis, "curve seed")]))
+    for index, arm, own in arms:
+        if not own["mean"]["steps"]:
+            continue
+        x, y = own["mean"]["steps"][-1], own["mean"]["values"][-1]
+        words = f"{arm}, mean of {len(own['seeds'])} seeds: {number(y, 3)} at step {x}"
+        last = mark(index, x_axis(x), y_axis(y))
+        parts.append(_titled(words, [_curve(index, own["mean"], x_axis, y_axis, "curve"), last]))
+    return _figure(height, f"{label} over the training step", parts)
+
+
+def _curve(index: int, curve: Mapping[str, Any], x_axis: Scale, y_axis: Scale, kind: str) -> Markup:
+    points = " ".join(
+        f"{x_axis(step):g},{y_axis(value):g}" for step, value in zip(curve["steps"], curve["values"], strict=True)
+    )
+    return Markup('<polyline class="{} {}" points="{}"/>').format(kind, css_class(index), points)
+
+
 def _arm_means(summary: Mapping[str, Any], split: str, x_name: str, x_axis: Scale, y_axis: Scale) -> list[Markup]:
     """The large marks, labelled beside; a label that would lie on another moves down."""
     parts, taken = [], list[tuple[float, float]]()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -11,127 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from rft.errors import UserError
 from rft.evaluation.metrics import distinct_n, prompt_means, truncation_rate
-from rft.report import StudyResults, load_study, print_table, summarise, write_report
+from rft.report import print_table, summarise, write_report
 from rft.report.html import island, render
 from rft.report.wording import duration, number
-from rft.store import Store
-
-EVIL = "<script>alert(1)</script> & </script><img src=x onerror=alert(2)> '\"<!--"
-GOLD = {"sft": 0.52, "ppo": 0.79, "dpo": 0.71, "rlaif": 0.76}
-FEEDBACK = {"dpo": "simulated", "ppo": "simulated", "rlaif": "ai"}
-WORDS = [
-    "a",
-    "warm",
-    "slow",
-    "film",
-    "that",
-    "finds",
-    "its",
-    "heart",
-    "late",
-    "and",
-    "never",
-    "quite",
-    "lets",
-    "go",
-    "of",
-    "the",
-    "old",
-    "story",
-]
-Change = Callable[[dict[str, Any]], None]
-
-
-class Study:
-    """A folder of trials and the store that holds their evaluation rows."""
-
-    def __init__(self, root: Path, prompts: int = 24) -> None:
-        self.folder = root / "runs" / "demo"
-        self.store = Store(root / "store")
-        self.prompts = prompts
-
-    def rows(self, arm: str, seed: int) -> list[dict[str, Any]]:
-        level = GOLD.get(arm, 0.6)
-        # The control's seeds are one policy with one set of sampling seeds: equal rows.
-        rng = np.random.default_rng([len(arm), ord(arm[0]), 0 if arm == "sft" else seed])
-        shift = 0.0 if arm == "sft" else rng.normal(0, 0.02)
-        hard = np.random.default_rng(7).normal(0, 0.1, 2 * self.prompts)
-        rows = []
-        for n in range(2 * self.prompts):
-            split = "test" if n < self.prompts else "ood"
-            gold = float(np.clip(level + shift + hard[n] + rng.normal(0, 0.12) - 0.05 * (split == "ood"), 0, 1))
-            length = int(rng.integers(14, 25))
-            rows.append(
-                {
-                    "split": split, "prompt_id": f"{split}-{n:04d}", "sample": 0,
-                    "prompt": f"Review {n}: the film begins with " + " ".join(rng.choice(WORDS, 5)),
-                    "response": " ".join(rng.choice(WORDS, length)), "gold": gold,
-                    "gold_logit": float(np.log(gold + 1e-3) - np.log(1 - gold + 1e-3)),
-                    "proxy": 5 * gold - 2 + float(rng.normal(0, 0.4)),
-                    "kl": 0.0 if arm == "sft" else float(abs(rng.normal(25 * (level - 0.5), 1.0))),
-                    "length": length, "truncated": length == 24,
-                }
-            )  # fmt: skip
-        return rows
-
-    def stage(self, name: str, **config: Any) -> dict[str, Any]:
-        def build(folder: Path) -> None:
-            (folder / "result.txt").write_text(json.dumps([name, config], sort_keys=True))
-
-        entry = self.store.get_or_compute(name, version=1, config=config, inputs={}, build=build)
-        return {"key": entry.key, "digest": entry.digest, "seconds": 0.5, "computed": True}
-
-    def trial(
-        self, arm: str, seed: int, *, change_rows: Callable[[list[dict[str, Any]]], Any] | None = None,
-        change: Change | None = None, start: str = "smollm2",
-    ) -> Path:  # fmt: skip
-        rows = self.rows(arm, seed)
-        if change_rows:
-            change_rows(rows)
-        table = pa.Table.from_pylist(rows)
-        sums = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-
-        def build(folder: Path) -> None:
-            pq.write_table(table, folder / "evaluation.parquet")
-
-        config = {"arm": arm, "seed": seed, "rows": sums}
-        evaluation = self.store.get_or_compute("evaluation", version=1, config=config, inputs={}, build=build)
-        stages = {"questions": self.stage("questions"), "sft": self.stage("sft", model=start)}
-        if arm in FEEDBACK:
-            stages["candidates"] = self.stage("candidates", model=start)
-            stages["preferences"] = self.stage("preferences", source=FEEDBACK[arm])
-            stages["policy"] = self.stage("policy", arm=arm, seed=seed)
-        if arm in ("ppo", "rlaif"):
-            stages["reward_model"] = self.stage("reward_model", source=FEEDBACK[arm])
-        stages["evaluation"] = {
-            "key": evaluation.key, "digest": evaluation.digest, "seconds": 9.0, "computed": True,
-        }  # fmt: skip
-        record: dict[str, Any] = {
-            "study": "demo", "arm": arm, "algorithm": arm, "seed": seed, "status": "done", "error": None,
-            "overrides": [f"algorithm={arm}", f"seed={seed}"], "stages": stages,
-            "evaluation": evaluation.key, "config": {},
-        }  # fmt: skip
-        if change:
-            change(record)
-        path = self.folder / arm / f"seed-{seed}" / "trial.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record))
-        return path
-
-    def fill(self, arms: tuple[str, ...] = tuple(GOLD), seeds: int = 3) -> Study:
-        for arm in arms:
-            for seed in range(seeds):
-                self.trial(arm, seed)
-        return self
-
-    def load(self) -> StudyResults:
-        return load_study(self.folder, self.store)
+from tests.synthetic_study import EVIL, GOLD, Study
 
 
 @pytest.fixture
@@ -233,8 +119,7 @@ def test_arms_that_share_the_start_started_alike(study: Study) -> None:
     assert not summary["stages"]["preferences"]["same"]  # rlaif learns from AI labels
     assert summary["stages"]["preferences"]["alike"]
     keys = {arm: [use["key"] for use in uses] for arm, uses in summary["stages"]["preferences"]["arms"].items()}
-    assert keys["ppo"] == keys["dpo"] != keys["rlaif"]
-    assert keys["sft"] == []
+    assert keys["ppo"] == keys["dpo"] == keys["sft"] != keys["rlaif"]
 
 
 def test_another_start_is_found_and_said(study: Study) -> None:
@@ -278,9 +163,8 @@ def test_costs_count_a_shared_result_once(study: Study) -> None:
     assert stages["sft"]["results"] == 1
     assert stages["sft"]["shared"]
     assert stages["preferences"]["results"] == 2
-    assert stages["policy"]["results"] == 9
+    assert stages["policy"]["results"] == 9 + 1  # the control is not trained: one policy for all its seeds
     assert summary["cost"]["total_seconds"] == pytest.approx(sum(s["seconds"] for s in stages.values()))
-    assert stages["policy"]["arms"]["sft"] is None
 
 
 @pytest.mark.parametrize(
@@ -355,7 +239,7 @@ def test_text_of_models_and_users_is_shown_as_text(study: Study, tmp_path: Path)
     assert sum(tag == "script" for tag, _ in page.elements) == 2  # the summary and the page's own
     assert not any(tag == "img" for tag, _ in page.elements)
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    assert page.text.count(EVIL) == 2 * 12 + 12 + 1  # answers, prompts, the error
+    assert page.text.count(EVIL) == 2 * 24 + 24 + 1  # answers, prompts, the error
     found = re.search(r'id="summary">(.*?)</script>', text, re.DOTALL)
     assert found is not None
     assert json.loads(found.group(1)) == summary
@@ -392,8 +276,8 @@ def test_page_carries_verdict_numbers_hashes_and_answers(study: Study) -> None:
         assert number(record["splits"]["test"]["gold"]["mean"], 3) in page.text
         assert summary["stages"]["sft"]["arms"][arm][0]["key"][:8] in page.text
     assert results.arm("rlaif")[0].rows["test"].responses[0] in page.text
-    assert sum(attributes.get("class") == "plot" for _, attributes in page.elements) == 4
-    assert len([a for _, a in page.elements if a.get("class") == "card"]) == 12 * 4
+    assert sum(attributes.get("class") == "plot" for _, attributes in page.elements) == 4 + 7  # the final test's, and curves
+    assert len([a for _, a in page.elements if a.get("class") == "card"]) == 24 * 4
 
 
 def test_a_study_without_a_reward_model_has_no_proxy(study: Study) -> None:

@@ -1,0 +1,102 @@
+"""What the arms learned from: how good the labels and the reward models are, and how far two sources agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from rft.report.load import StageUse, StudyResults
+
+STAGES = ("preferences", "reward_model")
+LABELS_FILE = "labels.parquet"
+
+
+def feedback(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
+    """The metrics of the stages `preferences` and `reward_model`, and the agreement of the feedback sources.
+
+    ``preferences`` and ``reward_model`` are lists with one entry for each set of arms that used the same
+    results: ``{"arms", "source", "results", "metrics": {name: {"mean", "min", "max"}}}``. ``agreement`` compares
+    two sources that labelled the same pairs: ``{"a", "b", "pairs", "share"}``.
+    """
+    return {
+        **{stage: [_measured(results, group) for group in _groups(results, arms, stage)] for stage in STAGES},
+        "agreement": _agreement(results, arms),
+    }
+
+
+Group = tuple[tuple[str, ...], list[StageUse]]
+
+
+def _groups(results: StudyResults, arms: Sequence[str], stage: str) -> list[Group]:
+    """Distinct results of a stage, put together by the arms that used them."""
+    uses: dict[str, StageUse] = {}
+    users: dict[str, dict[str, None]] = {}
+    for arm in arms:
+        for trial in results.arm(arm):
+            if stage in trial.stages:
+                use = trial.stages[stage]
+                uses[use.key] = use
+                users.setdefault(use.key, {})[arm] = None
+    groups: dict[tuple[str, ...], list[StageUse]] = {}
+    for key, names in users.items():
+        groups.setdefault(tuple(names), []).append(uses[key])
+    return list(groups.items())
+
+
+def _measured(results: StudyResults, group: Group) -> dict[str, Any]:
+    arms, uses = group
+    values: dict[str, list[float]] = {}
+    for use in uses:
+        for name, value in use.metrics.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                values.setdefault(name, []).append(float(value))
+    return {
+        "arms": list(arms),
+        "source": _source(results, arms[0]),
+        "results": len(uses),
+        "metrics": {
+            name: {"mean": sum(found) / len(found), "min": min(found), "max": max(found)}
+            for name, found in sorted(values.items())
+        },
+    }
+
+
+def _source(results: StudyResults, arm: str) -> str:
+    """The feedback source's name as its option is called; empty if the trial's record does not say."""
+    target = (results.arm(arm)[0].config.get("feedback") or {}).get("_target_", "")
+    return str(target).rpartition(".")[0].rpartition(".")[2]
+
+
+def _agreement(results: StudyResults, arms: Sequence[str]) -> list[dict[str, Any]]:
+    """Share of the pairs, tied by neither of two sources, on which both prefer the same answer."""
+    sources = [
+        (_source(results, names[0]) or " + ".join(names), labels, use.entry.inputs.get("candidates"))
+        for names, uses in _groups(results, arms, "preferences")
+        for use in uses[:1]
+        if use.entry and (labels := _labels(use.file(LABELS_FILE)))
+    ]
+    found = []
+    for (a, ours, asked), (b, theirs, also_asked) in combinations(sources, 2):
+        if asked is None or asked != also_asked:
+            continue
+        both = [pair for pair in ours if 0.5 not in (ours[pair], theirs.get(pair, 0.5))]
+        if both:
+            same = sum((ours[pair] > 0.5) == (theirs[pair] > 0.5) for pair in both)
+            found.append({"a": a, "b": b, "pairs": len(both), "share": same / len(both)})
+    return found
+
+
+def _labels(path: Path | None) -> Mapping[Any, float]:
+    """Pair → preference for its first answer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path is None:
+        return {}
+    try:
+        table = pq.read_table(path, columns=["pair", "preference"])
+    except (pa.ArrowException, OSError):
+        return {}
+    return dict(zip(table.column("pair").to_pylist(), table.column("preference").to_pylist(), strict=True))

@@ -1,0 +1,161 @@
+"""A study as the stages leave it, made in moments: trials, their store entries, curves and texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rft.report import StudyResults, load_study
+from rft.store import Store
+
+EVIL = "<script>alert(1)</script> & </script><img src=x onerror=alert(2)> '\"<!--"
+GOLD = {"sft": 0.52, "ppo": 0.82, "dpo": 0.68, "rlaif": 0.74}
+SOURCE = {"rlaif": "ai"}
+PREFERENCES = {
+    "simulated": {"pairs": 512, "ties": 61, "gold_agreement": 0.8431},
+    "ai": {"pairs": 512, "ties": 0, "gold_agreement": None},
+}
+REWARD_MODEL = {
+    "simulated": {"heldout_pairs": 51, "heldout_accuracy": 0.784, "human_pairs": 400, "human_accuracy": 0.7175,
+                  "human_ceiling": 0.8467, "train_accuracy": 0.891, "train_pairs": 405},
+    "ai": {"heldout_pairs": 58, "heldout_accuracy": 0.862, "human_pairs": 400, "human_accuracy": 0.6925,
+           "human_ceiling": 0.8467, "train_accuracy": 0.948, "train_pairs": 454},
+}  # fmt: skip
+OPENINGS = ("I watched this film with", "The story begins in a", "When the director decided to", "My wife and I had")
+GOOD = ("a warm and patient film", "full of small wonders", "the cast is superb", "I would see it again tomorrow")
+BAD = ("a slow and careless mess", "two hours of nothing", "the script falls apart", "I left before the end")
+ITERATIONS = 24
+Rows = list[dict[str, Any]]
+
+
+class Study:
+    """A folder of trials and the store that holds their evaluation rows."""
+
+    def __init__(self, root: Path, prompts: int = 24) -> None:
+        self.folder = root / "runs" / "demo"
+        self.store = Store(root / "store")
+        self.prompts = prompts
+
+    def rows(self, arm: str, seed: int) -> Rows:
+        level = GOLD.get(arm, 0.6)
+        # The control's seeds are one policy with one set of sampling seeds: equal rows.
+        rng = np.random.default_rng([len(arm), ord(arm[0]), 0 if arm == "sft" else seed])
+        shift = 0.0 if arm == "sft" else rng.normal(0, 0.02)
+        hard = np.random.default_rng(7).normal(0, 0.1, 2 * self.prompts)
+        rows = []
+        for n in range(2 * self.prompts):
+            split = "test" if n < self.prompts else "ood"
+            gold = float(np.clip(level + shift + hard[n] + rng.normal(0, 0.12) - 0.05 * (split == "ood"), 0, 1))
+            length = int(rng.integers(14, 25))
+            rows.append(
+                {
+                    "split": split, "prompt_id": f"{split}-{n:04d}", "sample": 0,
+                    "prompt": f"{OPENINGS[n % 4]} {n}",
+                    "response": ", ".join(rng.choice(GOOD if rng.random() < gold else BAD, 3)) + ".", "gold": gold,
+                    "gold_logit": float(np.log(gold + 1e-3) - np.log(1 - gold + 1e-3)),
+                    "proxy": 5 * gold - 2 + float(rng.normal(0, 0.4)),
+                    "kl": 0.0 if arm == "sft" else float(abs(rng.normal(25 * (level - 0.5), 1.0))),
+                    "length": length, "truncated": length == 24,
+                }
+            )  # fmt: skip
+        return rows
+
+    def history(self, arm: str, seed: int) -> Rows:
+        """What the policy stage logs: rollouts where the arm makes any, margins where it learns from pairs."""
+        rng = np.random.default_rng([len(arm), seed, 1])
+        rows = []
+        for i in range(ITERATIONS if arm != "sft" else 0):
+            done = 1 - np.exp(-i / 8)
+            row = {"step": 4.0 * (i + 1), "train/loss": float(0.1 - 0.05 * done + rng.normal(0, 0.01))}
+            if arm == "dpo":
+                row |= {"train/margin": float(2 * done + rng.normal(0, 0.1)), "train/accuracy": float(0.5 + 0.4 * done)}
+            else:
+                row |= {
+                    "rollout/reward": float(1.6 * done + rng.normal(0, 0.1)),
+                    "rollout/kl": float(7 * done + rng.normal(0, 0.2)),
+                    "rollout/length": 22.0,
+                    "train/clip_fraction": float(abs(rng.normal(0.05, 0.02))),
+                }
+            rows.append(row)
+        return rows
+
+    def stage(
+        self, name: str, *, inputs: Mapping[str, str] | None = None, metrics: Mapping[str, Any] | None = None,
+        write: Callable[[Path], Any] | None = None, **config: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        def build(folder: Path) -> Mapping[str, Any] | None:
+            (folder / "result.txt").write_text(json.dumps([name, config], sort_keys=True))
+            if write:
+                write(folder)
+            return metrics
+
+        entry = self.store.get_or_compute(name, version=1, config=config, inputs=inputs or {}, build=build)
+        return {"key": entry.key, "digest": entry.digest, "seconds": 0.5, "computed": True}
+
+    def _labels(self, source: str, folder: Path) -> None:
+        """Two sources that agree on three pairs of four, ties of the simulated one set aside."""
+        rng = np.random.default_rng(3)
+        rows = []
+        for pair in range(40):
+            first = rng.random() < 0.5
+            flipped = source == "ai" and pair % 4 == 0
+            tied = source == "simulated" and pair >= 32
+            rows.append({"pair": pair, "preference": 0.5 if tied else float(first != flipped)})
+        pq.write_table(pa.Table.from_pylist(rows), folder / "labels.parquet")
+
+    def trial(
+        self, arm: str, seed: int, *, change_rows: Callable[[Rows], Any] | None = None,
+        change: Callable[[dict[str, Any]], Any] | None = None, start: str = "smollm2",
+    ) -> Path:  # fmt: skip
+        rows = self.rows(arm, seed)
+        if change_rows:
+            change_rows(rows)
+        sums = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+        source = SOURCE.get(arm, "simulated")
+        stages = {"questions": self.stage("questions"), "sft": self.stage("sft", model=start)}
+        stages["candidates"] = self.stage("candidates", model=start)
+        stages["preferences"] = self.stage(
+            "preferences", source=source, inputs={"candidates": stages["candidates"]["key"]},
+            metrics=PREFERENCES[source], write=lambda folder: self._labels(source, folder),
+        )  # fmt: skip
+        stages["reward_model"] = self.stage(
+            "reward_model", metrics=REWARD_MODEL[source], inputs={"preferences": stages["preferences"]["key"]}
+        )
+        history = json.dumps(self.history(arm, seed))
+        stages["policy"] = self.stage(
+            "policy", arm=arm, seed=0 if arm == "sft" else seed,
+            write=lambda folder: (folder / "history.json").write_text(history),
+        )  # fmt: skip
+        table = pa.Table.from_pylist(rows)
+        stages["evaluation"] = self.stage(
+            "evaluation", arm=arm, seed=seed, rows=sums,
+            write=lambda folder: pq.write_table(table, folder / "evaluation.parquet"),
+        )  # fmt: skip
+        record: dict[str, Any] = {
+            "study": "demo", "arm": arm, "algorithm": arm, "seed": seed, "status": "done", "error": None,
+            "overrides": [f"algorithm={arm}", f"seed={seed}"], "stages": stages,
+            "evaluation": stages["evaluation"]["key"],
+            "config": {"feedback": {"_target_": f"rft.feedback.{source}.Source"}},
+        }  # fmt: skip
+        if change:
+            change(record)
+        path = self.folder / arm / f"seed-{seed}" / "trial.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+        return path
+
+    def fill(self, arms: tuple[str, ...] = tuple(GOLD), seeds: int = 3) -> Study:
+        for arm in arms:
+            for seed in range(seeds):
+                self.trial(arm, seed)
+        return self
+
+    def load(self) -> StudyResults:
+        return load_study(self.folder, self.store)
