@@ -1,76 +1,161 @@
-"""The comparison as tables in the terminal."""
+"""The comparison in the terminal, at any width: figures stay whole, columns that do not fit go to a table below."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rft.report.wording import level, number, percent, span, title
+from rft.evaluation.statistics import PROMPTS_ONLY
+from rft.report.wording import level, listing, number, percent, span, title
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-STYLES = {"better": "green", "worse": "red", "cannot tell": "yellow", "no verdict": "dim"}
+STYLES = {"better": "green", "worse": "red", "cannot tell": "yellow", "no verdict": "dim", "control": "dim"}
+GAP = 2
+ARM_WIDTH = 20
+"""What an arm's name keeps at least of its place; a longer one goes on in the next line of its row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its heading, a cell an arm, and how the cells are aligned."""
+
+    heading: str
+    cells: tuple[str, ...]
+    justify: str = "right"
+
+    @property
+    def width(self) -> int:
+        """Characters of the longest cell, the heading included."""
+        return max(len(text) for text in (self.heading, *self.cells))
 
 
 def print_table(summary: Mapping[str, Any], console: Console) -> None:
-    """Print the headline, one table a split (test first), and what was left out."""
+    """Print the tables of each split (test first), the verdict with its cost, and what was left out."""
+    arms = Column("arm", tuple(summary["arms"]), "left")
+    for split in summary["splits"]:
+        prompts = next(iter(summary["arms"].values()))["n_prompts"][split]
+        _say(console, f"{split}: {title(split)}, {prompts} prompts", "bold")
+        for columns in pack(_groups(summary, split), console.width - min(arms.width, ARM_WIDTH)):
+            console.print(_table(arms, columns))
+            console.print()
+    _say(console, summary["verdict"]["headline"], "bold")
+    _say(console, summary["cost"]["sentence"])
+    for sentence in (*summary["verdict"]["sentences"], *_feedback(summary), *_covered(summary)):
+        _say(console, sentence, indent=2)
+    for trial in summary["failed"]:
+        _say(console, f"left out: {trial['trial']}: {trial['error']}", "red", indent=2)
+
+
+def _say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
+    """Print a sentence, wrapped in a terminal; in a file or a pipe it is one line, so that it can be searched for."""
+    from rich.padding import Padding
     from rich.text import Text
 
-    for split in summary["splits"]:
-        console.print(_table(summary, split))
-    console.print(Text(summary["verdict"]["headline"], style="bold"))
-    for sentence in summary["verdict"]["sentences"]:
-        console.print(Text(f"  {sentence}"))
-    for trial in summary["failed"]:
-        console.print(Text(f"  left out: {trial['trial']}: {trial['error']}", style="red"))
+    if console.is_terminal:
+        console.print(Padding(Text(text, style=style), (0, 0, 0, indent), expand=False))
+    else:
+        console.print(Text(" " * indent + text), soft_wrap=True)
 
 
-def _table(summary: Mapping[str, Any], split: str) -> Table:
+def pack(groups: Sequence[Sequence[Column]], width: int) -> list[list[Column]]:
+    """Put groups of columns side by side as long as they fit into `width` characters, then into a next table."""
+    tables: list[list[Column]] = []
+    room = 0
+    for group in groups:
+        wanted = sum(column.width + GAP for column in group)
+        if not tables or wanted > room:
+            tables.append([])
+            room = width
+        tables[-1] += group
+        room -= wanted
+    return tables
+
+
+def _groups(summary: Mapping[str, Any], split: str) -> list[list[Column]]:
+    """The columns of a split; those of a group belong together."""
+    numbers = [record["splits"][split] for record in summary["arms"].values()]
+    seeds = [len(record["seeds"]) for record in summary["arms"].values()]
+    interval = f"{level(summary)} interval"
+    groups = [[_column("gold", numbers, "gold", _mean), _column(interval, numbers, "gold", _span)]]
+    if summary["control"]:
+        groups.append(
+            [
+                _column(f"minus {summary['control']}", numbers, "difference", lambda d: _mean(d, sign=True)),
+                _column(interval, numbers, "difference", lambda d: _span(d, sign=True)),
+                _column("verdict", numbers, "difference", lambda d: d["verdict"] if d else "control", "left"),
+            ]
+        )
+    groups.append(
+        [_column("KL nats", numbers, "kl", lambda x: number(x, 1)), _column("proxy", numbers, "proxy", number)]
+    )
+    groups.append(
+        [
+            _column("length", numbers, "length", lambda x: number(x, 1)),
+            _column("cut off", numbers, "truncation", percent),
+            _column("distinct-2", numbers, "distinct_2", number),
+            Column("seeds", tuple(map(str, seeds))),
+        ]
+    )
+    return groups
+
+
+def _column(
+    heading: str, numbers: Sequence[Mapping[str, Any]], name: str, write: Any, justify: str = "right"
+) -> Column:
+    return Column(heading, tuple(write(row[name]) for row in numbers), justify)
+
+
+def _mean(interval: Mapping[str, Any] | None, *, sign: bool = False) -> str:
+    return number(interval["mean"], 3, sign=sign) if interval else ""
+
+
+def _span(interval: Mapping[str, Any] | None, *, sign: bool = False) -> str:
+    return span(interval, 3, sign=sign) if interval else ""
+
+
+def _table(arms: Column, columns: Sequence[Column]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    control = summary["control"]
-    table = Table(title=f"{split}: {title(split)}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("arm", no_wrap=True)
-    for column in ("seeds", "gold", f"{level(summary)} interval"):
-        table.add_column(column, justify="right", no_wrap=True)
-    if control:
-        table.add_column(f"minus {control}", justify="right", no_wrap=True)
-        table.add_column(f"{level(summary)} interval", justify="right", no_wrap=True)
-        table.add_column("verdict", no_wrap=True)
-    for column in ("proxy", "KL nats", "length", "cut off", "distinct-2"):
-        table.add_column(column, justify="right")
-    for arm, record in summary["arms"].items():
-        numbers = record["splits"][split]
-        row = [
-            Text(arm),
-            Text(str(len(record["seeds"]))),
-            Text(number(numbers["gold"]["mean"], 3)),
-            Text(span(numbers["gold"], 3)),
-        ]
-        row += _difference_cells(numbers["difference"]) if control else []
-        row += [
-            Text(number(numbers["proxy"])),
-            Text(number(numbers["kl"], 1)),
-            Text(number(numbers["length"], 1)),
-            Text(percent(numbers["truncation"])),
-            Text(number(numbers["distinct_2"])),
-        ]
-        table.add_row(*row)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
+    table.add_column(arms.heading, overflow="fold")
+    for column in columns:
+        table.add_column(column.heading, justify=column.justify, no_wrap=True)  # type: ignore[arg-type]
+    for cells in zip(arms.cells, *(column.cells for column in columns), strict=True):
+        table.add_row(Text(cells[0]), *(Text(cell, style=STYLES.get(cell, "")) for cell in cells[1:]))
     return table
 
 
-def _difference_cells(difference: Mapping[str, Any] | None) -> list[Text]:
-    from rich.text import Text
+def _feedback(summary: Mapping[str, Any]) -> list[str]:
+    """One sentence for each reward model that says how good it is."""
+    sentences = []
+    for group in summary["feedback"]["reward_model"]:
+        metrics = group["metrics"]
+        parts = [
+            f"{percent(metrics[name]['mean'])} of {of}"
+            for name, of in (("heldout_accuracy", "labels it never saw"), ("human_accuracy", "real human pairs"))
+            if name in metrics
+        ]
+        if parts:
+            whose = f"{group['source']} feedback" if group["source"] else "the feedback"
+            ceiling = f" (one human: {percent(metrics['human_ceiling']['mean'])})" if "human_ceiling" in metrics else ""
+            sentences.append(
+                f"reward model from {whose} ({listing(group['arms'])}): right on {listing(parts)}{ceiling}."
+            )
+    return sentences
 
-    if difference is None:
-        return [Text(""), Text(""), Text("control", style="dim")]
-    return [
-        Text(number(difference["mean"], 3, sign=True)),
-        Text(span(difference, 3, sign=True)),
-        Text(difference["verdict"], style=STYLES[difference["verdict"]]),
-    ]
+
+def _covered(summary: Mapping[str, Any]) -> list[str]:
+    """What the intervals cover, in a sentence."""
+    if not summary["splits"]:
+        return []
+    split = summary["splits"][0]
+    covers = {record["splits"][split]["gold"]["covers"] for record in summary["arms"].values()}
+    what = PROMPTS_ONLY if PROMPTS_ONLY in covers else next(iter(covers))
+    fixed = "; the shared stages are fixed" if summary["statistics"]["replicate"] == "policy" else ""
+    return [f"{level(summary)} intervals cover {what}{fixed}."]

@@ -276,7 +276,9 @@ def test_page_carries_verdict_numbers_hashes_and_answers(study: Study) -> None:
         assert number(record["splits"]["test"]["gold"]["mean"], 3) in page.text
         assert summary["stages"]["sft"]["arms"][arm][0]["key"][:8] in page.text
     assert results.arm("rlaif")[0].rows["test"].responses[0] in page.text
-    assert sum(attributes.get("class") == "plot" for _, attributes in page.elements) == 4 + 7  # the final test's, and curves
+    assert (
+        sum(attributes.get("class") == "plot" for _, attributes in page.elements) == 4 + 7
+    )  # the final test's, and curves
     assert len([a for _, a in page.elements if a.get("class") == "card"]) == 24 * 4
 
 

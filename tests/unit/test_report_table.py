@@ -1,0 +1,112 @@
+"""The terminal's tables keep every figure whole at any width, and say who won, how sure that is and what it cost."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rft.report import print_table, summarise
+from rft.report.table import Column, pack
+from rft.report.wording import number, percent, span
+from tests.synthetic_study import GOLD, Study
+
+LONG = "ppo-lr=0.0003-clip_range=0.05-kl_coef=0.2-iterations=400"
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return summarise(Study(tmp_path_factory.mktemp("study")).fill().load())
+
+
+@pytest.fixture(scope="module")
+def long_named(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return summarise(Study(tmp_path_factory.mktemp("study")).fill(("sft", LONG), seeds=2).load())
+
+
+def shown(summary: dict[str, Any], width: int | None, *, terminal: bool) -> str:
+    """What is printed; without a width, the console takes the one that it takes for a pipe."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    print_table(summary, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def rows(text: str, split: str, following: str | None) -> dict[str, list[str]]:
+    """Arm → the cells of all its rows in a split's tables: cells are two spaces or more apart."""
+    section = text[text.index(f"{split}: ") : text.index(f"{following}: ") if following else None]
+    found: dict[str, list[str]] = {}
+    for line in section.splitlines():
+        name, *cells = re.split(r"\s{2,}", line.strip())
+        if cells:
+            found.setdefault(name, []).extend(cells)
+    return found
+
+
+def figures(summary: dict[str, Any], arm: str, split: str) -> list[str]:
+    """Every cell that an arm has, in order."""
+    row = summary["arms"][arm]["splits"][split]
+    difference = row["difference"]
+    compared = (
+        [number(difference["mean"], 3, sign=True), span(difference, 3, sign=True), difference["verdict"]]
+        if difference
+        else ["control"]
+    )
+    return [
+        number(row["gold"]["mean"], 3), span(row["gold"], 3), *compared, number(row["kl"], 1), number(row["proxy"]),
+        number(row["length"], 1), percent(row["truncation"]), number(row["distinct_2"]),
+        str(len(summary["arms"][arm]["seeds"])),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "terminal"), [(60, True), (80, True), (100, True), (200, True), (None, False)])
+def test_every_figure_of_every_arm_is_whole(summary: dict[str, Any], width: int | None, terminal: bool) -> None:
+    text = shown(summary, width, terminal=terminal)
+    for split, following in (("test", "ood"), ("ood", None)):
+        found = rows(text, split, following)
+        for arm in GOLD:
+            assert found[arm] == figures(summary, arm, split)
+    assert "…" not in text
+    if width:
+        assert max(len(line) for line in text.splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_long_name_gives_way_to_the_figures_and_goes_on_below(long_named: dict[str, Any], width: int) -> None:
+    text = shown(long_named, width, terminal=True)
+    assert max(len(line) for line in text.splitlines()) <= width
+    for cell in figures(long_named, LONG, "test"):
+        assert cell in text
+    table = text[text.index("─\nsft") : text.index("\n\n")]
+    pieces = [line.split()[0] for line in table.splitlines()[2:]]
+    assert "".join(pieces) == LONG
+
+
+def test_one_table_a_split_where_there_is_room_for_it(summary: dict[str, Any]) -> None:
+    assert shown(summary, 200, terminal=True).count("─\nsft") == 2
+    assert shown(summary, 80, terminal=True).count("─\nsft") == 4
+
+
+def test_groups_of_columns_stay_together() -> None:
+    a, b, c = (Column(letter * 8, ()) for letter in "abc")
+    assert pack([[a], [b, c]], 30) == [[a, b, c]]
+    assert pack([[a], [b, c]], 29) == [[a], [b, c]]
+    assert pack([[a], [b, c]], 5) == [[a], [b, c]]
+
+
+def test_the_end_says_who_won_how_sure_that_is_and_what_it_cost(summary: dict[str, Any]) -> None:
+    lines = shown(summary, None, terminal=False).splitlines()
+    assert summary["verdict"]["headline"] in lines
+    assert summary["cost"]["sentence"] in lines
+    assert "  95 % intervals cover seeds and prompts; the shared stages are fixed." in lines
+    simulated = next(line for line in lines if "reward model from simulated feedback (sft, dpo and ppo)" in line)
+    assert "right on 78 % of labels it never saw and 72 % of real human pairs (one human: 85 %)" in simulated
+
+
+def test_one_seed_covers_prompts_only(tmp_path: Path) -> None:
+    summary = summarise(Study(tmp_path).fill(("sft", "ppo"), seeds=1).load())
+    assert "95 % intervals cover prompts only" in shown(summary, 80, terminal=True)
