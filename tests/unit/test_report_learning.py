@@ -1,0 +1,134 @@
+"""Curves, labels and reward models in the summary are those of the stages, and absent where the store has none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rft.report import summarise
+from rft.report.curves import POINTS
+from rft.report.html import render
+from tests.synthetic_study import ITERATIONS, PREFERENCES, REWARD_MODEL, Study
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path)
+
+
+def test_curves_are_the_histories_and_their_mean_over_seeds(study: Study) -> None:
+    curve = summarise(study.fill(("sft", "ppo")).load())["curves"]["rollout/reward"]["ppo"]
+    histories = [[row["rollout/reward"] for row in study.history("ppo", seed)] for seed in range(3)]
+    assert curve["mean"]["steps"] == [4 * (i + 1) for i in range(ITERATIONS)]
+    assert curve["mean"]["values"] == pytest.approx(np.mean(histories, axis=0), rel=1e-5)
+    assert [seed["seed"] for seed in curve["seeds"]] == [0, 1, 2]
+    assert curve["seeds"][2]["values"] == pytest.approx(histories[2], rel=1e-5)
+
+
+def test_an_arm_has_only_the_curves_that_it_logged(study: Study) -> None:
+    curves = summarise(study.fill().load())["curves"]
+    assert list(curves["rollout/reward"]) == ["ppo", "rlaif"]
+    assert list(curves["train/accuracy"]) == ["dpo"]
+    assert not any("sft" in arms for arms in curves.values())
+
+
+def test_a_mean_is_taken_where_every_seed_has_a_value(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def history(arm: str, seed: int) -> list[dict[str, Any]]:
+        rows = [{"step": step, "train/x": float(seed)} for step in range(1, 5 - seed)]
+        return [*rows, {"step": 9, "train/x": float("nan")}]
+
+    monkeypatch.setattr(study, "history", history)
+    curve = summarise(study.fill(("ppo",), seeds=2).load())["curves"]["train/x"]["ppo"]
+    assert curve["mean"] == {"steps": [1, 2, 3], "values": [0.5, 0.5, 0.5]}
+    assert curve["seeds"][0]["steps"] == [1, 2, 3, 4]
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "history", lambda arm, seed: [{"step": i, "train/x": i * 1.0} for i in range(1, 5001)])
+    mean = summarise(study.fill(("ppo",), seeds=1).load())["curves"]["train/x"]["ppo"]["mean"]
+    assert len(mean["steps"]) == POINTS
+    assert (mean["steps"][0], mean["steps"][-1]) == (1, 5000)
+    assert mean["values"] == mean["steps"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_a_damaged_history_costs_its_curve_and_nothing_else(study: Study, damage: str) -> None:
+    study.fill(("sft", "ppo"), seeds=2)
+    key = study.load().arm("ppo")[0].stages["policy"].key
+    file = study.store.root / "policy" / key[:16] / "history.json"
+    if damage == "flip":
+        file.write_text(file.read_text().replace("0", "1", 1))
+    else:
+        file.unlink()
+    results = study.load()
+    summary = summarise(results)
+    assert len(summary["arms"]["ppo"]["seeds"]) == 2
+    assert [seed["seed"] for seed in summary["curves"]["rollout/reward"]["ppo"]["seeds"]] == [1]
+
+
+def test_feedback_is_what_the_stages_measured_by_the_arms_that_used_it(study: Study) -> None:
+    feedback = summarise(study.fill().load())["feedback"]
+    for stage, measured in (("preferences", PREFERENCES), ("reward_model", REWARD_MODEL)):
+        by_source = {group["source"]: group for group in feedback[stage]}
+        assert by_source["simulated"]["arms"] == ["sft", "dpo", "ppo"]
+        assert by_source["ai"]["arms"] == ["rlaif"]
+        for source, metrics in measured.items():
+            known = {name: value for name, value in metrics.items() if value is not None}
+            assert {name: found["mean"] for name, found in by_source[source]["metrics"].items()} == known
+
+
+def test_sources_agree_on_the_pairs_that_neither_calls_a_tie(study: Study) -> None:
+    # 40 pairs, the last 8 tied in simulation; the judge contradicts in every fourth.
+    agreement = summarise(study.fill().load())["feedback"]["agreement"]
+    assert agreement == [{"a": "simulated", "b": "ai", "pairs": 32, "share": 0.75}]
+
+
+def test_labels_of_other_candidates_are_not_compared(study: Study) -> None:
+    study.fill(("sft", "ppo"))
+    study.trial("rlaif", 0, start="another model")
+    assert summarise(study.load())["feedback"]["agreement"] == []
+
+
+def test_a_pipeline_repeated_by_seed_shows_the_range(study: Study) -> None:
+    def own_reward_model(seed: int) -> Any:
+        metrics = {"heldout_accuracy": 0.7 + 0.1 * seed}
+        return lambda record: record["stages"].update(
+            reward_model=study.stage("reward_model", of=seed, metrics=metrics)
+        )
+
+    for seed in range(2):
+        study.trial("ppo", seed, change=own_reward_model(seed))
+    (group,) = summarise(study.load())["feedback"]["reward_model"]
+    assert group["results"] == 2
+    assert group["metrics"]["heldout_accuracy"] == pytest.approx({"mean": 0.75, "min": 0.7, "max": 0.8})
+
+
+def test_a_study_whose_store_entries_are_gone_has_a_page_without_them(study: Study) -> None:
+    study.fill(("sft", "ppo"))
+    study.store.gc(stages=["policy", "preferences", "reward_model"])
+    results = study.load()
+    summary = summarise(results)
+    assert summary["curves"] == {}
+    assert summary["feedback"]["preferences"][0]["metrics"] == {}
+    assert "Learning curves" not in render(results, summary)
+
+
+def test_the_page_shows_curves_labels_and_reward_models(study: Study) -> None:
+    results = study.fill().load()
+    page = render(results, summarise(results))
+    assert "Reward while training" in page
+    assert "KL while training" in page
+    assert 'class="curve seed arm-2"' in page
+    for text in (
+        "<b>84 %</b>",
+        "<b>78 %</b>",
+        "<b>72 %</b>",
+        "<b>85 %</b>",
+        "of the 32 pairs that neither calls a tie",
+    ):
+        assert text in page
+    assert json.dumps(summarise(results)["curves"], allow_nan=False)
