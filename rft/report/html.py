@@ -122,6 +122,7 @@ def render(results: StudyResults, summary: Mapping[str, Any]) -> str:
         plots=figures.plots(summary),
         curves=figures.learning_curves(summary),
         learned_from=learned_from(summary),
+        duels=duels(summary),
         shown=shown_prompts(results, summary),
         stages={name: stage_groups(stage) for name, stage in summary["stages"].items()},
         short=SHORT_KEY,
@@ -168,6 +169,18 @@ def _answer(arm: str, index: int, rows: Rows, m: int) -> Answer:
         length=int(rows.length[m]),
         truncated=bool(rows.truncated[m]),
     )
+
+
+def duels(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every pair of arms without the control on the first split, the arm with the higher mean first."""
+    found = []
+    for split in summary["splits"][:1]:
+        for entry in summary["pairs"][split]:
+            names = entry["arm"], entry["against"]
+            if summary["control"] not in names:
+                first, second = names if entry["mean"] >= 0 else names[::-1]
+                found.append(wording.pair(summary, split, first, second))
+    return sorted(found, key=lambda duel: -duel["mean"])
 
 
 def learned_from(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ SHAPES = (
     "M-1.9,-5.5H1.9V-1.9H5.5V1.9H1.9V5.5H-1.9V1.9H-5.5V-1.9H-1.9Z",  # cross
 )
 COLOURS = 7
+LABELLED = 6
+"""Most arms whose marks are labelled in a scatter; with more, labels hide marks, and legend and hover tell them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +200,15 @@ def _curve(index: int, curve: Mapping[str, Any], x_axis: Scale, y_axis: Scale, k
 
 
 def _arm_means(summary: Mapping[str, Any], split: str, x_name: str, x_axis: Scale, y_axis: Scale) -> list[Markup]:
-    """The large marks, labelled beside; a label that would lie on another moves down."""
+    """The large marks, labelled beside as long as they are few; a label that would lie on another moves down."""
     parts, taken = [], list[tuple[float, float]]()
     for index, (arm, record) in enumerate(summary["arms"].items()):
         numbers = record["splits"][split]
         x, y = x_axis(numbers[x_name]), y_axis(numbers["gold"]["mean"])
         words = f"{arm}, mean of {len(record['seeds'])} seeds: gold {number(numbers['gold']['mean'], 3)}"
         parts.append(_titled(words, [mark(index, x, y, size=1.5)]))
+        if len(summary["arms"]) > LABELLED:
+            continue
         left = x > (x_axis.start + x_axis.end) / 2
         label_y = y - 10
         while any(abs(label_y - other_y) < 14 and abs(x - other_x) < 70 for other_x, other_y in taken):

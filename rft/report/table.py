@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 STYLES = {"better": "green", "worse": "red", "cannot tell": "yellow", "no verdict": "dim", "control": "dim"}
 GAP = 2
-ARM_WIDTH = 20
+ARM_WIDTH = 14
 """What an arm's name keeps at least of its place; a longer one goes on in the next line of its row."""
 
 

@@ -15,7 +15,7 @@ import pytest
 from rft.errors import UserError
 from rft.evaluation.metrics import distinct_n, prompt_means, truncation_rate
 from rft.report import print_table, summarise, write_report
-from rft.report.html import island, render
+from rft.report.html import duels, island, render
 from rft.report.wording import duration, number
 from tests.synthetic_study import EVIL, GOLD, Study
 
@@ -280,6 +280,19 @@ def test_page_carries_verdict_numbers_hashes_and_answers(study: Study) -> None:
         sum(attributes.get("class") == "plot" for _, attributes in page.elements) == 4 + 7
     )  # the final test's, and curves
     assert len([a for _, a in page.elements if a.get("class") == "card"]) == 24 * 4
+
+
+def test_arms_meet_in_pairs_with_the_higher_mean_first(study: Study) -> None:
+    summary = summarise(study.fill().load())
+    met = duels(summary)
+    assert {frozenset((duel["arm"], duel["against"])) for duel in met} == {
+        frozenset(pair) for pair in (("ppo", "dpo"), ("ppo", "rlaif"), ("dpo", "rlaif"))
+    }
+    for duel in met:
+        ahead, behind = (summary["arms"][duel[name]]["splits"]["test"]["gold"]["mean"] for name in ("arm", "against"))
+        assert duel["mean"] == pytest.approx(ahead - behind)
+        assert duel["mean"] > 0
+        assert duel["low"] < duel["mean"] < duel["high"]
 
 
 def test_a_study_without_a_reward_model_has_no_proxy(study: Study) -> None:
