@@ -71,12 +71,13 @@ def _source(results: StudyResults, arm: str) -> str:
 
 def _agreement(results: StudyResults, arms: Sequence[str]) -> list[dict[str, Any]]:
     """Share of the pairs, tied by neither of two sources, on which both prefer the same answer."""
-    sources = [
-        (_source(results, names[0]) or " + ".join(names), labels, use.entry.inputs.get("candidates"))
-        for names, uses in _groups(results, arms, "preferences")
-        for use in uses[:1]
-        if use.entry and (labels := _labels(use.file(LABELS_FILE)))
-    ]
+    sources = []
+    for names, uses in _groups(results, arms, "preferences"):
+        entry, labels = uses[0].entry, _labels(uses[0].file(LABELS_FILE))
+        if entry and labels:
+            sources.append(
+                (f"{_source(results, names[0])} ({', '.join(names)})", labels, entry.inputs.get("candidates"))
+            )
     found = []
     for (a, ours, asked), (b, theirs, also_asked) in combinations(sources, 2):
         if asked is None or asked != also_asked:

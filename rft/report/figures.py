@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rft.evaluation.statistics import PROMPTS_ONLY
 from rft.report import svg, wording
 
 MAIN_CURVES = {
@@ -42,10 +43,17 @@ def plots(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         difference = (
             f"Difference to {summary['control']}",
             svg.whiskers(summary, "difference", f"gold reward minus {summary['control']}"),
-            interval + " A bar that does not touch the line at 0 is a verdict.",
+            interval + _verdict_caption(summary, split),
         )
         figures.insert(1, difference)
     return [{"title": title, "svg": figure, "caption": text} for title, figure, text in figures if figure]
+
+
+def _verdict_caption(summary: Mapping[str, Any], split: str) -> str:
+    differences = [record["splits"][split]["difference"] for record in summary["arms"].values()]
+    if any(difference and difference["covers"] == PROMPTS_ONLY for difference in differences):
+        return " Arms with one seed have bars over prompts only, which are no verdict wherever they end."
+    return " A bar that does not touch the line at 0 is a verdict."
 
 
 def _proxy_caption(summary: Mapping[str, Any]) -> str:

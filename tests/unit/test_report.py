@@ -92,6 +92,9 @@ def test_one_seed_gets_no_verdict(study: Study) -> None:
     difference = summary["arms"]["ppo"]["splits"]["test"]["difference"]
     assert difference["covers"] == "prompts only"
     assert difference["verdict"] == "no verdict"
+    page = render(study.load(), summary)
+    assert "no verdict wherever they end" in page
+    assert "is a verdict" not in page
 
 
 def test_equal_arms_cannot_be_told_apart(study: Study) -> None:

@@ -84,7 +84,7 @@ def test_feedback_is_what_the_stages_measured_by_the_arms_that_used_it(study: St
 def test_sources_agree_on_the_pairs_that_neither_calls_a_tie(study: Study) -> None:
     # 40 pairs, the last 8 tied in simulation; the judge contradicts in every fourth.
     agreement = summarise(study.fill().load())["feedback"]["agreement"]
-    assert agreement == [{"a": "simulated", "b": "ai", "pairs": 32, "share": 0.75}]
+    assert agreement == [{"a": "simulated (sft, dpo, ppo)", "b": "ai (rlaif)", "pairs": 32, "share": 0.75}]
 
 
 def test_labels_of_other_candidates_are_not_compared(study: Study) -> None:
