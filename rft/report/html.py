@@ -110,6 +110,7 @@ def render(results: StudyResults, summary: Mapping[str, Any]) -> str:
         percent=wording.percent,
         duration=wording.duration,
         size=wording.size,
+        brief=wording.brief,
         split_title=wording.title,
         key=lambda index: svg.key(index),
         stage_title=lambda stage: STAGE_TITLES.get(stage, ""),

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from rft.errors import UserError
 from rft.evaluation.metrics import prompt_means
+from rft.report.wording import brief
 from rft.store import Entry, Store
 from rft.store.entry import file_sha256
 
@@ -237,7 +238,7 @@ def _read_rows(path: Path) -> dict[str, Rows]:
     try:
         table = pq.read_table(path, columns=list(COLUMNS))
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise _LeftOut(f"{ROWS_FILE} cannot be read ({error})") from error
+        raise _LeftOut(f"{ROWS_FILE} cannot be read ({brief(str(error))})") from error
     absent = sorted(set(COLUMNS) - set(table.column_names))
     if absent:
         raise _LeftOut(f"{ROWS_FILE} has no column {', '.join(absent)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rft.evaluation.statistics import PROMPTS_ONLY
-from rft.report.wording import level, listing, number, percent, span, title
+from rft.report.wording import brief, level, listing, number, percent, span, title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,7 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
     for sentence in (*summary["verdict"]["sentences"], *_feedback(summary), *_covered(summary)):
         _say(console, sentence, indent=2)
     for trial in summary["failed"]:
-        _say(console, f"left out: {trial['trial']}: {trial['error']}", "red", indent=2)
+        _say(console, f"left out: {trial['trial']}: {brief(trial['error'])}", "red", indent=2)
 
 
 def _say(console: Console, text: str, style: str = "", indent: int = 0) -> None:

@@ -58,6 +58,14 @@ def listing(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def brief(error: str) -> str:
+    """A failed trial's error in one line: of a traceback its end, which says what went wrong."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    if not lines:
+        return "no reason is known"
+    return lines[-1] if lines[0].startswith("Traceback") else " ".join(lines)
+
+
 def title(split: str) -> str:
     """What a split holds, in words; a split of the user's own goes by its name."""
     return SPLIT_TITLES.get(split, split)

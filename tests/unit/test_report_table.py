@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from rft.report import print_table, summarise
+from rft.report.html import render
 from rft.report.table import Column, pack
-from rft.report.wording import number, percent, span
+from rft.report.wording import brief, number, percent, span
 from tests.synthetic_study import GOLD, Study
 
 LONG = "ppo-lr=0.0003-clip_range=0.05-kl_coef=0.2-iterations=400"
@@ -110,3 +111,14 @@ def test_the_end_says_who_won_how_sure_that_is_and_what_it_cost(summary: dict[st
 def test_one_seed_covers_prompts_only(tmp_path: Path) -> None:
     summary = summarise(Study(tmp_path).fill(("sft", "ppo"), seeds=1).load())
     assert "95 % intervals cover prompts only" in shown(summary, 80, terminal=True)
+
+
+def test_a_failed_trial_takes_one_line_whatever_it_left_behind(tmp_path: Path) -> None:
+    study = Study(tmp_path).fill(("sft", "ppo"), seeds=2)
+    error = "Traceback (most recent call last):\n  File \"a.py\", line 1, in <module>\nKeyError: 'lost'\n"
+    study.trial("dpo", 0, change=lambda r: r.update(status="failed", error=error))
+    results = study.load()
+    summary = summarise(results)
+    assert "  left out: dpo/seed-0: KeyError: 'lost'" in shown(summary, None, terminal=False).splitlines()
+    assert "a.py&#34;, line 1" in render(results, summary)
+    assert brief("out of memory\n  at step 7") == "out of memory at step 7"
