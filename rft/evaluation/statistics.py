@@ -19,7 +19,9 @@ resample takes one set of prompts for all arms. Seeds are few and belong to thei
    table). Counting it in both, as the plain two-level bootstrap does, widens the interval for nothing.
 2. *Seeds*: t_r ~ Student's t, s_a the standard deviation of the arm's seed means (E s_a² = σ²_seed +
    σ²_noise/N). Degrees of freedom: S−1 for one arm, Welch–Satterthwaite's for several. An arm whose
-   seeds are all equal, such as an untrained control, adds nothing and takes no degrees of freedom.
+   seeds are all equal, such as an untrained control, adds nothing and takes no degrees of freedom. The
+   draws are stratified, one from each of R equally likely slices in random order: the tails of two or
+   three degrees of freedom decide the interval, and plain draws miss them by several per cent.
 
 **Why the seeds are not drawn with replacement**, as in the pigeonhole bootstrap (Owen 2007): three seeds
 have ten distinct resamples, whose variance is too small by (S−1)/S and whose tails know nothing of the
@@ -51,6 +53,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -157,9 +160,7 @@ class Bootstrap:
         variance = sum(table.seed_variance for table in tables)
         if variance == 0.0:
             return draws
-        rng = np.random.default_rng([self.settings.seed, 1])
-        seeds: FloatArray = rng.standard_t(_welch(tables), size=self.settings.resamples)
-        return draws + float(np.sqrt(variance)) * seeds
+        return draws + float(np.sqrt(variance)) * _student(_welch(tables), self.settings)
 
 
 def _table(scores: FloatArray) -> _Table:
@@ -188,6 +189,14 @@ def _welch(tables: list[_Table]) -> float:
     largest = max(variance for variance, _ in terms)
     shares = [(variance / largest, freedom) for variance, freedom in terms]
     return sum(share for share, _ in shares) ** 2 / sum(share**2 / freedom for share, freedom in shares)
+
+
+def _student(freedom: float, settings: Resampling) -> FloatArray:
+    """Stratified draws [R] of Student's t, in random order."""
+    rng = np.random.default_rng([settings.seed, 1])
+    slices = rng.permutation(settings.resamples)
+    draws: FloatArray = stdtrit(freedom, (slices + rng.random(settings.resamples)) / settings.resamples)
+    return draws
 
 
 def _check(arms: Mapping[str, FloatArray], paired_seeds: bool) -> None:
