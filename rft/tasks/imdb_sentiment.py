@@ -88,13 +88,18 @@ class ImdbSentiment(Task):
 
     @property
     def questions_config(self) -> Mapping[str, Json]:
-        """All but the gold reward's own settings; a prompt file counts by its contents, not by its name."""
+        """All but the gold reward's own settings.
+
+        A prompt file counts by its contents, not by its name, and takes the place of the numbers of prompts.
+        """
         settings: dict[str, Json] = asdict(self.config)
         del settings["gold_min_reviews"], settings["gold_inverse_penalty"]
-        if self.config.prompt_file is not None:
-            path = Path(self.config.prompt_file)
+        path = self._prompt_file
+        if path is not None:
             read_prompt_file(path)
             settings["prompt_file"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            for split in SPLITS:
+                del settings[f"{split}_prompts"]
         return settings
 
     @property
@@ -114,8 +119,8 @@ class ImdbSentiment(Task):
         cutter = _Cutter(self.config, tokenizer)
         drawn: dict[str, list[Review]] = {"gold_fit": self._gold_fit, "gold_heldout": self._gold_heldout}
         prompts, examples = self._draw(cutter, drawn)
-        if self.config.prompt_file is not None:
-            prompts = _prompts_from_file(Path(self.config.prompt_file), tokenizer)
+        if self._prompt_file is not None:
+            prompts = _prompts_from_file(self._prompt_file, tokenizer)
         ids = {name: [review.review_id for review in reviews] for name, reviews in drawn.items()}
         check_disjoint(ids)
         check_disjoint({s: [repr(list(p.token_ids)) for p in prompts if p.split == s] for s in SPLITS}, "prompt")
@@ -151,6 +156,10 @@ class ImdbSentiment(Task):
         """See the base class."""
         return TfidfGold.load(path)
 
+    @property
+    def _prompt_file(self) -> Path | None:
+        return None if self.config.prompt_file is None else Path(self.config.prompt_file).expanduser()
+
     @cached_property
     def _asset(self) -> Entry:
         return fetch(self.store, ASSET)
@@ -182,8 +191,8 @@ class ImdbSentiment(Task):
     def _draw(self, cutter: _Cutter, drawn: dict[str, list[Review]]) -> tuple[list[Prompt], list[Example]]:
         """Draws every split from what the gold reward leaves, and notes in `drawn` which reviews each took.
 
-        Questions start differently from all others and from every demonstration but the training ones'. The
-        train split comes last, so that a longer one changes none of the others.
+        No two questions start alike. Those of test, validation and ood start like no demonstration either; a
+        training question may. The train split comes last, so that a longer one changes none of the others.
         """
         c = self.config
         imdb = _queues(self._ordered[c.gold_fit_reviews + c.gold_heldout_reviews :])
@@ -255,9 +264,12 @@ class _Cutter:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False)[:tokens])
 
     def _ends_sentence(self, ids: Sequence[int], end: int) -> bool:
-        """Whether ``ids[:end]`` ends with . ! or ?, perhaps quoted, and is not a number's or name's start."""
-        following = self._piece(ids[end]) if end < len(ids) else " "
-        return self._piece(ids[end - 1]).rstrip("\"')").endswith((".", "!", "?")) and following[:1].isspace()
+        """Whether the last token of ``ids[:end]`` ends a sentence, as ``.`` or ``!"`` does, and a blank follows."""
+        last = self._piece(ids[end - 1])
+        if not last.rstrip("\"')").endswith((".", "!", "?")):
+            return False
+        # Decoded together: alone, SentencePiece's tokens lose the blank that they begin with.
+        return end == len(ids) or self.decode(ids[end - 1 : end + 1])[len(last) :][:1].isspace()
 
     def _piece(self, token: int) -> str:
         if token not in self._pieces:

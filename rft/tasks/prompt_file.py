@@ -27,10 +27,12 @@ def read_prompt_file(path: Path) -> list[PromptRow]:
             an unknown split, or a text that stands there twice; naming the split, if one is empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
         raise UserError(f"task.prompt_file={path}: {reason}; give a readable JSONL file") from error
+    # Not splitlines(): JSON strings may hold U+2028, U+0085 and the like as they are.
+    lines = text.removesuffix("\n").split("\n") if text else []
     rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
     first: dict[str, PromptRow] = {}
     for row in rows:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rft.errors import UserError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -92,12 +94,21 @@ class TfidfGold:
             labels: N times 0 (negative) or 1 (positive).
             min_reviews: a term counts if that many texts hold it.
             inverse_penalty: scikit-learn's ``C``, in 1 / weight².
+
+        Raises:
+            UserError: if no term stands in `min_reviews` of the texts.
         """
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_reviews, token_pattern=TOKEN)
-        features = vectorizer.fit_transform(texts)
+        try:
+            features = vectorizer.fit_transform(texts)
+        except ValueError as error:  # that no term is left
+            raise UserError(
+                f"task.gold_min_reviews is {min_reviews}: no word stands in that many of the {len(texts)} reviews that "
+                "the gold reward is fitted on; give a smaller number"
+            ) from error
         # liblinear runs in one thread and in a fixed order: the same bits at every fit.
         model = LogisticRegression(C=inverse_penalty, solver="liblinear", random_state=0)
         model.fit(features, labels)
