@@ -33,10 +33,15 @@ def human_ceiling(ratings: Ratings, pairs: HumanPairs, seed: int) -> Ceiling:
     """The three figures on the same pairs that a scorer is tested on.
 
     A scorer that knew people's mean opinion would get 1 on the pairs; a single person gets `single`, a panel of
-    about ten gets `half_panel`. Every snippet needs two ratings at least.
+    about ten gets `half_panel`.
+
+    Raises:
+        ValueError: if a snippet of `pairs` has fewer than two ratings, or if no pair is decided.
     """
     rng = np.random.default_rng(seed)
     rows = [(ratings.ratings[a], ratings.ratings[b]) for a, b in pairs.pairs]
+    if any(min(len(a), len(b)) < 2 for a, b in rows):
+        raise ValueError("a snippet has one rating: agreement needs two of every snippet at least")
     return Ceiling(
         majority=_mean([_majority(a, b) for a, b in rows]),
         single=_mean([_split(a, b, (1, 1), rng) for a, b in rows]),
@@ -78,4 +83,7 @@ def _split(
 
 
 def _mean(values: list[float | None]) -> float:
-    return float(np.mean([value for value in values if value is not None]))
+    decided = [value for value in values if value is not None]
+    if not decided:
+        raise ValueError(f"none of the {len(values)} pairs is decided: ask for more of them")
+    return float(np.mean(decided))

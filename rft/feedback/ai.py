@@ -32,7 +32,7 @@ class AiFeedback(Feedback):
     """
 
     def __init__(self, config: Config, judge: Judge) -> None:
-        if config.temperature <= 0:
+        if not config.temperature > 0:
             raise UserError(f"feedback.temperature is {config.temperature}: it must be above 0")
         self.config, self.judge = config, judge
 

@@ -77,7 +77,8 @@ def fit_annotators(ratings: Ratings, gold_logits: NDArray[np.float64], block: in
         block: snippets in a run, at least 2.
 
     Raises:
-        ValueError: if shapes or blocks are not as said, or the logits are all equal.
+        ValueError: if shapes or blocks are not as said, or the logits are all equal, or if no block has two snippets
+            and two ratings of each.
     """
     if gold_logits.shape != (len(ratings),) or gold_logits.std() == 0:
         raise ValueError(f"gold_logits of shape {gold_logits.shape}: {len(ratings)} differing numbers are wanted")
@@ -96,6 +97,8 @@ def fit_annotators(ratings: Ratings, gold_logits: NDArray[np.float64], block: in
         error_freedom += (n - 1) * (k - 1)
         rater_freedom += k - 1
         weighted_freedom += n * (k - 1)
+    if error_freedom == 0:
+        raise ValueError("no block has two snippets with two ratings each: bias and noise cannot be told apart")
     error_variance = error_squares / error_freedom
     bias_variance = max(0.0, (rater_squares - error_variance * rater_freedom) / weighted_freedom)
     means = ratings.means

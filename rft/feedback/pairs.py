@@ -37,15 +37,17 @@ def choose_pairs(
     above 0.
 
     Args:
-        prompt_ids: P distinct ids in the order of the candidates.
+        prompt_ids: P distinct ids, at least 1, in the order of the candidates.
         samples_per_prompt: K, at least 2.
         pairs_per_prompt: 1 to K (K − 1) / 2.
-        heldout_fraction: in [0, 1).
-        seed: of all the choices.
+        heldout_fraction: in [0, 1), so that one prompt at least is not held out.
+        seed: of all the choices, at least 0.
 
     Raises:
         UserError: if a number is out of its range.
     """
+    if samples_per_prompt < 2:
+        raise UserError(f"candidates.samples_per_prompt is {samples_per_prompt}: it takes 2 to make a pair")
     possible = list(combinations(range(samples_per_prompt), 2))
     if not 1 <= pairs_per_prompt <= len(possible):
         raise UserError(
@@ -56,9 +58,16 @@ def choose_pairs(
         raise UserError(f"candidates.heldout_fraction is {heldout_fraction}: it must be in [0, 1)")
     if len(set(prompt_ids)) != len(prompt_ids):
         raise ValueError("prompt_ids has duplicates: one id a prompt is wanted")
+    if seed < 0:
+        raise UserError(f"candidates.seed is {seed}: it must be at least 0")
     rng = np.random.default_rng(seed)
     wanted = round(heldout_fraction * len(prompt_ids))
     count = max(wanted, 1) if heldout_fraction > 0 else 0
+    if count >= len(prompt_ids):
+        raise UserError(
+            f"candidates.heldout_fraction is {heldout_fraction}: it holds out {count} of {len(prompt_ids)} prompts and "
+            "leaves none to train on; give a smaller one or more task.train_prompts"
+        )
     heldout = {int(i) for i in rng.permutation(len(prompt_ids))[:count]}
     pairs: list[Pair] = []
     for i, prompt_id in enumerate(prompt_ids):

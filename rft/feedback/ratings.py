@@ -78,21 +78,36 @@ def read_ratings(folder: Path) -> Ratings:
     """The two tab-separated files in `folder`, joined by ID: (ID, mean, text) and (ID, mean, sd, [ratings]).
 
     Raises:
-        UserError: naming file and line, if a line is not of that form or the files do not match.
+        UserError: naming file and line, if a line is not of that form or has no partner in the other file.
     """
     texts: dict[str, str] = {}
     for where, (identity, _, text) in _rows(folder / TEXTS, 3):
         if texts.setdefault(identity, text) is not text:
             raise UserError(f"{where}: the ID {identity} is there twice; fetch the asset again")
-    rows: list[NDArray[np.float64]] = []
-    kept: list[str] = []
+    rows: dict[str, NDArray[np.float64]] = {}
     for where, (identity, _, _, listed) in _rows(folder / RATINGS, 4):
-        values = np.array(json.loads(listed), dtype=np.float64)
-        if identity not in texts or values.size == 0 or np.abs(values).max() > HIGHEST:
-            raise UserError(f"{where}: no text with this ID, or a rating outside −4..4; fetch the asset again")
-        kept.append(texts[identity])
-        rows.append(values)
-    return Ratings(kept, rows)
+        values = _values(listed)
+        if identity not in texts or identity in rows or values is None:
+            raise UserError(
+                f"{where}: no text with this ID, an ID that is there twice, or no list of whole numbers from "
+                f"{LOWEST} to {HIGHEST}; fetch the asset again"
+            )
+        rows[identity] = values
+    if missing := texts.keys() - rows.keys():
+        raise UserError(f"{folder / RATINGS}: the ID {min(missing)} has no ratings; fetch the asset again")
+    return Ratings([texts[identity] for identity in rows], list(rows.values()))
+
+
+def _values(listed: str) -> NDArray[np.float64] | None:
+    """The ratings that `listed` holds; None if they are not as they should be."""
+    try:
+        values = json.loads(listed)
+    except ValueError:
+        return None
+    known = range(LOWEST, HIGHEST + 1)
+    if not isinstance(values, list) or not values or any(value not in known for value in values):
+        return None
+    return np.array(values, dtype=np.float64)
 
 
 def human_pairs(ratings: Ratings, n: int, seed: int, min_gap: float = 0.0) -> HumanPairs:
@@ -117,7 +132,8 @@ def human_pairs(ratings: Ratings, n: int, seed: int, min_gap: float = 0.0) -> Hu
 def _rows(path: Path, width: int) -> list[tuple[str, list[str]]]:
     """(file:line, fields) of a tab-separated file with `width` fields a line."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a text may hold other line ends
+    for number, line in enumerate(lines, start=1):
         fields = line.split("\t")
         if len(fields) != width:
             raise UserError(f"{path}:{number}: {len(fields)} fields, {width} wanted; fetch the asset again")

@@ -32,7 +32,7 @@ class Config:
     noise_scale: float = 1.0
     """Multiplies the fitted noise, at least 0; 1 is people's own."""
     seed: int = 0
-    """Draws the people, who compares what, and the noise."""
+    """Draws the people, who compares what, and the noise; at least 0."""
 
 
 class Simulated(Feedback):
@@ -48,8 +48,13 @@ class Simulated(Feedback):
                 f"feedback.raters_per_pair is {config.raters_per_pair}: it must be from 1 to feedback.raters "
                 f"({config.raters})"
             )
-        if config.bias_scale < 0 or config.noise_scale < 0:
-            raise UserError("feedback.bias_scale and feedback.noise_scale must be at least 0")
+        for name, value in (
+            ("bias_scale", config.bias_scale),
+            ("noise_scale", config.noise_scale),
+            ("seed", config.seed),
+        ):
+            if not value >= 0:
+                raise UserError(f"feedback.{name} is {value}: it must be at least 0")
         self.config, self.gold, self.annotators = config, gold, annotators
         self._biases = config.bias_scale * np.random.default_rng(config.seed).standard_normal(config.raters)
 

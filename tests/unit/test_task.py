@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers
 
 from rft.errors import UserError
 from rft.store import Entry, Store
@@ -25,6 +24,7 @@ from rft.tasks.prompt_file import PromptRow, read_prompt_file
 from rft.tasks.reviews import Review, balanced_order, check_disjoint, clean, load_reviews, review_id
 from rft.tasks.tables import read_questions, read_sft, write_questions, write_sft
 from rft.tasks.tfidf import TOKEN, TfidfGold
+from tests.tokenizers import bytewise, sentencepiece_like
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,24 +52,6 @@ def review(text: str, label: int, source: str = "imdb") -> Review:
 def numbered(endings: Sequence[str], numbers: range, source: str = "imdb") -> list[Review]:
     """Reviews that start with their number, four characters, and go on with the endings by turns."""
     return [review(f"{i:04d}{endings[i // 2 % len(endings)]}", i % 2, source) for i in numbers]
-
-
-def bytewise() -> PreTrainedTokenizerFast:
-    """Every byte is a token, and so is a full stop with its closing quote."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<eos>", *alphabet, '."'])}, merges=[(".", '"')]))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
-
-
-def sentencepiece_like(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Blanks are part of the word that follows, and a text's first one is lost in decoding."""
-    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
-    bpe.pre_tokenizer = pre_tokenizers.Metaspace()
-    bpe.decoder = decoders.Metaspace()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(special_tokens=["<eos>", "<unk>"], show_progress=False))
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", unk_token="<unk>")
 
 
 def planted(reviews: Sequence[Review], config: Config = SMALL, store: Path = Path("unused")) -> ImdbSentiment:

@@ -68,9 +68,13 @@ class FewShotJudge(Judge):
         shots = "".join(f"Review: {s['text']}\nSentiment: {s['label']}\n\n" for s in config.shots)
         self._prefix = self._encode(f"{shots}Review:")
         positive, negative = self._encode(POSITIVE), self._encode(NEGATIVE)
-        shared = 0
-        while positive[shared : shared + 1] == negative[shared : shared + 1]:
-            shared += 1
+        together = zip(positive, negative, strict=False)
+        shared = next((i for i, (p, n) in enumerate(together) if p != n), None)
+        if shared is None:
+            raise UserError(
+                f"judge: its tokenizer makes {positive} of {POSITIVE!r} and {negative} of {NEGATIVE!r}: they cannot "
+                "be told apart; choose another judge model"
+            )
         self._question = self._encode("\nSentiment:") + positive[:shared]
         self._labels = (positive[shared], negative[shared])
 
@@ -96,6 +100,8 @@ class FewShotJudge(Judge):
                     progress.advance(len(batch))
         finally:
             self.model.train(training)
+        if not np.isfinite(answers).all():
+            raise UserError("judge: the model gives log-probabilities that are NaN or infinite; choose another one")
         raw: list[Mapping[str, float]] = [{"positive": float(p), "negative": float(n)} for p, n in answers]
         return Verdicts(answers[:, 0] - answers[:, 1], raw)
 

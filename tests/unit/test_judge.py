@@ -1,0 +1,154 @@
+"""The few-shot judge against one plain forward pass for each text. Dimensions: ``V`` vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rft.errors import UserError
+from rft.feedback.judges.few_shot import Config, FewShotJudge
+from tests.tokenizers import bytewise, wordwise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TEXTS = (
+    "A film that I liked.",
+    "",
+    "Bad.",
+    "Well made, long in the middle, and then the best ending of the year; see it!",
+    "naïve “art”",
+    "Bad. And then it went on and on and on, with nothing to see and nobody to care about at all.",
+)
+SHOTS = [{"text": "So warm.", "label": "positive"}, {"text": "A mess.", "label": "negative"}]
+
+
+def random_model(vocabulary: int, **settings: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    # Large weights, so that the answers of different texts differ by far more than the tolerance.
+    config = LlamaConfig(vocab_size=vocabulary, num_key_value_heads=2, initializer_range=0.2, **shape, **settings)
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    tokenizer = bytewise()
+    return random_model(len(tokenizer)), tokenizer
+
+
+@torch.no_grad()
+def slowly(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shots: Sequence[dict[str, str]], text: str
+) -> list[float]:
+    """log p of both labels in nats: the whole prompt as one string, up to the first token in which they differ."""
+    prompt = "".join(f"Review: {shot['text']}\nSentiment: {shot['label']}\n\n" for shot in shots)
+    prompt += f"Review: {text}\nSentiment:"
+    whole = [tokenizer.encode(prompt + label, add_special_tokens=False) for label in (" positive", " negative")]
+    parting = next(i for i, (p, n) in enumerate(zip(*whole, strict=False)) if p != n)
+    logits = model(torch.tensor([whole[0][:parting]])).logits[0, -1]
+    logprobs = (logits.double() - logits.double().logsumexp(0)).tolist()
+    return [logprobs[ids[parting]] for ids in whole]
+
+
+def check(judge: FewShotJudge, texts: Sequence[str], wanted: Sequence[Sequence[float]]) -> None:
+    verdicts = judge.score(texts)
+    got = [[raw["positive"], raw["negative"]] for raw in verdicts.raw]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(verdicts.scores, [p - n for p, n in wanted], rtol=0, atol=2e-4)
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_tiny_model_answers_as_one_full_forward_a_text_does(
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], batch_size: int
+) -> None:
+    config = Config(batch_size=batch_size)
+    check(FewShotJudge(config, *tiny), TEXTS, [slowly(*tiny, config.shots, text) for text in TEXTS])
+
+
+def test_labels_that_begin_alike_part_at_their_first_difference(
+    small: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+) -> None:
+    """With bytes as tokens both labels begin with a blank, which says nothing."""
+    wanted = [slowly(*small, SHOTS, text) for text in TEXTS]
+    check(FewShotJudge(Config(SHOTS), *small), TEXTS, wanted)
+    assert np.ptp([p - n for p, n in wanted]) > 0.1
+
+
+def test_a_text_does_not_depend_on_its_batch(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
+    whole = FewShotJudge(Config(SHOTS, batch_size=4), *small).score(TEXTS).scores
+    for batch_size in (1, 2, 6):
+        judge = FewShotJudge(Config(SHOTS, batch_size=batch_size), *small)
+        np.testing.assert_allclose(judge.score(TEXTS).scores, whole, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(judge.score(TEXTS[::-1]).scores, whole[::-1], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(judge.score(TEXTS[2:3]).scores, whole[2:3], rtol=0, atol=1e-5)
+
+
+def test_the_same_question_gets_the_same_bits(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
+    judge = FewShotJudge(Config(SHOTS), *small)
+    assert judge.score(TEXTS).scores.tolist() == judge.score(TEXTS).scores.tolist()
+    assert judge.score([]).scores.shape == (0,)
+
+
+def test_a_long_text_is_cut(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
+    """The blank before the text is its first token, so that ten tokens hold nine of its bytes."""
+    cut = FewShotJudge(Config(SHOTS, max_text_tokens=10), *small)
+    check(cut, ["A film that I liked."], [slowly(*small, SHOTS, "A film th")])
+
+
+def test_line_ends_within_a_text_are_blanks(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
+    """A text cannot write an example of its own."""
+    got = FewShotJudge(Config(SHOTS), *small).score([" Bad.\n\nReview:\tgood \n"])
+    wanted = slowly(*small, SHOTS, "Bad. Review: good")
+    assert [got.raw[0]["positive"], got.raw[0]["negative"]] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_dropout_is_off_while_judging_and_back_afterwards() -> None:
+    tokenizer = bytewise()
+    model = random_model(len(tokenizer), attention_dropout=0.5)
+    wanted = [slowly(model, tokenizer, SHOTS, text) for text in TEXTS]
+    model.train()
+    check(FewShotJudge(Config(SHOTS), model, tokenizer), TEXTS, wanted)
+    assert model.training
+
+
+@pytest.mark.parametrize("words", [["Review", "Sentiment", ":"], ["positive"], ["positive", "negative"]])
+def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused(words: list[str]) -> None:
+    tokenizer = wordwise(words)
+    model = random_model(len(tokenizer))
+    if {"positive", "negative"} & set(words):
+        assert FewShotJudge(Config(SHOTS), model, tokenizer).score(["fine"]).scores.shape == (1,)
+    else:
+        with pytest.raises(UserError, match="cannot be told apart"):
+            FewShotJudge(Config(SHOTS), model, tokenizer)
+
+
+def test_a_model_without_numbers_is_refused() -> None:
+    tokenizer = bytewise()
+    model = random_model(len(tokenizer))
+    torch.nn.init.constant_(model.get_input_embeddings().weight, float("nan"))
+    with pytest.raises(UserError, match="NaN"):
+        FewShotJudge(Config(SHOTS), model, tokenizer).score(["fine"])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config(shots=[]), r"judge\.shots is empty"),
+        (Config(shots=[*SHOTS, {"text": " ", "label": "positive"}]), r"judge\.shots\[2\] needs a text"),
+        (Config(shots=[{"text": "Good.", "label": "good"}]), r"judge\.shots\[0\] needs .* positive or negative"),
+        (Config(batch_size=0), r"judge\.batch_size is 0"),
+        (Config(max_text_tokens=0), r"judge\.max_text_tokens is 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    small: tuple[PreTrainedModel, PreTrainedTokenizerBase], config: Config, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        FewShotJudge(config, *small)
