@@ -112,9 +112,10 @@ def test_every_contrast_draws_the_same_prompts() -> None:
 
 
 def test_one_seed_covers_prompts_only_and_has_no_verdict() -> None:
-    one, three = np.array([[0.8, 0.9, 0.85]]), np.array([[0.1, 0.2, 0.15]] * 3)
-    bootstrap = Bootstrap({"one": one, "three": three}, MANY)
-    for interval in (bootstrap.mean("one"), bootstrap.difference("one", "three")):
+    one, same = np.array([[0.8, 0.9, 0.85]]), np.array([[0.1, 0.2, 0.15]] * 3)
+    three = same + np.array([[0.0], [0.01], [0.02]])
+    bootstrap = Bootstrap({"one": one, "same": same, "three": three}, MANY)
+    for interval in (bootstrap.mean("one"), *(bootstrap.difference("one", arm) for arm in ("same", "three"))):
         assert interval.covers == PROMPTS_ONLY
         assert interval.excludes_zero
         assert interval.verdict == "no verdict"
