@@ -351,7 +351,7 @@ def _metrics(prompts: Sequence[Prompt], examples: Sequence[Example], eos: int) -
 def _check(config: Config) -> None:
     least = {"gold_fit_reviews": 2, "gold_heldout_reviews": 2, "gold_inverse_penalty": 1e-9, "seed": 0}
     for name, value in asdict(config).items():
-        if name != "prompt_file" and value < least.get(name, 1):
+        if name != "prompt_file" and not value >= least.get(name, 1):
             raise UserError(f"task.{name} is {value}: it must be at least {least.get(name, 1)}")
     if config.response_tokens <= config.min_response_tokens:
         raise UserError(

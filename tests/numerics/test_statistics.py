@@ -174,6 +174,20 @@ def test_three_seeds_cover_the_truth_as_often_as_said(seed_sd: float, prompt_sd:
         assert low <= 0.97, f"{name}: wider than need be, {np.mean(found):.3f}"
 
 
+# Where seeds differ in nothing but that noise, both arms show the same spread of seeds, which is counted as if each had
+# shown its own; where they differ in more, it is counted though it cancels.
+@pytest.mark.parametrize(("prompt_sd", "seed_sd", "coverage"), [(0.2, 0.0, 0.92), (0.1, 0.02, 0.98)])
+def test_noise_that_arms_share_shifts_coverage_by_little(prompt_sd: float, seed_sd: float, coverage: float) -> None:
+    rng = np.random.default_rng(7)
+    hits = []
+    for k in range(400):
+        noise = rng.normal(0, 0.3, (3, 40))
+        arms = {arm: noise + rng.normal(0, seed_sd, (3, 1)) + rng.normal(0, prompt_sd, 40) for arm in "ab"}
+        hits.append(not Bootstrap(arms, Resampling(800, seed=k)).difference("a", "b").excludes_zero)
+    low, high = share(hits)
+    assert low <= coverage <= high
+
+
 def test_seeds_drawn_with_replacement_cover_three_quarters() -> None:
     """The nominal 95 % interval runs from the least to the greatest of three seeds: 1 − 2/2³ = 0.75.
 

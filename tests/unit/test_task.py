@@ -239,6 +239,7 @@ class TestReach:
             ({"prompt_tokens": 0}, r"task\.prompt_tokens is 0"),
             ({"gold_heldout_reviews": 1}, r"task\.gold_heldout_reviews is 1: it must be at least 2"),
             ({"gold_inverse_penalty": 0.0}, r"task\.gold_inverse_penalty is 0\.0"),
+            ({"gold_inverse_penalty": float("nan")}, r"task\.gold_inverse_penalty is nan"),
             ({"seed": -1}, r"task\.seed is -1: it must be at least 0"),
             ({"response_tokens": 3}, r"task\.response_tokens is 3: it must exceed task\.min_response_tokens \(3\)"),
         ],
