@@ -44,8 +44,12 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> Tensor:
     ``torch.multinomial`` draws an exponential for each entry of the vocabulary: many times the work.
     """
     cdf = torch.softmax(logits_BV.float() / temperature, -1).cumsum(-1)
-    target = (uniform_B.to(cdf)[:, None] * cdf[:, -1:]).contiguous()
-    return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
+    total = cdf[:, -1:]
+    # Rounded to float32, a number just below 1 becomes 1: the search would then leave the row, or end on a token
+    # without probability.
+    below = torch.nextafter(total, torch.zeros_like(total))
+    target = torch.minimum(uniform_B.to(cdf)[:, None] * total, below)
+    return torch.searchsorted(cdf, target, right=True)[:, 0]
 
 
 class RolloutEngine:

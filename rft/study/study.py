@@ -78,13 +78,27 @@ def load_study(path: Path) -> tuple[str, StudySpec]:
     return (file.parent if file.name == "study.yaml" else file).stem, spec
 
 
-def plan(name: str, spec: StudySpec, runs: Path) -> tuple[list[Job], list[Job]]:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The jobs of a study. A wave starts when the one before it has ended."""
+
+    shared: tuple[tuple[Job, ...], ...]
+    """Stages that trials share: the common start first, then labels and reward models beside one another."""
+    trials: tuple[Job, ...]
+
+
+START = ("task", "model", "sft", "candidates", "strategy")
+FEEDBACK = ("feedback", "judge", "reward")
+
+
+def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
     """The shared stages first, one job for each distinct set of them; then the trials. Everything is checked here.
 
     Raises:
         UserError: whatever is wrong with any arm, before anything is computed.
     """
-    shared: dict[str, Job] = {}
+    starts: dict[str, Job] = {}
+    feedback: dict[str, Job] = {}
     trials = []
     for arm, own in spec.arms.items():
         common = (*spec.overrides, *own, f"study={name}", f"arm={arm}")
@@ -92,16 +106,19 @@ def plan(name: str, spec: StudySpec, runs: Path) -> tuple[list[Job], list[Job]]:
             cfg = compose(common)
         except UserError as error:
             raise UserError(f"arm {arm}: {error}") from error
-        groups = ("task", "model", "feedback", "judge", "reward", "sft", "candidates", "strategy")
-        same = json.dumps([OmegaConf.to_container(cfg[g], resolve=True, enum_to_str=True) for g in groups])
-        if same not in shared:
-            folder = runs / name / "shared" / arm
-            shared[same] = Job(f"shared stages ({arm})", (*common, "until=reward_model"), folder)
+        folder = runs / name / "shared"
+        for found, groups, until in (
+            (starts, START, "candidates"),
+            (feedback, (*START, *FEEDBACK), "reward_model"),
+        ):
+            same = json.dumps([OmegaConf.to_container(cfg[g], resolve=True, enum_to_str=True) for g in groups])
+            job = Job(f"{until} ({arm})", (*common, f"until={until}"), folder / f"{arm}-{until}")
+            found.setdefault(same, job)
         trials += [
             Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), runs / name / arm / f"seed-{seed}")
             for seed in spec.seeds
         ]
-    return list(shared.values()), trials
+    return Plan((tuple(starts.values()), tuple(feedback.values())), tuple(trials))
 
 
 def run_job(job: Job, threads: int) -> subprocess.Popen[bytes]:
@@ -135,6 +152,7 @@ class Launcher:
 
     def run(self, jobs: Sequence[Job], at_once: int, title: str) -> dict[str, str]:
         """Run all; returns the last line of each that failed, by name."""
+        at_once = max(1, min(at_once, len(jobs)))
         threads = max(1, (os.cpu_count() or 1) // at_once)
         waiting, failed = list(jobs), {}
         running: dict[Job, tuple[subprocess.Popen[bytes], TaskID]] = {}
@@ -179,11 +197,12 @@ def run_study(name: str, spec: StudySpec, runs: Path, console: Console) -> dict[
     Raises:
         UserError: if a configuration is wrong, or a shared stage failed.
     """
-    shared, trials = plan(name, spec, runs)
+    jobs = plan(name, spec, runs)
     launcher = Launcher(console)
-    broken = launcher.run(shared, 1, "shared stages")
-    if broken:
-        job, line = next(iter(broken.items()))
-        raise UserError(f"{job}: {line} (see log.txt under {runs / name / 'shared'})")
     at_once = spec.jobs or min(4, os.cpu_count() or 1)
-    return launcher.run(trials, at_once, "trials")
+    for wave in jobs.shared:
+        broken = launcher.run(wave, at_once, "shared stages")
+        if broken:
+            job, line = next(iter(broken.items()))
+            raise UserError(f"{job}: {line} (see log.txt under {runs / name / 'shared'})")
+    return launcher.run(jobs.trials, at_once, "trials")
