@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
 from rft.progress import bar
 from rft.rollout import pad_prompts
-from rft.types import ExampleBatch, PreferenceBatch, Sequences
+from rft.types import ExampleBatch, PreferenceBatch, Sequences, to_device
 
 
 class KnowsEpoch(Protocol):
@@ -66,48 +66,65 @@ def example_batches(
     return batches
 
 
-def load_pairs(folder_candidates: Path, folder_labels: Path, pad_id: int, *, heldout: bool) -> PreferenceBatch:
-    """All labelled pairs of one side of the hold-out, the better response as chosen; exact ties are left out."""
-    candidates = read_table(folder_candidates / "candidates.parquet")
+def load_answers(folder: Path, pad_id: int) -> Sequences:
+    """All candidates, row by row, each with its prompt."""
+    rows = read_table(folder / "candidates.parquet")
+    return to_sequences([r["prompt_ids"] for r in rows], [r["response_ids"] for r in rows], pad_id)
+
+
+def load_pairs(
+    folder_candidates: Path,
+    folder_labels: Path,
+    answers: Sequences,
+    *,
+    heldout: bool,
+    ref_logprobs: torch.Tensor | None = None,
+) -> PreferenceBatch:
+    """All labelled pairs of one side of the hold-out, the better response as chosen; exact ties are left out.
+
+    Args:
+        folder_candidates: holds ``pairs.parquet``.
+        folder_labels: holds ``labels.parquet``.
+        answers: the candidates that pairs point into, of ``load_answers``.
+        heldout: which side.
+        ref_logprobs: summed log-probabilities of the answers under the reference, [answers].
+
+    Raises:
+        UserError: if no training pair has a decided label; the held-out side may be empty.
+    """
     pairs = {p["pair"]: p for p in read_table(folder_candidates / "pairs.parquet") if p["heldout"] is heldout}
-    prompts, chosen, rejected, preference = [], [], [], []
+    rows, preference = [], []
     for label in read_table(folder_labels / "labels.parquet"):
         pair, p = pairs.get(label["pair"]), label["preference"]
         if pair is None or p == 0.5:
             continue
-        first, second = candidates[pair["first"]], candidates[pair["second"]]
-        better, worse = (first, second) if p > 0.5 else (second, first)
-        prompts.append(better["prompt_ids"])
-        chosen.append(better["response_ids"])
-        rejected.append(worse["response_ids"])
+        rows.append((pair["first"], pair["second"]) if p > 0.5 else (pair["second"], pair["first"]))
         preference.append(max(p, 1 - p))
+    if not rows and not heldout:
+        raise UserError(
+            "feedback: no training pair has a decided label; label more: raise task.train_prompts or "
+            "candidates.pairs_per_prompt"
+        )
+    chosen, rejected = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).unbind(1)
     return PreferenceBatch(
-        to_sequences(prompts, chosen, pad_id),
-        to_sequences(prompts, rejected, pad_id),
+        answers[chosen],
+        answers[rejected],
         torch.tensor(preference, dtype=torch.float32),
+        None if ref_logprobs is None else ref_logprobs[chosen],
+        None if ref_logprobs is None else ref_logprobs[rejected],
     )
-
-
-def with_trunk(pairs: PreferenceBatch, backbone: Backbone) -> PreferenceBatch:
-    """The pairs with the frozen layers' output, computed once for all roles and passes."""
-    return replace(pairs, chosen=backbone.with_trunk(pairs.chosen), rejected=backbone.with_trunk(pairs.rejected))
 
 
 @torch.no_grad()
-def with_reference(pairs: PreferenceBatch, backbone: Backbone, batch_size: int = 32) -> PreferenceBatch:
-    """The pairs with the reference's summed log-probabilities, computed once for all passes."""
-    sums: dict[str, list[torch.Tensor]] = {"chosen": [], "rejected": []}
-    with bar("reference log-probs", len(pairs)) as progress:
-        for start in range(0, len(pairs), batch_size):
-            part = pairs[slice(start, start + batch_size)]
-            for side, seq in (("chosen", part.chosen), ("rejected", part.rejected)):
-                sums[side].append(backbone.logprobs(Role.reference, seq).sum(-1))
+def reference_logprobs(answers: Sequences, backbone: Backbone, batch_size: int = 64) -> torch.Tensor:
+    """Each answer's log-probability under the reference, summed over counted tokens. Shape [answers]."""
+    sums = []
+    with bar("reference log-probs", len(answers)) as progress:
+        for start in range(0, len(answers), batch_size):
+            part = to_device(answers[slice(start, start + batch_size)], backbone.device)
+            sums.append(backbone.logprobs(Role.reference, part).sum(-1).cpu())
             progress.advance(len(part))
-    return replace(
-        pairs,
-        ref_chosen_logprobs=torch.cat(sums["chosen"]),
-        ref_rejected_logprobs=torch.cat(sums["rejected"]),
-    )
+    return torch.cat(sums)
 
 
 class PreferenceStream(IterableDataset[PreferenceBatch]):

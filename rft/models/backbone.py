@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rft.errors import UserError
 from rft.models.pretrained import LoraConfig
 from rft.ops.logprobs import token_logprobs
-from rft.types import Sequences
+from rft.types import Sequences, to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -216,12 +216,12 @@ class Backbone(nn.Module):
             layer.forward = lambda hidden_states, *_, **__: hidden_states
         try:
             for start in range(0, len(seq), batch_size):
-                self.hidden(Role.reference, seq[slice(start, start + batch_size)])
+                self.hidden(Role.reference, to_device(seq[slice(start, start + batch_size)], self.device))
         finally:
             watch.remove()
             for layer in above:
                 del layer.forward
-        return replace(seq, trunk=torch.cat(parts))
+        return replace(seq, trunk=torch.cat(parts).to(seq.prompt_ids.device))
 
     def hidden(self, role: Role, seq: Sequences) -> Tensor:
         """Last hidden states [B, P + R, H].

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build
-from rft.data.offline import PreferenceStream, example_batches, load_pairs, read_table, to_sequences
+from rft.data.offline import PreferenceStream, example_batches, load_answers, load_pairs, read_table, to_sequences
 from rft.evaluation.evaluate import evaluate
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.annotators import load_annotators
@@ -180,8 +180,10 @@ def _scores(reward: LearnedReward, seq: Sequences) -> torch.Tensor:
     return torch.cat([reward.backbone.scores(p) for p in parts]).cpu()
 
 
-def _pair_accuracy(reward: LearnedReward, pairs: PreferenceBatch) -> float:
-    """Share of pairs whose chosen response scores higher."""
+def _pair_accuracy(reward: LearnedReward, pairs: PreferenceBatch) -> float | None:
+    """Share of pairs whose chosen response scores higher; None if there is no pair."""
+    if len(pairs) == 0:
+        return None
     return float((_scores(reward, pairs.chosen) > _scores(reward, pairs.rejected)).float().mean())
 
 
@@ -207,19 +209,18 @@ def make_reward_model(
     """Train the reward model on the comparisons; accuracy on held-out labels and on human ratings it never saw."""
     backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, [Role.reward], [Role.reward], config.seed)
     folders = inputs["candidates"].path, inputs["preferences"].path
-    train = load_pairs(*folders, backbone.pad_id, heldout=False)
+    answers = backbone.with_trunk(load_answers(folders[0], backbone.pad_id))
+    train = load_pairs(*folders, answers, heldout=False)
     stream = PreferenceStream(None, train, pairs_per_step=config.pairs_per_step, epochs=config.epochs, seed=config.seed)
     module = RewardModelTraining(config, backbone, stream.steps)
     fit_shared(module, stream, stream.steps, "reward model", strategy)
     reward = LearnedReward(config, backbone, 0.0, 1.0)
-    rows = read_table(folders[0] / "candidates.parquet")
-    answers = to_sequences([r["prompt_ids"] for r in rows], [r["response_ids"] for r in rows], backbone.pad_id)
     scores = _scores(reward, answers).double()
     save_file(backbone.role_state(Role.reward), out / "reward.safetensors")
     standardise = {"mean": float(scores.mean()), "std": max(float(scores.std()), 1e-6)}
     (out / "standardise.json").write_text(json.dumps(standardise), encoding="utf-8")
     human, ceiling = _human_pairs(inputs["ratings"], backbone.tokenizer, int(answers.prompt_ids.shape[1]))
-    heldout = load_pairs(*folders, backbone.pad_id, heldout=True)
+    heldout = load_pairs(*folders, answers, heldout=True)
     return {
         "train_pairs": len(train),
         "train_accuracy": _pair_accuracy(reward, train[slice(0, 256)]),

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from rft.algorithms.base import Algorithm
 from rft.callbacks.training import History, TrainingBar
 from rft.config import OnPolicyConfig, PreferenceConfig
-from rft.data.offline import PreferenceData, PreferenceStream, load_pairs, read_table, with_reference, with_trunk
+from rft.data.offline import PreferenceData, PreferenceStream, load_answers, load_pairs, read_table, reference_logprobs
 from rft.data.on_policy import OnPolicyData, RolloutStream
 from rft.models.backbone import Backbone, Role
 from rft.models.pretrained import LoraConfig, load_folder
@@ -120,10 +120,10 @@ def make_data(
         )
     assert isinstance(config, PreferenceConfig)
     backbone = algorithm.backbone
-    pairs = load_pairs(inputs["candidates"].path, inputs["preferences"].path, backbone.pad_id, heldout=False)
-    pairs = with_trunk(pairs, backbone)
-    if "reference" in algorithm.needs:
-        pairs = with_reference(pairs, backbone)
+    candidates, labels = inputs["candidates"].path, inputs["preferences"].path
+    answers = backbone.with_trunk(load_answers(candidates, backbone.pad_id))
+    ref = reference_logprobs(answers, backbone) if "reference" in algorithm.needs else None
+    pairs = load_pairs(candidates, labels, answers, heldout=False, ref_logprobs=ref)
     return PreferenceData(
         PreferenceStream(
             algorithm, pairs, pairs_per_step=config.pairs_per_step, epochs=config.epochs, seed=seed, **share
