@@ -137,6 +137,19 @@ class PreferenceBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparisonBatch:
+    """Answers with the comparisons among them, for a model that scores each answer once."""
+
+    answers: Sequences  # [B, ...]
+    chosen: Tensor  # [M] int64, rows of answers
+    rejected: Tensor  # [M] int64
+    preference: Tensor  # [M] P(chosen is better), in [0.5, 1]
+
+    def __len__(self) -> int:
+        return int(self.chosen.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
 class ExampleBatch:
     """Demonstrations to imitate."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
 from rft.progress import bar
 from rft.rollout import pad_prompts
-from rft.types import ExampleBatch, PreferenceBatch, Sequences, to_device
+from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, to_device
 
 
 class KnowsEpoch(Protocol):
@@ -72,47 +73,92 @@ def load_answers(folder: Path, pad_id: int) -> Sequences:
     return to_sequences([r["prompt_ids"] for r in rows], [r["response_ids"] for r in rows], pad_id)
 
 
-def load_pairs(
-    folder_candidates: Path,
-    folder_labels: Path,
-    answers: Sequences,
-    *,
-    heldout: bool,
-    ref_logprobs: torch.Tensor | None = None,
-) -> PreferenceBatch:
-    """All labelled pairs of one side of the hold-out, the better response as chosen; exact ties are left out.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A decided label; rows of the candidates."""
+
+    prompt_id: str
+    chosen: int
+    rejected: int
+    preference: float  # P(chosen is better), in (0.5, 1]
+
+
+def load_comparisons(folder_candidates: Path, folder_labels: Path, *, heldout: bool) -> list[Comparison]:
+    """All decided labels of one side of the hold-out, the better response as chosen; exact ties are left out.
 
     Args:
         folder_candidates: holds ``pairs.parquet``.
         folder_labels: holds ``labels.parquet``.
-        answers: the candidates that pairs point into, of ``load_answers``.
         heldout: which side.
-        ref_logprobs: summed log-probabilities of the answers under the reference, [answers].
 
     Raises:
         UserError: if no training pair has a decided label; the held-out side may be empty.
     """
     pairs = {p["pair"]: p for p in read_table(folder_candidates / "pairs.parquet") if p["heldout"] is heldout}
-    rows, preference = [], []
+    found = []
     for label in read_table(folder_labels / "labels.parquet"):
         pair, p = pairs.get(label["pair"]), label["preference"]
         if pair is None or p == 0.5:
             continue
-        rows.append((pair["first"], pair["second"]) if p > 0.5 else (pair["second"], pair["first"]))
-        preference.append(max(p, 1 - p))
-    if not rows and not heldout:
+        rows = (pair["first"], pair["second"]) if p > 0.5 else (pair["second"], pair["first"])
+        found.append(Comparison(pair["prompt_id"], *rows, max(p, 1 - p)))
+    if not found and not heldout:
         raise UserError(
             "feedback: no training pair has a decided label; label more: raise task.train_prompts or "
             "candidates.pairs_per_prompt"
         )
-    chosen, rejected = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    return found
+
+
+def to_pairs(
+    comparisons: Sequence[Comparison], answers: Sequences, ref_logprobs: torch.Tensor | None = None
+) -> PreferenceBatch:
+    """Comparisons as pairs of sequences.
+
+    Args:
+        comparisons: M of them.
+        answers: the candidates that they point into, of ``load_answers``.
+        ref_logprobs: summed log-probabilities of the answers under the reference, [answers].
+    """
+    rows = torch.tensor([(c.chosen, c.rejected) for c in comparisons], dtype=torch.int64).reshape(-1, 2)
+    chosen, rejected = rows.unbind(1)
     return PreferenceBatch(
         answers[chosen],
         answers[rejected],
-        torch.tensor(preference, dtype=torch.float32),
+        torch.tensor([c.preference for c in comparisons], dtype=torch.float32),
         None if ref_logprobs is None else ref_logprobs[chosen],
         None if ref_logprobs is None else ref_logprobs[rejected],
     )
+
+
+def comparison_batches(
+    comparisons: Sequence[Comparison], answers: Sequences, prompts_per_step: int, epochs: int, seed: int
+) -> list[ComparisonBatch]:
+    """Batches of whole prompts with all their comparisons, shuffled anew for each pass.
+
+    An answer that stands in several comparisons is scored once (Ouyang et al. 2022, arXiv 2203.02155, section 3.5).
+    The last incomplete batch of a pass is kept.
+    """
+    by_prompt: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        by_prompt.setdefault(comparison.prompt_id, []).append(comparison)
+    prompts = list(by_prompt)
+    batches = []
+    for epoch in range(epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(len(prompts))
+        for start in range(0, len(order), prompts_per_step):
+            some = [c for i in order[start : start + prompts_per_step] for c in by_prompt[prompts[i]]]
+            rows = sorted({row for c in some for row in (c.chosen, c.rejected)})
+            place = {row: i for i, row in enumerate(rows)}
+            batches.append(
+                ComparisonBatch(
+                    answers[torch.tensor(rows)],
+                    torch.tensor([place[c.chosen] for c in some]),
+                    torch.tensor([place[c.rejected] for c in some]),
+                    torch.tensor([c.preference for c in some], dtype=torch.float32),
+                )
+            )
+    return batches
 
 
 @torch.no_grad()

@@ -35,6 +35,13 @@ class Role(str, Enum):
     critic = "critic"
 
 
+class PoolingEnum(str, Enum):
+    """How a reward model makes one score of its head's outputs."""
+
+    last = "last"
+    mean = "mean"
+
+
 _HEADS = (Role.reward, Role.critic)
 
 
@@ -254,12 +261,21 @@ class Backbone(nn.Module):
         values: Tensor = self.heads[Role.critic.value](hidden.float())[..., 0] * seq.response_mask
         return values
 
-    def scores(self, seq: Sequences) -> Tensor:
-        """The reward model's raw score at the last counted token. Shape [B], float32."""
-        hidden = self.hidden(Role.reward, seq)
+    def scores(self, seq: Sequences, pooling: PoolingEnum = PoolingEnum.last) -> Tensor:
+        """The reward model's raw score of each prompt with its response. Shape [B], float32.
+
+        ``last``: the head at the last counted token. ``mean``: the head's mean over all counted tokens, prompt and
+        response.
+        """
+        hidden, head = self.hidden(Role.reward, seq), self.heads[Role.reward.value]
+        if pooling is PoolingEnum.mean:
+            mask = torch.cat([seq.prompt_mask, seq.response_mask], 1)
+            per_token = head(hidden.float())[..., 0]
+            mean: Tensor = torch.where(mask, per_token, torch.zeros_like(per_token)).sum(-1) / mask.sum(-1)
+            return mean
         last = seq.prompt_ids.shape[1] + seq.lengths - 1
         at_end = hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
-        scores: Tensor = self.heads[Role.reward.value](at_end.float())[..., 0]
+        scores: Tensor = head(at_end.float())[..., 0]
         return scores
 
     def role_state(self, role: Role) -> dict[str, Tensor]:

@@ -15,7 +15,15 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build
-from rft.data.offline import PreferenceStream, example_batches, load_answers, load_pairs, read_table, to_sequences
+from rft.data.offline import (
+    comparison_batches,
+    example_batches,
+    load_answers,
+    load_comparisons,
+    read_table,
+    to_pairs,
+    to_sequences,
+)
 from rft.evaluation.evaluate import evaluate
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.annotators import load_annotators
@@ -177,7 +185,7 @@ def _gold_agreement(texts: list[str], index: Any, preference: Any, gold: Any) ->
 @torch.no_grad()
 def _scores(reward: LearnedReward, seq: Sequences) -> torch.Tensor:
     parts = [to_device(seq[slice(i, i + BATCH)], reward.backbone.device) for i in range(0, len(seq), BATCH)]
-    return torch.cat([reward.backbone.scores(p) for p in parts]).cpu()
+    return torch.cat([reward.backbone.scores(p, reward.config.pooling) for p in parts]).cpu()
 
 
 def _pair_accuracy(reward: LearnedReward, pairs: PreferenceBatch) -> float | None:
@@ -210,17 +218,17 @@ def make_reward_model(
     backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, [Role.reward], [Role.reward], config.seed)
     folders = inputs["candidates"].path, inputs["preferences"].path
     answers = backbone.with_trunk(load_answers(folders[0], backbone.pad_id))
-    train = load_pairs(*folders, answers, heldout=False)
-    stream = PreferenceStream(None, train, pairs_per_step=config.pairs_per_step, epochs=config.epochs, seed=config.seed)
-    module = RewardModelTraining(config, backbone, stream.steps)
-    fit_shared(module, stream, stream.steps, "reward model", strategy)
+    comparisons = load_comparisons(*folders, heldout=False)
+    batches = comparison_batches(comparisons, answers, config.prompts_per_step, config.epochs, config.seed)
+    fit_shared(RewardModelTraining(config, backbone, len(batches)), batches, len(batches), "reward model", strategy)
     reward = LearnedReward(config, backbone, 0.0, 1.0)
     scores = _scores(reward, answers).double()
     save_file(backbone.role_state(Role.reward), out / "reward.safetensors")
     standardise = {"mean": float(scores.mean()), "std": max(float(scores.std()), 1e-6)}
     (out / "standardise.json").write_text(json.dumps(standardise), encoding="utf-8")
     human, ceiling = _human_pairs(inputs["ratings"], backbone.tokenizer, int(answers.prompt_ids.shape[1]))
-    heldout = load_pairs(*folders, answers, heldout=True)
+    train = to_pairs(comparisons, answers)
+    heldout = to_pairs(load_comparisons(*folders, heldout=True), answers)
     return {
         "train_pairs": len(train),
         "train_accuracy": _pair_accuracy(reward, train[slice(0, 256)]),

@@ -16,7 +16,15 @@ from safetensors.torch import load_file, save_file
 from rft.algorithms.base import Algorithm
 from rft.callbacks.training import History, TrainingBar
 from rft.config import OnPolicyConfig, PreferenceConfig
-from rft.data.offline import PreferenceData, PreferenceStream, load_answers, load_pairs, read_table, reference_logprobs
+from rft.data.offline import (
+    PreferenceData,
+    PreferenceStream,
+    load_answers,
+    load_comparisons,
+    read_table,
+    reference_logprobs,
+    to_pairs,
+)
 from rft.data.on_policy import OnPolicyData, RolloutStream
 from rft.models.backbone import Backbone, Role
 from rft.models.pretrained import LoraConfig, load_folder
@@ -123,7 +131,7 @@ def make_data(
     candidates, labels = inputs["candidates"].path, inputs["preferences"].path
     answers = backbone.with_trunk(load_answers(candidates, backbone.pad_id))
     ref = reference_logprobs(answers, backbone) if "reference" in algorithm.needs else None
-    pairs = load_pairs(candidates, labels, answers, heldout=False, ref_logprobs=ref)
+    pairs = to_pairs(load_comparisons(candidates, labels, heldout=False), answers, ref)
     return PreferenceData(
         PreferenceStream(
             algorithm, pairs, pairs_per_step=config.pairs_per_step, epochs=config.epochs, seed=seed, **share
