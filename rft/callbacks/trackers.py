@@ -53,6 +53,8 @@ class Wandb:
         from lightning.pytorch.loggers import WandbLogger
 
         offline = self.config.mode is ModeEnum.offline
+        # Lightning passes a setting of older versions, of which wandb would warn before its own settings count.
+        wandb.setup(wandb.Settings(silent=True))
         logger = WandbLogger(
             project=self.config.project,
             entity=self.config.entity,

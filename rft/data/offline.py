@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
 from rft.progress import bar
 from rft.rollout import pad_prompts
@@ -67,7 +68,11 @@ def example_batches(
 
 
 def load_pairs(folder_candidates: Path, folder_labels: Path, pad_id: int, *, heldout: bool) -> PreferenceBatch:
-    """All labelled pairs of one side of the hold-out, the better response as chosen; exact ties are left out."""
+    """All labelled pairs of one side of the hold-out, the better response as chosen; exact ties are left out.
+
+    Raises:
+        UserError: if none is left.
+    """
     candidates = read_table(folder_candidates / "candidates.parquet")
     pairs = {p["pair"]: p for p in read_table(folder_candidates / "pairs.parquet") if p["heldout"] is heldout}
     prompts, chosen, rejected, preference = [], [], [], []
@@ -81,6 +86,12 @@ def load_pairs(folder_candidates: Path, folder_labels: Path, pad_id: int, *, hel
         chosen.append(better["response_ids"])
         rejected.append(worse["response_ids"])
         preference.append(max(p, 1 - p))
+    if not preference:
+        side = "held-out" if heldout else "training"
+        raise UserError(
+            f"preferences: of {len(pairs)} {side} pairs none has a better side; raise task.train_prompts, "
+            f"candidates.pairs_per_prompt or {'' if heldout else 'lower '}candidates.heldout_fraction"
+        )
     return PreferenceBatch(
         to_sequences(prompts, chosen, pad_id),
         to_sequences(prompts, rejected, pad_id),
@@ -113,6 +124,9 @@ class PreferenceStream(IterableDataset[PreferenceBatch]):
         pairs: all training pairs.
         accumulate: microbatches in a step.
         rank, world: this process's share of each step.
+
+    Raises:
+        UserError: if there are fewer pairs than a step takes.
     """
 
     def __init__(
@@ -128,7 +142,11 @@ class PreferenceStream(IterableDataset[PreferenceBatch]):
         world: int = 1,
     ) -> None:
         if len(pairs) < pairs_per_step:
-            raise ValueError(f"{len(pairs)} pairs are fewer than pairs_per_step={pairs_per_step}; label more")
+            key = f"{'reward' if algorithm is None else 'algorithm'}.pairs_per_step={pairs_per_step}"
+            raise UserError(
+                f"{key}: there are {len(pairs)} training pairs without a tie; ask for at most as many, or label more "
+                "(task.train_prompts, candidates.pairs_per_prompt)"
+            )
         if pairs_per_step % (world * accumulate):
             raise ValueError(f"pairs_per_step={pairs_per_step} must be a multiple of {world} ranks x {accumulate}")
         self.algorithm, self.pairs, self.seed = algorithm, pairs, seed

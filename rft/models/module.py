@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import torch
 
+from rft.errors import TrainingDiverged
 from rft.types import to_device
 
 
@@ -16,6 +17,19 @@ class Module(lightning.LightningModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Every tensor of a frozen dataclass on the device."""
         return to_device(batch, device)
+
+
+def require_finite(loss: torch.Tensor, what: str, step: int, key: str) -> None:
+    """Stop at a loss that is NaN or infinite.
+
+    Raises:
+        TrainingDiverged: naming what is trained, the step, and the learning rate's key.
+    """
+    if not torch.isfinite(loss.detach()):
+        raise TrainingDiverged(
+            f"{what}: the loss is {float(loss.detach())} at step {step}; lower {key} (the last good checkpoint, if "
+            "there is one, stays)"
+        )
 
 
 def linear_decay(optimizer: torch.optim.Optimizer, steps: int) -> Any:

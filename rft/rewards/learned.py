@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rft.models.backbone import Backbone, Role
-from rft.models.module import Module, linear_decay
+from rft.models.module import Module, linear_decay, require_finite
 from rft.ops.losses import bradley_terry_loss
 from rft.types import PreferenceBatch, Sequences
 
@@ -41,7 +41,9 @@ class RewardModelTraining(Module):
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """The loss on one batch of pairs, chosen and rejected in one forward pass each."""
         chosen, rejected = self.backbone.scores(batch.chosen), self.backbone.scores(batch.rejected)
-        return bradley_terry_loss(chosen, rejected, batch.preference)
+        loss = bradley_terry_loss(chosen, rejected, batch.preference)
+        require_finite(loss, "reward model", self.global_step, "reward.lr")
+        return loss
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear decay to a tenth."""

@@ -1,0 +1,66 @@
+"""A process that has imported everything once and forks a fresh ``rft`` for each request.
+
+Imports are most of what a small trial costs. What runs in the fork is the real command line: its own process, its own
+arguments, environment, folder and standard streams.
+
+One JSON object a line on stdin: ``{"arguments", "cwd", "environment", "stdout", "stderr"}``; two lines on stdout for
+each: the process id, and the exit code once it ended (minus the signal's number if it was killed).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+PRELOADED = (
+    "lightning",
+    "lightning.pytorch.loggers",
+    "pandas",
+    "peft",
+    "rft.cli.app",
+    "rft.cli.run",
+    "rft.rewards.learned",
+    "rft.study.shared",
+    "rft.study.training",
+    "rft.study.trial",
+    "rft.algorithms.dpo",
+    "rft.algorithms.rlaif",
+    "sklearn.linear_model",
+    "transformers",
+    "transformers.models.llama.modeling_llama",
+    "wandb",
+)
+
+
+def become_rft(request: dict[str, Any]) -> None:
+    """In the fork: take the request's surroundings and run the command line."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = ["rft", *request["arguments"]]
+    from rft.cli import main
+
+    main()
+
+
+def serve() -> None:
+    """Answer requests until stdin ends."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            become_rft(json.loads(line))
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
