@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from rft.config.schemas import AlgorithmConfig
-from rft.errors import TrainingDiverged
 from rft.models.backbone import Backbone, Role
 from rft.models.module import Module, require_finite
 from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts
@@ -71,12 +70,7 @@ class Algorithm(Module):
         Raises:
             TrainingDiverged: if a weight is not finite; the checkpoint before, which is good, then stays.
         """
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
-                raise TrainingDiverged(
-                    f"{self.config.name}: the weights {name} are not finite after step {self.global_step}; lower "
-                    "algorithm.lr (the last good checkpoint stays)"
-                )
+        self.require_finite_weights()
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         base_buffers = {name for name, _ in self.named_buffers() if name.startswith("backbone.")}
         state = checkpoint["state_dict"]

@@ -54,7 +54,7 @@ class Wandb:
 
         offline = self.config.mode is ModeEnum.offline
         # Lightning passes a setting of older versions, of which wandb would warn before its own settings count.
-        wandb.setup(wandb.Settings(silent=True))
+        wandb.setup(wandb.Settings(silent=True, mode="offline" if offline else "online"))
         logger = WandbLogger(
             project=self.config.project,
             entity=self.config.entity,

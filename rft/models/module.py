@@ -18,6 +18,23 @@ class Module(lightning.LightningModule):
         """Every tensor of a frozen dataclass on the device."""
         return to_device(batch, device)
 
+    def require_finite_weights(self) -> None:
+        """Stop at trained weights that are NaN or infinite.
+
+        Raises:
+            TrainingDiverged: naming the first such parameter and the step.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise TrainingDiverged(
+                    f"the weights {name} are not finite after step {self.global_step}; lower the learning rate (the "
+                    "last good checkpoint, if there is one, stays)"
+                )
+
+    def on_train_end(self) -> None:
+        """No stage ends with weights that are not finite: the last step has no loss after it to show them."""
+        self.require_finite_weights()
+
 
 def require_finite(loss: torch.Tensor, what: str, step: int, key: str) -> None:
     """Stop at a loss that is NaN or infinite.
