@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,21 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Write `checkpoint` to a file beside `path`, then rename it."""
+        """Write `checkpoint` to a file beside `path`, then rename it.
+
+        Raises:
+            OSError: naming `path`, for instance if its disk is full; what was there stays.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{target.name}.{os.getpid()}")
+        # By way of memory: writing to a file itself, torch hides the system's error.
+        data = io.BytesIO()
+        torch.save(checkpoint, data)
         try:
-            torch.save(checkpoint, beside)
+            beside.write_bytes(data.getbuffer())
             beside.replace(target)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(target)) from error
         finally:
             beside.unlink(missing_ok=True)

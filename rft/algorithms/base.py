@@ -53,7 +53,8 @@ class Algorithm(Module):
         # Weighted like the loss, so that their means do not depend on microbatches and ranks either.
         metrics = {f"train/{name}": value.detach() * batch.weight for name, value in out.metrics.items()}
         metrics["train/loss"] = out.loss.detach() * batch.weight
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
+        # The history hands them to the trackers, beside the rollouts' own; from here they would come a second time.
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True, logger=False)
         return out.loss * batch.weight
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

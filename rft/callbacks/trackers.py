@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 
+LONGEST_TAG = 64  # W&B refuses longer ones
+
+
 class ModeEnum(str, Enum):
     """Whether anything is contacted."""
 
@@ -61,7 +64,7 @@ class Wandb:
             name=f"{arm} · s{seed}",
             group=study,
             job_type="trial",
-            tags=[arm, f"seed-{seed}"],
+            tags=[arm[:LONGEST_TAG], f"seed-{seed}"],
             save_dir=folder,
             offline=offline,
             log_model=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rft.config.ranges import out_of_range
 from rft.config.schemas import SPLITS, OnPolicyConfig, PreferenceConfig
@@ -24,6 +24,8 @@ def check_ranges(config: type[Any], node: DictConfig, where: str) -> None:
         UserError: naming key, value and range.
     """
     for name in map(str, node):
+        if OmegaConf.is_missing(node, name):
+            continue
         value = node[name]
         if wanted := out_of_range(config, name, value):
             raise UserError(f"{where}{name}={value}: must be {wanted}")

@@ -65,14 +65,18 @@ class Outcome:
         return lines[0]
 
 
-def environment(store: Path, **more: str) -> dict[str, str]:
-    """This process's environment with a store of the test's own and nothing that decides a trial from outside."""
+def environment(store: Path, **more: str | None) -> dict[str, str]:
+    """This process's environment with a store of the test's own and nothing that decides a trial from outside.
+
+    What `more` has as None is taken out.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RFT_", "WANDB_DATA", "WANDB_CACHE"))}
     one = {"OMP_NUM_THREADS": "1", "RFT_THREADS": "1"}
-    return kept | one | {"RFT_STORE": str(store), "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"} | more
+    own = {"RFT_STORE": str(store), "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
+    return {name: value for name, value in (kept | one | own | more).items() if value is not None}
 
 
-def rft(arguments: Sequence[str], cwd: Path, store: Path, **more: str) -> Outcome:
+def rft(arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> Outcome:
     """``python -m rft …`` from nothing: imports and all."""
     command = [sys.executable, "-m", "rft", *arguments]
     done = subprocess.run(command, cwd=cwd, env=environment(store, **more), capture_output=True, text=True, check=False)
@@ -82,7 +86,7 @@ def rft(arguments: Sequence[str], cwd: Path, store: Path, **more: str) -> Outcom
 class Warm:
     """Forks ``rft`` processes from one that has imported everything; one at a time."""
 
-    def __init__(self, scratch: Path, **more: str) -> None:
+    def __init__(self, scratch: Path, **more: str | None) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
         self.scratch, self.more, self.count = scratch, more, 0
         self._server = subprocess.Popen(
@@ -93,13 +97,13 @@ class Warm:
             text=True,
         )
 
-    def start(self, arguments: Sequence[str], cwd: Path, store: Path, **more: str) -> int:
+    def start(self, arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> int:
         """Start a process; returns its id."""
         self.count += 1
         request = {
             "arguments": list(arguments),
             "cwd": str(cwd),
-            "environment": environment(store, **self.more, **more),
+            "environment": environment(store, **{**self.more, **more}),
             "stdout": str(self.scratch / f"{self.count}.out"),
             "stderr": str(self.scratch / f"{self.count}.err"),
         }
@@ -114,7 +118,7 @@ class Warm:
         streams = [(self.scratch / f"{self.count}.{end}").read_text(encoding="utf-8") for end in ("out", "err")]
         return Outcome(code, *streams)
 
-    def __call__(self, arguments: Sequence[str], cwd: Path, store: Path, **more: str) -> Outcome:
+    def __call__(self, arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> Outcome:
         """Start and wait."""
         self.start(arguments, cwd, store, **more)
         return self.wait()
@@ -172,6 +176,16 @@ def files_under(folder: Path, but: Sequence[str] = ("locks",)) -> set[str]:
         for p in folder.rglob("*")
         if p.is_file() and p.relative_to(folder).parts[0] not in but
     }
+
+
+def tracked(folder: Path) -> list[list[dict[str, Any]]]:
+    """The records of each offline W&B run under a trial's folder, oldest run first, by W&B's own reader."""
+    found = []
+    for run in sorted(folder.glob("wandb/offline-run-*")):
+        wandb = Path(sys.executable).with_name("wandb")
+        done = subprocess.run([wandb, "leet", "inspect", "--json", run], capture_output=True, text=True, check=True)
+        found.append([json.loads(line) for line in done.stdout.splitlines()])
+    return found
 
 
 def wait_until(condition: Any, seconds: float = 60.0) -> None:

@@ -1,0 +1,53 @@
+"""A trial that was killed goes on from its last checkpoint and ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Sweep
+from tests.integration.harness import TINY, Result, Warm, tracked, wait_until
+
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials")]
+
+# Long enough for a kill between the first checkpoint and the end.
+LONG = {
+    "ppo": ("algorithm=ppo", "algorithm.iterations=40", "algorithm.minibatches=2", "algorithm.epochs=2"),
+    "dpo": ("algorithm=dpo", "algorithm.pairs_per_step=2", "algorithm.epochs=16"),
+}
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+def test_killed_in_the_middle_ends_with_the_same_bits(
+    algorithm: str, sweep: Sweep, shared: Path, warm: Warm, tmp_path: Path
+) -> None:
+    command = ["run", *LONG[algorithm], "arm=long", *TINY]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert warm(command, whole, sweep.store).code == 0
+    reference = Result(whole / "runs" / "scratch" / "long" / "seed-0", sweep.store)
+
+    folder = killed / "runs" / "scratch" / "long" / "seed-0"
+    process = warm.start(command, killed, shared)
+    wait_until(lambda: list(folder.glob("checkpoints/*/last.ckpt")))
+    os.kill(process, signal.SIGKILL)
+    assert warm.wait().code == -signal.SIGKILL
+    assert not (shared / "policy").exists() or not list((shared / "policy").iterdir())
+    assert not (folder / "trial.json").exists()
+
+    outcome = warm(command, killed, shared)
+    assert outcome.code == 0, outcome.stderr
+    again = Result(folder, shared)
+    assert again.record["stages"]["policy"]["key"] == reference.record["stages"]["policy"]["key"]
+    for name in ("policy.safetensors", "history.json"):
+        assert (again.entry("policy") / name).read_bytes() == (reference.entry("policy") / name).read_bytes()
+    assert again.digests == reference.digests
+
+    # It went on, it did not begin again: the second process trained fewer epochs than there are.
+    *_, records = tracked(folder)
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    assert 0 < len([row for row in rows if "train/loss" in row]) < len(reference.history())
