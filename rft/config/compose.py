@@ -50,11 +50,12 @@ def _arm(algorithm: str) -> str:
     if not HydraConfig.initialized():
         return algorithm
     kept = []
-    for override in HydraConfig.get().overrides.task:
-        key, _, value = override.lstrip("+~").partition("=")
+    # A sweep writes 3e-3 as 0.003, and the order of overrides means nothing: neither makes another arm.
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        key, value = override.key_or_group, override.value()
         if key not in _COSMETIC and not key.startswith(("tracker", "strategy.threads")):
             kept.append(f"{key.removeprefix('algorithm.')}={value}")
-    name = re.sub(r"[^\w.,=+-]", "_", "-".join([algorithm, *kept]))
+    name = re.sub(r"[^\w.,=+-]", "_", "-".join([algorithm, *sorted(kept)]))
     if len(name) <= LONGEST_ARM:
         return name
     # Cut names must stay different: they are folders, and two arms in one would overwrite each other.

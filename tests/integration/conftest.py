@@ -46,6 +46,7 @@ class Sweep:
         self.outcome: Outcome = rft(["run", "-m", *self.overrides], cwd, store)
         assert self.outcome.code == 0, self.outcome.stderr
         found = [Result(path.parent, store) for path in (cwd / "runs" / "sweep").rglob("trial.json")]
+        self.entries = {folder.name: len(list(folder.iterdir())) for folder in store.iterdir() if folder.is_dir()}
         self.trials = {str(trial.record["algorithm"]): trial for trial in found}
 
 

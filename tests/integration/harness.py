@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,9 +196,9 @@ def wait_until(condition: Any, seconds: float = 60.0) -> None:
         time.sleep(0.005)
 
 
-def study(folder: Path, arms: Mapping[str, Sequence[str]], seeds: Sequence[int], **more: Any) -> Path:
-    """A folder with a ``study.yaml`` of tiny trials."""
+def study(folder: Path, **more: Any) -> Path:
+    """A folder with a ``study.yaml`` of tiny trials; `more` are its keys."""
     folder.mkdir(parents=True, exist_ok=True)
-    spec = {"question": "?", "overrides": list(TINY), "arms": {k: list(v) for k, v in arms.items()}}
-    (folder / "study.yaml").write_text(json.dumps(spec | {"seeds": list(seeds)} | more), encoding="utf-8")
+    spec = {"question": "?", "overrides": TINY, "arms": {"sft": OF["sft"]}, "seeds": [0]}
+    (folder / "study.yaml").write_text(json.dumps(spec | more), encoding="utf-8")
     return folder

@@ -182,7 +182,7 @@ class TestStudyFile:
     def test_with_a_fault(
         self, sweep: Sweep, warm: Warm, tmp_path: Path, more: dict[str, object], words: tuple[str, ...]
     ) -> None:
-        where = study(tmp_path / "mine", {"sft": OF["sft"]}, [0], **more)
+        where = study(tmp_path / "mine", **more)
         refused(warm(["compare", str(where)], tmp_path, sweep.store), *words)
         assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
@@ -251,7 +251,8 @@ def test_a_flipped_byte_is_found_reported_and_recomputed(shared: Path, warm: War
     assert rft(["store", "verify"], tmp_path, shared).code == 1
     outcome = warm(command, tmp_path, shared)
     assert outcome.code == 0
-    assert f"policy/{trial.entry('policy').name}/policy.safetensors: has sha256" in outcome.stderr
-    assert "computed again" in outcome.stderr
+    said = outcome.stdout + outcome.stderr
+    assert f"policy/{trial.entry('policy').name}/policy.safetensors: has sha256" in said
+    assert "computed again" in said
     assert trial.computed == {"policy"}
     assert trial.digests == digests

@@ -51,8 +51,7 @@ class TestSweep:
             **dict.fromkeys(("preferences", "reward_model"), 2),
             **dict.fromkeys(("policy", "evaluation"), 4),
         }
-        for stage, count in computed.items():
-            assert len(list((sweep.store / stage).iterdir())) == count
+        assert {stage: sweep.entries[stage] for stage in computed} == computed
 
     def test_all_arms_start_alike(self, sweep: Sweep) -> None:
         for stage in ("questions", "sft", "candidates"):
@@ -179,7 +178,7 @@ def test_a_study_twice_from_empty_stores_gives_the_same_summary(fresh: Path, ass
     folders = []
     for store in (fresh, tmp_path / "other"):
         cwd = tmp_path / f"in-{store.name}"
-        where = study(cwd / "small", {name: OF[name] for name in ALGORITHMS}, [0, 1])
+        where = study(cwd / "small", arms={name: OF[name] for name in ALGORITHMS}, seeds=[0, 1])
         outcome = rft(["compare", str(where)], cwd, store)
         assert outcome.code == 0, outcome.stderr
         folders.append(cwd / "runs" / "small")

@@ -9,10 +9,13 @@ each: the process id, and the exit code once it ended (minus the signal's number
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
 import sys
+import traceback
 from typing import Any
 
 PRELOADED = (
@@ -46,13 +49,25 @@ def become_rft(request: dict[str, Any]) -> None:
     sys.argv = ["rft", *request["arguments"]]
     from rft.cli import main
 
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The interpreter's own end would visit, and so copy, all that was imported.
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def serve() -> None:
     """Answer requests until stdin ends."""
     for name in PRELOADED:
         importlib.import_module(name)
+    gc.freeze()  # what the collector does not visit stays shared with the forks
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
