@@ -37,12 +37,16 @@ class Module(lightning.LightningModule):
 
 
 def require_finite(loss: torch.Tensor, what: str, step: int, key: str) -> None:
-    """Stop at a loss that is NaN or infinite.
+    """Stop at a loss that is NaN or infinite, on all ranks at once if it is so on one.
 
     Raises:
         TrainingDiverged: naming what is trained, the step, and the learning rate's key.
     """
-    if not torch.isfinite(loss.detach()):
+    finite = torch.isfinite(loss.detach()).float()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # A rank that stopped alone would leave the others waiting for its gradient.
+        torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+    if not finite:
         raise TrainingDiverged(
             f"{what}: the loss is {float(loss.detach())} at step {step}; lower {key} (the last good checkpoint, if "
             "there is one, stays)"

@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials")]
 
 # Long enough for a kill between the first checkpoint and the end.
 LONG = {
-    "ppo": ("algorithm=ppo", "algorithm.iterations=40", "algorithm.minibatches=2", "algorithm.epochs=2"),
-    "dpo": ("algorithm=dpo", "algorithm.pairs_per_step=2", "algorithm.epochs=16"),
+    "ppo": ("algorithm=ppo", "algorithm.iterations=16", "algorithm.minibatches=2", "algorithm.epochs=2"),
+    "dpo": ("algorithm=dpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
 }
 
 

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 PRELOADED = (
@@ -46,7 +47,8 @@ def become_rft(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = ["rft", *request["arguments"]]
+    # The installed script: Lightning starts a trial's further processes by this very command.
+    sys.argv = [str(Path(sys.executable).with_name("rft")), *request["arguments"]]
     from rft.cli import main
 
     try:
