@@ -48,6 +48,11 @@ def test_killed_in_the_middle_ends_with_the_same_bits(
     assert again.digests == reference.digests
 
     # It went on, it did not begin again: the second process trained fewer epochs than there are.
-    *_, records = tracked(folder)
-    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
-    assert 0 < len([row for row in rows if "train/loss" in row]) < len(reference.history())
+    killed_run, final_run = tracked(folder)
+    rows = [record["history"] for record in final_run if record["type"] == "history"]
+    steps = [row["item"]["_step"] for row in rows if "train/loss" in row["item"]]
+    everything = [row["step"] for row in reference.history()]
+    assert 0 < len(steps) < len(everything)
+    assert steps == everything[-len(steps) :]
+    # And W&B gets it as one run.
+    assert len({r["run"]["run_id"] for part in (killed_run, final_run) for r in part if r["type"] == "run"}) == 1
