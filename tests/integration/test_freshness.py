@@ -10,7 +10,8 @@ import pytest
 
 from tests.integration.harness import OF, TINY
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials")]
+# The first of the group to run waits for the sweep that all share.
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
 
 
 @dataclass

@@ -14,7 +14,8 @@ import pytest
 from tests.integration.conftest import Sweep
 from tests.integration.harness import OF, TINY, Outcome, Result, Warm, files_under, rft, study
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials")]
+# The first of the group to run waits for the sweep that all share.
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
 
 GOOD = [
     {"text": f"The {split} film number {i} was", "split": split}

@@ -11,7 +11,8 @@ import pytest
 from tests.integration.conftest import Sweep
 from tests.integration.harness import TINY, Result, Warm, tracked, wait_until
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials")]
+# The first of the group to run waits for the sweep that all share.
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
 
 # Long enough for a kill between the first checkpoint and the end.
 LONG = {

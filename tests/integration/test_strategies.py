@@ -9,7 +9,8 @@ import pytest
 from tests.integration.conftest import Sweep
 from tests.integration.harness import OF, TINY, Result, Warm, rft
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials")]
+# The first of the group to run waits for the sweep that all share.
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
 
 
 def command(algorithm: str, arm: str, *strategy: str) -> list[str]:

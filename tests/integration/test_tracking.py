@@ -11,7 +11,8 @@ import pytest
 from tests.integration.conftest import Sweep
 from tests.integration.harness import TINY, Result, Warm, tracked
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials")]
+# The first of the group to run waits for the sweep that all share.
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
 
 
 def test_each_trial_has_one_run_in_the_group_of_its_study(sweep: Sweep) -> None:
