@@ -34,7 +34,7 @@ quick: env  ## The same flow on a tiny model, in under three minutes
 	$(BIN)/rft compare experiments/quick
 
 test: env  ## Run all tests but the slow ones
-	$(PYTEST) -n $(WORKERS) -m "not slow"
+	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-slow: env  ## Run the tests that take minutes
 	$(PYTEST) -m slow --timeout 3600

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rft.config import number
 from rft.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,15 +49,15 @@ class Config:
     """auto takes a GPU if there is one."""
     distribution: DistributionEnum = DistributionEnum.single
     """single device, or ddp: one process a device."""
-    devices: int = 1
+    devices: int = number(1, at_least=1)
     """Processes (CPU) or GPUs of a trial; 1 unless distribution=ddp."""
     precision: PrecisionEnum = PrecisionEnum.auto
     """auto takes bf16 where the processor multiplies it natively. Trained weights and the optimiser stay fp32."""
-    accumulate: int = 1
+    accumulate: int = number(1, at_least=1)
     """Microbatches in an optimiser step: less memory, the same gradient."""
-    gradient_clip: float = 1.0
+    gradient_clip: float = number(1.0, at_least=0)
     """Largest gradient norm; 0 turns clipping off."""
-    threads: int = 0
+    threads: int = number(0, at_least=0)
     """CPU threads of a process; 0 takes all cores (RFT_THREADS, set by the launcher, comes first)."""
 
 
@@ -87,9 +88,6 @@ class Strategy:
             )
         if config.devices > 1 and config.distribution is DistributionEnum.single:
             raise UserError(f"strategy.devices={config.devices}: more than one device needs strategy=ddp")
-        for name in ("devices", "accumulate"):
-            if getattr(config, name) < 1:
-                raise UserError(f"strategy.{name}={getattr(config, name)}: must be at least 1")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,6 +131,8 @@ class Strategy:
         """A Lightning trainer. ``shared`` stages run in one process without accumulation, whatever the trial uses."""
         import lightning
 
+        from rft.checkpoint import AtomicCheckpoints
+
         config = self.config
         spread = config.distribution is DistributionEnum.ddp and not shared
         return lightning.Trainer(
@@ -146,6 +146,7 @@ class Strategy:
             default_root_dir=root,
             callbacks=list(callbacks),
             logger=logger,
+            plugins=[AtomicCheckpoints()],
             log_every_n_steps=1,
             enable_progress_bar=False,
             enable_model_summary=False,

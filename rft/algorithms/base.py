@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from rft.config.schemas import AlgorithmConfig
-from rft.errors import TrainingDiverged
 from rft.models.backbone import Backbone, Role
-from rft.models.module import Module
+from rft.models.module import Module, require_finite
 from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts
 
 Need = Literal["reference", "value", "reward"]
@@ -50,13 +49,12 @@ class Algorithm(Module):
             TrainingDiverged: if it is NaN or infinite.
         """
         out = self.loss(batch)
-        if not torch.isfinite(out.loss):
-            raise TrainingDiverged(
-                f"{self.config.name}: the loss is {float(out.loss)} at step {self.global_step}; lower algorithm.lr or "
-                "raise the KL coefficient (the last good checkpoint stays)"
-            )
-        metrics = {f"train/{name}": value.detach() for name, value in out.metrics.items()}
-        self.log_dict({"train/loss": out.loss.detach(), **metrics}, on_step=False, on_epoch=True, batch_size=len(batch))
+        require_finite(out.loss, self.config.name, self.global_step, "algorithm.lr")
+        # Weighted like the loss, so that their means do not depend on microbatches and ranks either.
+        metrics = {f"train/{name}": value.detach() * batch.weight for name, value in out.metrics.items()}
+        metrics["train/loss"] = out.loss.detach() * batch.weight
+        # The history hands them to the trackers, beside the rollouts' own; from here they would come a second time.
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True, logger=False)
         return out.loss * batch.weight
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -68,7 +66,12 @@ class Algorithm(Module):
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, betas=(0.9, 0.95))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained and the algorithm's own buffers."""
+        """Keep what is trained and the algorithm's own buffers.
+
+        Raises:
+            TrainingDiverged: if a weight is not finite; the checkpoint before, which is good, then stays.
+        """
+        self.require_finite_weights()
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         base_buffers = {name for name, _ in self.named_buffers() if name.startswith("backbone.")}
         state = checkpoint["state_dict"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rft.algorithms.base import Algorithm
-from rft.config.schemas import PreferenceConfig
+from rft.config import PreferenceConfig, number
 from rft.models.backbone import Role
 from rft.ops.losses import dpo_loss
 from rft.types import LossOutput, PreferenceBatch
@@ -25,7 +25,7 @@ class Config(PreferenceConfig):
     """Learning rate of the policy's adapter; full fine-tuning wants 1e-6 to 5e-7."""
     beta: float = 0.1
     """β above 0: the strength of the pull to the reference (the paper's default)."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = number(0.0, at_least=0, below=0.5)
     """Assumed share of flipped labels, in [0, 0.5)."""
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from rft.algorithms.base import Algorithm
-from rft.config.schemas import OnPolicyConfig
+from rft.config import OnPolicyConfig, number
 from rft.models.backbone import Backbone, Role
 from rft.ops.advantages import gae, token_rewards
 from rft.ops.kl import kl_k1
@@ -36,15 +36,15 @@ class Config(OnPolicyConfig):
     """β: reward units (standard deviations of the reward model) per nat, at least 0."""
     kl_target: float | None = None
     """Nats per sequence that the adaptive controller aims at; none keeps kl_coef fixed."""
-    kl_horizon: int = 1000
+    kl_horizon: int = number(1000, at_least=1)
     """Rollouts over which the controller corrects a full deviation (Ziegler et al. use 10,000 on 2 M episodes)."""
-    gamma: float = 1.0
+    gamma: float = number(1.0, at_least=0, at_most=1)
     """Discount; 1 for episodic text (Huang et al., detail 7)."""
-    lam: float = 0.95
+    lam: float = number(0.95, at_least=0, at_most=1)
     """GAE's λ in [0, 1]."""
-    clip_range: float = 0.2
+    clip_range: float = number(0.2, above=0)
     """ε of the policy's clip."""
-    value_clip_range: float = 0.2
+    value_clip_range: float = number(0.2, above=0)
     """ε of the value's clip."""
     vf_coef: float = 0.1
     """Weight of the value loss (Huang et al., table 2)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
+
+
+LONGEST_TAG = 64  # W&B refuses longer ones
 
 
 class ModeEnum(str, Enum):
@@ -39,9 +43,10 @@ class Wandb:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._id_file: Path | None = None
 
     def logger(self, *, study: str, arm: str, seed: int, folder: Path, settings: Mapping[str, Any]) -> Logger | None:
-        """Start the trial's run in its folder; None if tracking is off."""
+        """Start the trial's run in its folder, or go on with the one of a killed trial; None if tracking is off."""
         if self.config.mode is ModeEnum.disabled:
             return None
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -52,14 +57,24 @@ class Wandb:
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
+        class SteppedLogger(WandbLogger):
+            """Takes the optimiser's steps as W&B's own, so that a run that goes on continues its curves."""
+
+            def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+                """One row."""
+                self.experiment.log(dict(metrics) | {"trainer/global_step": step}, step=step)
+
         offline = self.config.mode is ModeEnum.offline
-        logger = WandbLogger(
+        # Lightning passes a setting of older versions, of which wandb would warn before its own settings count.
+        wandb.setup(wandb.Settings(silent=True, mode="offline" if offline else "online"))
+        logger = SteppedLogger(
+            id=self._run_id(folder),
             project=self.config.project,
             entity=self.config.entity,
             name=f"{arm} · s{seed}",
             group=study,
             job_type="trial",
-            tags=[arm, f"seed-{seed}"],
+            tags=[arm[:LONGEST_TAG], f"seed-{seed}"],
             save_dir=folder,
             offline=offline,
             log_model=False,
@@ -67,6 +82,15 @@ class Wandb:
         )
         logger.log_hyperparams(dict(settings))
         return logger
+
+    def _run_id(self, folder: Path) -> str:
+        """The id of the trial's run, kept until the trial is done: one trial is one run, killed or not."""
+        self._id_file = folder / "wandb" / "run-id"
+        if self._id_file.exists():
+            return self._id_file.read_text(encoding="utf-8")
+        self._id_file.parent.mkdir(parents=True, exist_ok=True)
+        self._id_file.write_text(found := secrets.token_hex(4), encoding="utf-8")
+        return found
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """Log the last metrics and end the run: without this a second trial in the process would join it."""
@@ -76,3 +100,5 @@ class Wandb:
             if metrics:
                 wandb.log(dict(metrics))
             wandb.finish(exit_code=1 if failed else 0)
+        if not failed and self._id_file is not None:
+            self._id_file.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -15,6 +16,8 @@ def main() -> NoReturn:
 
         app(standalone_mode=True)
     except UserError as error:
-        sys.stderr.write(f"rft: {error}\n")
+        # The further processes of a distributed trial meet the same fault; the first one says it.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            sys.stderr.write(f"rft: {error}\n")
         sys.exit(2)
     sys.exit(0)

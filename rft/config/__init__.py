@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from rft.config.build import build, to_config
 from rft.config.compose import compose, expand_sweep, register
+from rft.config.ranges import number
 from rft.config.schemas import (
+    SPLITS,
     CandidatesConfig,
     EvaluationConfig,
     OnPolicyConfig,
@@ -17,6 +19,7 @@ from rft.config.schemas import (
 )
 
 __all__ = [
+    "SPLITS",
     "CandidatesConfig",
     "EvaluationConfig",
     "OnPolicyConfig",
@@ -26,6 +29,7 @@ __all__ = [
     "build",
     "compose",
     "expand_sweep",
+    "number",
     "register",
     "to_config",
 ]

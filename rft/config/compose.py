@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -24,12 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rft.config.build import split_target
 from rft.config.extract import config_class
+from rft.config.limits import check_fit, check_ranges
 from rft.config.paths import conf_dir
 from rft.config.plugins import plugin_conf_dirs
-from rft.config.schemas import RunConfig
+from rft.config.schemas import CandidatesConfig, EvaluationConfig, RunConfig, SFTConfig
 from rft.errors import UserError
 
 GROUPS = ("task", "model", "feedback", "judge", "reward", "algorithm", "strategy", "tracker")
+LONGEST_ARM = 120  # characters; file systems take 255 bytes
 _COSMETIC = {"algorithm", "seed", "study", "arm", "until"}
 
 
@@ -47,11 +50,17 @@ def _arm(algorithm: str) -> str:
     if not HydraConfig.initialized():
         return algorithm
     kept = []
-    for override in HydraConfig.get().overrides.task:
-        key, _, value = override.lstrip("+~").partition("=")
+    # A sweep writes 3e-3 as 0.003, and the order of overrides means nothing: neither makes another arm.
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        key, value = override.key_or_group, override.value()
         if key not in _COSMETIC and not key.startswith(("tracker", "strategy.threads")):
             kept.append(f"{key.removeprefix('algorithm.')}={value}")
-    return re.sub(r"[^\w.,=+-]", "_", "-".join([algorithm, *kept]))[:120]
+    name = re.sub(r"[^\w.,=+-]", "_", "-".join([algorithm, *sorted(kept)]))
+    if len(name) <= LONGEST_ARM:
+        return name
+    # Cut names must stay different: they are folders, and two arms in one would overwrite each other.
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: LONGEST_ARM - 9]}-{digest}"
 
 
 def option_files() -> Iterator[tuple[str, Path]]:
@@ -126,38 +135,49 @@ def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
     return UserError(f"config: {line.strip()}; see `rft run --help`")
 
 
+def _check_group(group: str, node: Any) -> type[Any]:
+    """Check a group's option against its schema; returns the schema's class."""
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise UserError(f"{group}: choose an option, as in {group}={_first_option(group)}")
+    declared = config_class(split_target(str(node["_target_"]))[0])
+    schema = OmegaConf.structured(declared)
+    values = {k: v for k, v in node.items() if k != "_target_"}
+    valid = [str(k) for k in schema]
+    for key in map(str, values):
+        if key not in valid:
+            raise UserError(f"{group}.{key}: no such key in {group}; {_nearest(key, valid)}")
+    try:
+        typed = OmegaConf.merge(schema, values)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(typed, DictConfig)
+    check_ranges(declared, typed, f"{group}.")
+    return declared
+
+
 def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Check every group against its schema again: ``+`` and ``++`` pass by OmegaConf's own check.
 
     Raises:
-        UserError: unknown key (with the nearest valid one), wrong type, missing value, foreign ``_target_``.
+        UserError: unknown key (with the nearest valid one), wrong type, missing value, foreign ``_target_``, a number
+            out of its range, settings that do not fit each other.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), cfg)
         assert isinstance(merged, DictConfig)
         for missing in sorted(OmegaConf.missing_keys(merged) - set(GROUPS)):
             raise UserError(f"{missing}: has no value; give one as {missing}=…")
-        for group in GROUPS:
-            node = merged[group]
-            if not isinstance(node, DictConfig) or "_target_" not in node:
-                raise UserError(f"{group}: choose an option, as in {group}={_first_option(group)}")
-            module, _ = split_target(str(node["_target_"]))
-            schema = OmegaConf.structured(config_class(module))
-            values = {k: v for k, v in node.items() if k != "_target_"}
-            valid = [str(k) for k in schema]
-            for key in map(str, values):
-                if key not in valid:
-                    raise UserError(f"{group}.{key}: no such key in {group}; {_nearest(key, valid)}")
-            try:
-                OmegaConf.merge(schema, values)
-            except OmegaConfBaseException as error:
-                raise UserError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
+        classes = {group: _check_group(group, merged[group]) for group in GROUPS}
         needed, given = merged.algorithm.requires_feedback, str(merged.feedback["_target_"]).split(".")[-2]
         if needed not in (None, given):
             raise UserError(
                 f"feedback={given}: algorithm={merged.algorithm.name} means feedback={needed}; leave it out"
             )
         OmegaConf.to_container(merged, resolve=True)
+        check_ranges(RunConfig, merged, "")
+        for name, config in (("sft", SFTConfig), ("candidates", CandidatesConfig), ("evaluation", EvaluationConfig)):
+            check_ranges(config, merged[name], f"{name}.")
+        check_fit(merged, classes["algorithm"])
     except OmegaConfBaseException as error:
         raise _explain(error, overrides) from error
     assert isinstance(merged, DictConfig)

@@ -8,6 +8,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rft.config.ranges import number
+
+SPLITS = ("train", "validation", "test", "ood")
+
 
 class Until(str, Enum):
     """The last stage that a run computes."""
@@ -27,9 +31,9 @@ class AlgorithmConfig:
 
     name: str = MISSING
     """The algorithm's name in tables and file names."""
-    lr: float = 1e-4
+    lr: float = number(1e-4, above=0)
     """Learning rate of the policy (AdamW), above 0."""
-    weight_decay: float = 0.0
+    weight_decay: float = number(0.0, at_least=0)
     """AdamW's decoupled weight decay, at least 0."""
     requires_feedback: str | None = None
     """The only feedback that this algorithm's name stands for; none if any will do."""
@@ -39,17 +43,17 @@ class AlgorithmConfig:
 class OnPolicyConfig(AlgorithmConfig):
     """Fields of every algorithm that learns from its own rollouts."""
 
-    iterations: int = 30
+    iterations: int = number(30, at_least=1)
     """Rollout iterations, at least 1."""
-    prompts_per_iteration: int = 32
+    prompts_per_iteration: int = number(32, at_least=1)
     """Prompts drawn in an iteration, over all ranks."""
-    samples_per_prompt: int = 1
+    samples_per_prompt: int = number(1, at_least=1)
     """Responses sampled for each prompt of an iteration."""
-    epochs: int = 1
+    epochs: int = number(1, at_least=1)
     """Passes over an iteration's rollouts."""
-    minibatches: int = 1
+    minibatches: int = number(1, at_least=1)
     """Optimiser steps in a pass; must divide the number of rollouts."""
-    temperature: float = 1.0
+    temperature: float = number(1.0, above=0)
     """Sampling temperature; the log-probabilities are taken at the same one."""
 
 
@@ -57,9 +61,9 @@ class OnPolicyConfig(AlgorithmConfig):
 class PreferenceConfig(AlgorithmConfig):
     """Fields of every algorithm that learns from pairs."""
 
-    epochs: int = 1
+    epochs: int = number(1, at_least=1)
     """Passes over the training pairs."""
-    pairs_per_step: int = 16
+    pairs_per_step: int = number(16, at_least=1)
     """Pairs in an optimiser step, over all ranks."""
 
 
@@ -67,13 +71,13 @@ class PreferenceConfig(AlgorithmConfig):
 class SFTConfig:
     """The supervised fine-tuning that makes the start policy."""
 
-    epochs: int = 1
+    epochs: int = number(1, at_least=1)
     """Passes over the demonstrations."""
-    batch_size: int = 32
+    batch_size: int = number(32, at_least=1)
     """Demonstrations in a step."""
-    lr: float = 5e-4
+    lr: float = number(5e-4, above=0)
     """Learning rate, linearly decayed to a tenth."""
-    seed: int = 0
+    seed: int = number(0, at_least=0)
     """Order of the demonstrations and start of the adapter."""
 
 
@@ -81,15 +85,15 @@ class SFTConfig:
 class CandidatesConfig:
     """Several answers to each training question, from the start policy."""
 
-    samples_per_prompt: int = 4
+    samples_per_prompt: int = number(4, at_least=2)
     """Answers a prompt, at least 2."""
-    pairs_per_prompt: int = 2
+    pairs_per_prompt: int = number(2, at_least=1)
     """Comparisons made of them."""
-    temperature: float = 1.0
+    temperature: float = number(1.0, above=0)
     """Sampling temperature."""
-    heldout_fraction: float = 0.1
+    heldout_fraction: float = number(0.1, above=0, below=1)
     """Share of the prompts whose labels only measure the reward model."""
-    seed: int = 0
+    seed: int = number(0, at_least=0)
     """Sampling and pairing."""
 
 
@@ -97,15 +101,15 @@ class CandidatesConfig:
 class EvaluationConfig:
     """The final test."""
 
-    samples_per_prompt: int = 1
+    samples_per_prompt: int = number(1, at_least=1)
     """Answers a prompt."""
-    temperature: float = 1.0
+    temperature: float = number(1.0, above=0)
     """Sampling temperature."""
-    batch_size: int = 64
+    batch_size: int = number(64, at_least=1)
     """Sequences generated at once."""
     splits: list[str] = field(default_factory=lambda: ["test", "ood"])
     """Which prompt sets: validation for tuning, test and ood for the verdict."""
-    seed: int = 0
+    seed: int = number(0, at_least=0)
     """With the trial's seed, the sampling seeds: the same for every arm."""
 
 
@@ -128,7 +132,7 @@ class RunConfig:
     """The study that the trial belongs to; its folder under runs/."""
     arm: str = "${rft_arm:${algorithm.name}}"
     """All seeds of one setting. By default the algorithm and the overrides other than the seed."""
-    seed: int = 0
+    seed: int = number(0, at_least=0)
     """Replicate of the policy stage and of the evaluation's sampling."""
     until: Until = Until.evaluation
     """Stop after this stage."""

@@ -181,6 +181,9 @@ class PreferenceStream(IterableDataset[PreferenceBatch]):
         pairs: all training pairs.
         accumulate: microbatches in a step.
         rank, world: this process's share of each step.
+
+    Raises:
+        UserError: if there are fewer pairs than a step takes.
     """
 
     def __init__(
@@ -196,7 +199,11 @@ class PreferenceStream(IterableDataset[PreferenceBatch]):
         world: int = 1,
     ) -> None:
         if len(pairs) < pairs_per_step:
-            raise ValueError(f"{len(pairs)} pairs are fewer than pairs_per_step={pairs_per_step}; label more")
+            key = f"{'reward' if algorithm is None else 'algorithm'}.pairs_per_step={pairs_per_step}"
+            raise UserError(
+                f"{key}: there are {len(pairs)} training pairs without a tie; ask for at most as many, or label more "
+                "(task.train_prompts, candidates.pairs_per_prompt)"
+            )
         if pairs_per_step % (world * accumulate):
             raise ValueError(f"pairs_per_step={pairs_per_step} must be a multiple of {world} ranks x {accumulate}")
         self.algorithm, self.pairs, self.seed = algorithm, pairs, seed

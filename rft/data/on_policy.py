@@ -8,21 +8,26 @@ Dimensions: ``B`` sequences, ``R`` response tokens.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import lightning
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, IterableDataset
 
 from rft.config import OnPolicyConfig
+from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
 from rft.ops.kl import sequence_kl
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.types import OnPolicyBatch, Rollouts, Sequences
+
+T = TypeVar("T")
 
 
 class RewardSource(Protocol):
@@ -51,12 +56,52 @@ class Learner(Protocol):
         ...
 
 
+def _spread() -> torch.device | None:
+    """Where tensors must be that the ranks exchange; None in a single process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    return torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+
+
 def all_sum(values: Sequence[float]) -> list[float]:
     """Sums over all ranks; the values themselves in a single process."""
-    total = torch.tensor(list(values), dtype=torch.float64)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    total = torch.tensor(list(values), dtype=torch.float64, device=_spread())
+    if _spread() is not None:
         torch.distributed.all_reduce(total)
     return [float(x) for x in total]
+
+
+def all_max(value: int) -> int:
+    """The largest value of all ranks."""
+    largest = torch.tensor(value, device=_spread())
+    if _spread() is not None:
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest)
+
+
+def all_rows(data: T, world: int) -> T:
+    """A frozen dataclass with the rows of all ranks, in their order; every tensor in it has the same shape on each."""
+    if world == 1:
+        return data
+
+    def whole(value: object) -> object:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return all_rows(value, world)
+        if not isinstance(value, Tensor):
+            return value
+        parts = [torch.empty_like(value) for _ in range(world)]
+        torch.distributed.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    fields = {f.name: whole(getattr(data, f.name)) for f in dataclasses.fields(data)}  # type: ignore[arg-type]
+    return replace(data, **fields)  # type: ignore[type-var]
+
+
+def widen(seq: Sequences, width: int, pad_id: int) -> Sequences:
+    """Responses padded to a width of R tokens."""
+    more = width - seq.response_ids.shape[1]
+    ids, mask = pad(seq.response_ids, (0, more), value=pad_id), pad(seq.response_mask, (0, more), value=False)
+    return replace(seq, response_ids=ids, response_mask=mask)
 
 
 class RolloutStream(IterableDataset[OnPolicyBatch]):
@@ -92,6 +137,11 @@ class RolloutStream(IterableDataset[OnPolicyBatch]):
         self.rank, self.world = rank, world
         rows = config.prompts_per_iteration * config.samples_per_prompt
         parts = config.minibatches * accumulate * world
+        if config.prompts_per_iteration > len(prompts):
+            raise UserError(
+                f"algorithm.prompts_per_iteration={config.prompts_per_iteration}: there are {len(prompts)} training "
+                "questions; ask for at most as many, or raise algorithm.samples_per_prompt"
+            )
         if config.prompts_per_iteration % world or rows % parts:
             raise ValueError(
                 f"{rows} rollouts do not divide into {config.minibatches} minibatches x {accumulate} microbatches x "
@@ -118,9 +168,10 @@ class RolloutStream(IterableDataset[OnPolicyBatch]):
         numbers = uniforms(len(chosen), self.response_tokens, self.seed, iteration)
         share = len(chosen) // self.world
         mine = slice(self.rank * share, (self.rank + 1) * share)
-        ids, mask = pad_prompts([self.prompts[i] for i in chosen[mine]], backbone.pad_id, backbone.device)
+        ids, mask = pad_prompts([self.prompts[i] for i in chosen], backbone.pad_id, backbone.device)
         self.engine.sync(backbone)
-        seq = self.engine.generate(ids, mask, numbers[mine].to(backbone.device), self.config.temperature)
+        seq = self.engine.generate(ids[mine], mask[mine], numbers[mine].to(backbone.device), self.config.temperature)
+        seq = widen(seq, all_max(seq.response_ids.shape[1]), backbone.pad_id)
         seq = backbone.with_trunk(seq)
         parts = [seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)]
         needs, t = self.algorithm.needs, self.config.temperature
@@ -141,7 +192,9 @@ class RolloutStream(IterableDataset[OnPolicyBatch]):
         rollouts = self.collect(iteration)
         batch = self.algorithm.prepare(rollouts)
         self.algorithm.rollout_metrics = dict(rollouts.metrics)
-        per_step = self.micro * self.accumulate
+        # Every rank holds the rows of all, so that a minibatch has the same rows however many ranks there are.
+        batch = all_rows(batch, self.world)
+        per_step = self.micro * self.accumulate * self.world
         for epoch in range(self.config.epochs):
             # The first pass keeps the order in which old log-probs were taken, so that its first ratio is exactly 1.
             rows = torch.arange(len(batch))
@@ -151,10 +204,9 @@ class RolloutStream(IterableDataset[OnPolicyBatch]):
                 yield from self._microbatches(batch[step])
 
     def _microbatches(self, minibatch: OnPolicyBatch) -> Iterator[OnPolicyBatch]:
-        """Microbatches weighted so that the mean over them and over ranks is the mean over all counted tokens."""
-        mask = minibatch.sequences.response_mask
-        (total,) = all_sum([float(mask.sum())])
-        for start in range(0, len(minibatch), self.micro):
+        """This rank's microbatches, weighted so that the mean over all of them is the mean over all counted tokens."""
+        total = float(minibatch.sequences.response_mask.sum())
+        for start in range(self.rank * self.micro, len(minibatch), self.world * self.micro):
             part = minibatch[slice(start, start + self.micro)]
             tokens = float(part.sequences.response_mask.sum())
             yield replace(part, weight=tokens * self.accumulate * self.world / total)

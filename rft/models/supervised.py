@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rft.config import SFTConfig
 from rft.models.backbone import Backbone, Role
-from rft.models.module import Module, linear_decay
+from rft.models.module import Module, linear_decay, require_finite
 from rft.ops.masked import masked_mean
 from rft.types import ExampleBatch
 
@@ -25,6 +25,7 @@ class SupervisedFineTuning(Module):
         """The negative log-likelihood of one batch."""
         logprobs = self.backbone.logprobs(Role.policy, batch.sequences)
         loss = -masked_mean(logprobs, batch.sequences.response_mask)
+        require_finite(loss, "start policy", self.global_step, "sft.lr")
         self.log("train/loss", loss, batch_size=len(batch))
         return loss
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rft.config.ranges import number
 from rft.models.backbone import Backbone, PoolingEnum, Role
-from rft.models.module import Module, linear_decay
+from rft.models.module import Module, linear_decay, require_finite
 from rft.ops.losses import bradley_terry_loss
 from rft.types import ComparisonBatch, Sequences
 
@@ -20,9 +21,9 @@ class Config:
 
     lr: float = 1e-3
     """Learning rate (AdamW), linearly decayed to a tenth."""
-    epochs: int = 2
+    epochs: int = number(2, at_least=1)
     """Passes over the labels. Ouyang et al. 2022 warn of more than one; that was with 33,000 prompts."""
-    prompts_per_step: int = 8
+    prompts_per_step: int = number(8, at_least=1)
     """Prompts in a step, with all their answers and comparisons."""
     pooling: PoolingEnum = PoolingEnum.mean
     """Where the score is read: the mean over all counted tokens, or the last one. On 1,200 comparisons the mean agreed
@@ -44,7 +45,9 @@ class RewardModelTraining(Module):
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
         """The loss on one batch of comparisons; each answer is scored once."""
         scores = self.backbone.scores(batch.answers, self.config.pooling)
-        return bradley_terry_loss(scores[batch.chosen], scores[batch.rejected], batch.preference)
+        loss = bradley_terry_loss(scores[batch.chosen], scores[batch.rejected], batch.preference)
+        require_finite(loss, "reward model", self.global_step, "reward.lr")
+        return loss
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear decay to a tenth."""

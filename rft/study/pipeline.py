@@ -52,6 +52,24 @@ def settings_of(node: DictConfig) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k not in ("name", "requires_feedback")}
 
 
+def require_room(questions: Entry, model: Entry, response_tokens: int) -> None:
+    """Refuse a question that leaves the model too few positions for a response.
+
+    Raises:
+        UserError: naming the question; for a prompt file its id holds the line.
+    """
+    from rft.data.offline import read_table
+
+    config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
+    for row in read_table(questions.path / "questions.parquet") if positions else ():
+        if len(row["token_ids"]) + response_tokens > positions:
+            raise UserError(
+                f"question {row['prompt_id']}: {len(row['token_ids'])} prompt tokens and {response_tokens} response "
+                f"tokens exceed the model's {positions} positions; shorten it, or lower task.response_tokens"
+            )
+
+
 class Pipeline:
     """Computes, or finds, the stages of one configuration.
 
@@ -141,7 +159,9 @@ class Pipeline:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.model.path)
             return tokenizer
 
-        return self._note(self.task.questions_entry(load_tokenizer, self.model.key))
+        entry = self.task.questions_entry(load_tokenizer, self.model.key)
+        require_room(entry, self.model, self.response_tokens)
+        return self._note(entry)
 
     @cached_property
     def sft(self) -> Entry:

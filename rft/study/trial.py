@@ -99,6 +99,8 @@ class Trial:
 
 def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Run a trial and say in a few lines what came out."""
+    # Its retries are told line by line; what they come to is told by the error.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     store = Store.default()
     record = Trial(cfg, folder, store, overrides).run()
     if record is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from rft.config import schemas
 from rft.store import Entry, Json, Store
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-SPLITS = ("train", "validation", "test", "ood")
+SPLITS = schemas.SPLITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ LAYERS = (  # highest first
     ("algorithms",),
     ("data",),
     ("rollout", "feedback", "rewards"),
-    ("models", "tasks", "strategy", "tracker"),
+    ("models", "tasks", "strategy", "checkpoint", "tracker"),
     ("ops",),
     ("store", "config", "types"),
     ("errors", "progress", "runtime"),

@@ -1,0 +1,95 @@
+"""Refuses settings that are out of their range or do not fit each other, before anything is computed."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rft.config.ranges import out_of_range
+from rft.config.schemas import SPLITS, OnPolicyConfig, PreferenceConfig
+from rft.errors import UserError
+
+
+def check_ranges(config: type[Any], node: DictConfig, where: str) -> None:
+    """Refuse a value that is out of the range its field declares.
+
+    Args:
+        config: the dataclass of the node.
+        node: its values.
+        where: the node's path, empty or with a dot at its end.
+
+    Raises:
+        UserError: naming key, value and range.
+    """
+    for name in map(str, node):
+        if OmegaConf.is_missing(node, name):
+            continue
+        value = node[name]
+        if wanted := out_of_range(config, name, value):
+            raise UserError(f"{where}{name}={value}: must be {wanted}")
+
+
+def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
+    """Refuse settings of different groups that cannot go together.
+
+    Raises:
+        UserError: naming the keys and the mend.
+    """
+    for split in cfg.evaluation.splits:
+        if split not in SPLITS:
+            close = difflib.get_close_matches(str(split), SPLITS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(SPLITS)}"
+            raise UserError(f"evaluation.splits: there is no split {split!r}; {hint}")
+    if not cfg.evaluation.splits:
+        raise UserError(f"evaluation.splits: is empty; give some of {', '.join(SPLITS)}")
+    ranks, accumulate = int(cfg.strategy.get("devices", 1)), int(cfg.strategy.get("accumulate", 1))
+    if issubclass(algorithm, OnPolicyConfig):
+        _check_on_policy(cfg, ranks, accumulate)
+    if issubclass(algorithm, PreferenceConfig):
+        _check_pairs(cfg)
+        if cfg.algorithm.pairs_per_step % (ranks * accumulate):
+            raise UserError(
+                f"algorithm.pairs_per_step={cfg.algorithm.pairs_per_step}: must be a multiple of strategy.devices × "
+                f"strategy.accumulate ({ranks} × {accumulate})"
+            )
+
+
+def train_prompts(cfg: DictConfig) -> int | None:
+    """Training questions, as far as the settings alone tell."""
+    known = "train_prompts" in cfg.task and cfg.task.get("prompt_file") is None
+    return int(cfg.task.train_prompts) if known else None
+
+
+def _check_on_policy(cfg: DictConfig, ranks: int, accumulate: int) -> None:
+    chosen, there = cfg.algorithm, train_prompts(cfg)
+    if there is not None and chosen.prompts_per_iteration > there:
+        raise UserError(
+            f"algorithm.prompts_per_iteration={chosen.prompts_per_iteration}: there are {there} training questions "
+            "(task.train_prompts); ask for at most as many, or raise algorithm.samples_per_prompt"
+        )
+    if chosen.prompts_per_iteration % ranks:
+        raise UserError(
+            f"algorithm.prompts_per_iteration={chosen.prompts_per_iteration}: must be a multiple of "
+            f"strategy.devices ({ranks})"
+        )
+    rollouts, parts = chosen.prompts_per_iteration * chosen.samples_per_prompt, chosen.minibatches * accumulate * ranks
+    if rollouts % parts:
+        raise UserError(
+            f"algorithm.minibatches={chosen.minibatches}: {rollouts} rollouts (prompts_per_iteration × "
+            f"samples_per_prompt) do not divide into {chosen.minibatches} minibatches × {accumulate} microbatches "
+            f"(strategy.accumulate) × {ranks} processes (strategy.devices); change one of them"
+        )
+
+
+def _check_pairs(cfg: DictConfig) -> None:
+    there = train_prompts(cfg)
+    if there is None:
+        return
+    most, wanted = there * cfg.candidates.pairs_per_prompt, cfg.algorithm.pairs_per_step
+    if wanted > most:
+        raise UserError(
+            f"algorithm.pairs_per_step={wanted}: at most {most} pairs are labelled (task.train_prompts × "
+            "candidates.pairs_per_prompt); ask for fewer a step, or raise one of the two"
+        )

@@ -1,0 +1,204 @@
+"""Starts ``rft`` as a real process and reads what it left: records, store entries, streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WARM = Path(__file__).with_name("warm.py")
+REPOSITORY = Path(__file__).parents[2]
+
+# The smallest settings with which every stage still has something to do.
+TINY = (
+    "model=tiny",
+    "model.hidden_size=32",
+    "model.layers=1",
+    "strategy.precision=fp32",
+    "strategy.threads=1",
+    "task.train_prompts=32",
+    "task.validation_prompts=4",
+    "task.test_prompts=6",
+    "task.ood_prompts=4",
+    "task.sft_examples=64",
+    "task.sft_validation_examples=8",
+    "task.response_tokens=10",
+    "task.gold_fit_reviews=300",
+    "task.gold_heldout_reviews=100",
+    "sft.lr=3e-3",
+    "reward.lr=1e-3",
+)
+ON_POLICY = (
+    "algorithm.iterations=3",
+    "algorithm.prompts_per_iteration=8",
+    "algorithm.minibatches=2",
+    "algorithm.epochs=2",
+)
+OF = {
+    "sft": ("algorithm=sft",),
+    "ppo": ("algorithm=ppo", *ON_POLICY),
+    "dpo": ("algorithm=dpo", "algorithm.pairs_per_step=4", "algorithm.epochs=4"),
+    "rlaif": ("algorithm=rlaif", *ON_POLICY),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a process ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a refusal is."""
+        lines = self.stderr.strip().splitlines()
+        assert len(lines) == 1, self.stderr
+        assert self.code == 2, (self.code, self.stderr)
+        return lines[0]
+
+
+def environment(store: Path, **more: str | None) -> dict[str, str]:
+    """This process's environment with a store of the test's own and nothing that decides a trial from outside.
+
+    What `more` has as None is taken out.
+    """
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RFT_", "WANDB_DATA", "WANDB_CACHE"))}
+    one = {"OMP_NUM_THREADS": "1", "RFT_THREADS": "1"}
+    own = {"RFT_STORE": str(store), "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
+    return {name: value for name, value in (kept | one | own | more).items() if value is not None}
+
+
+def rft(arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> Outcome:
+    """``python -m rft …`` from nothing: imports and all."""
+    command = [sys.executable, "-m", "rft", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment(store, **more), capture_output=True, text=True, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+class Warm:
+    """Forks ``rft`` processes from one that has imported everything; one at a time."""
+
+    def __init__(self, scratch: Path, **more: str | None) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.scratch, self.more, self.count = scratch, more, 0
+        self._server = subprocess.Popen(
+            [sys.executable, str(WARM)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment(scratch / "no-store", **more),
+            text=True,
+        )
+
+    def start(self, arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> int:
+        """Start a process; returns its id."""
+        self.count += 1
+        request = {
+            "arguments": list(arguments),
+            "cwd": str(cwd),
+            "environment": environment(store, **{**self.more, **more}),
+            "stdout": str(self.scratch / f"{self.count}.out"),
+            "stderr": str(self.scratch / f"{self.count}.err"),
+        }
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return int(self._line())
+
+    def wait(self) -> Outcome:
+        """How the process that was started last ended."""
+        code = int(self._line())
+        streams = [(self.scratch / f"{self.count}.{end}").read_text(encoding="utf-8") for end in ("out", "err")]
+        return Outcome(code, *streams)
+
+    def __call__(self, arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> Outcome:
+        """Start and wait."""
+        self.start(arguments, cwd, store, **more)
+        return self.wait()
+
+    def close(self) -> None:
+        """End the server."""
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(timeout=30)
+
+    def _line(self) -> str:
+        assert self._server.stdout is not None
+        line = self._server.stdout.readline()
+        assert line, "the warm process ended"
+        return line
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished trial: its folder, its record, and the store that it used."""
+
+    folder: Path
+    store: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """``trial.json``."""
+        found: dict[str, Any] = json.loads((self.folder / "trial.json").read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def computed(self) -> set[str]:
+        """Stages that this trial's last run computed itself."""
+        return {name for name, stage in self.record["stages"].items() if stage["computed"]}
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What came out of each stage."""
+        return {name: stage["digest"] for name, stage in self.record["stages"].items()}
+
+    def entry(self, stage: str) -> Path:
+        """The folder of a stage's store entry."""
+        return self.store / stage / self.record["stages"][stage]["key"][:16]
+
+    def history(self) -> list[dict[str, float]]:
+        """One row of metrics for each Lightning epoch."""
+        rows: list[dict[str, float]] = json.loads((self.entry("policy") / "history.json").read_text(encoding="utf-8"))
+        return rows
+
+
+def files_under(folder: Path, but: Sequence[str] = ("locks",)) -> set[str]:
+    """Names of all files, without lock files."""
+    return {
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.is_file() and p.relative_to(folder).parts[0] not in but
+    }
+
+
+def tracked(folder: Path) -> list[list[dict[str, Any]]]:
+    """The records of each offline W&B run under a trial's folder, oldest run first, by W&B's own reader."""
+    found = []
+    for run in sorted(folder.glob("wandb/offline-run-*")):
+        wandb = Path(sys.executable).with_name("wandb")
+        done = subprocess.run([wandb, "leet", "inspect", "--json", run], capture_output=True, text=True, check=True)
+        found.append([json.loads(line) for line in done.stdout.splitlines()])
+    return found
+
+
+def wait_until(condition: Any, seconds: float = 60.0) -> None:
+    """Wait until a condition holds; fails after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def study(folder: Path, **more: Any) -> Path:
+    """A folder with a ``study.yaml`` of tiny trials; `more` are its keys."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = {"question": "?", "overrides": TINY, "arms": {"sft": OF["sft"]}, "seeds": [0]}
+    (folder / "study.yaml").write_text(json.dumps(spec | more), encoding="utf-8")
+    return folder

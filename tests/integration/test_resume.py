@@ -1,0 +1,59 @@
+"""A trial that was killed goes on from its last checkpoint and ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Sweep
+from tests.integration.harness import TINY, Result, Warm, tracked, wait_until
+
+# The first of the group to run waits for the sweep that all share.
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+
+# Long enough for a kill between the first checkpoint and the end.
+LONG = {
+    "ppo": ("algorithm=ppo", "algorithm.iterations=16", "algorithm.minibatches=2", "algorithm.epochs=2"),
+    "dpo": ("algorithm=dpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
+}
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+def test_killed_in_the_middle_ends_with_the_same_bits(
+    algorithm: str, sweep: Sweep, shared: Path, warm: Warm, tmp_path: Path
+) -> None:
+    command = ["run", *LONG[algorithm], "arm=long", *TINY]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert warm(command, whole, sweep.store).code == 0
+    reference = Result(whole / "runs" / "scratch" / "long" / "seed-0", sweep.store)
+
+    folder = killed / "runs" / "scratch" / "long" / "seed-0"
+    process = warm.start(command, killed, shared)
+    wait_until(lambda: list(folder.glob("checkpoints/*/last.ckpt")))
+    os.kill(process, signal.SIGKILL)
+    assert warm.wait().code == -signal.SIGKILL
+    assert not (shared / "policy").exists() or not list((shared / "policy").iterdir())
+    assert not (folder / "trial.json").exists()
+
+    outcome = warm(command, killed, shared)
+    assert outcome.code == 0, outcome.stderr
+    again = Result(folder, shared)
+    assert again.record["stages"]["policy"]["key"] == reference.record["stages"]["policy"]["key"]
+    for name in ("policy.safetensors", "history.json"):
+        assert (again.entry("policy") / name).read_bytes() == (reference.entry("policy") / name).read_bytes()
+    assert again.digests == reference.digests
+
+    # It went on, it did not begin again: the second process trained fewer epochs than there are.
+    killed_run, final_run = tracked(folder)
+    rows = [record["history"] for record in final_run if record["type"] == "history"]
+    steps = [row["item"]["_step"] for row in rows if "train/loss" in row["item"]]
+    everything = [row["step"] for row in reference.history()]
+    assert 0 < len(steps) < len(everything)
+    assert steps == everything[-len(steps) :]
+    # And W&B gets it as one run.
+    assert len({r["run"]["run_id"] for part in (killed_run, final_run) for r in part if r["type"] == "run"}) == 1
