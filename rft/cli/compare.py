@@ -33,6 +33,6 @@ def compare_study(study: str, runs: Path, jobs: int) -> None:
     summary = summarise(results)
     write_report(results, summary, folder)
     print_table(summary, console)
-    console.print(f"report: {folder / 'report.html'}", highlight=False)
+    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
     if failures:
         raise UserError(f"{len(failures)} trials failed: {', '.join(failures)}; see log.txt in their folders")

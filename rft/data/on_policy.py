@@ -180,10 +180,13 @@ class RolloutStream(IterableDataset[OnPolicyBatch]):
         values = torch.cat([backbone.values(p) for p in parts]) if "value" in needs else None
         rewards = torch.cat([self.reward.score(p) for p in parts]) if self.reward else torch.zeros(len(seq))
         truncated = seq.truncated(backbone.eos_id)
-        kl = sequence_kl(logprobs, ref, seq.response_mask) if ref is not None else torch.zeros(len(seq))
-        sums = all_sum([len(seq), *(float(x.double().sum()) for x in (rewards, kl, seq.lengths, truncated))])
-        names = ("rollout/reward", "rollout/kl", "rollout/length", "rollout/truncated")
-        metrics = {name: value / sums[0] for name, value in zip(names, sums[1:], strict=True)}
+        measured = {"length": seq.lengths, "truncated": truncated}
+        if self.reward is not None:
+            measured["reward"] = rewards
+        if ref is not None:
+            measured["kl"] = sequence_kl(logprobs, ref, seq.response_mask)
+        count, *sums = all_sum([len(seq), *(float(x.double().sum()) for x in measured.values())])
+        metrics = {f"rollout/{name}": total / count for name, total in zip(measured, sums, strict=True)}
         group = torch.tensor(chosen[mine], device=backbone.device)
         return Rollouts(seq, logprobs, rewards, truncated, group, ref, values, metrics)
 

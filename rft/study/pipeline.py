@@ -212,7 +212,8 @@ class Pipeline:
     def preferences(self) -> Entry:
         """Step 3: labels on the pairs, by the feedback source."""
         address = {"feedback": settings_of(self.cfg.feedback)}
-        inputs: dict[str, Entry] = {"candidates": self.candidates}
+        # The gold labels for simulated annotators; for a judge it only measures how far the labels agree with it.
+        inputs: dict[str, Entry] = {"candidates": self.candidates, "gold": self.gold}
         if self.uses_judge:
             address |= {
                 "judge": settings_of(self.cfg.judge),
@@ -220,7 +221,7 @@ class Pipeline:
             }
             inputs["model"] = self.model
         else:
-            inputs |= {"gold": self.gold, "annotators": self.annotators}
+            inputs["annotators"] = self.annotators
 
         def make(out: Path) -> Mapping[str, Any]:
             from rft.study.shared import make_labels

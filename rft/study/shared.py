@@ -143,13 +143,13 @@ def make_labels(
     """Label the pairs by the feedback source."""
     candidates = read_table(inputs["candidates"].path / "candidates.parquet")
     pairs = read_table(inputs["candidates"].path / "pairs.parquet")
+    gold = task.load_gold(inputs["gold"].path)
     if "model" in inputs:
         model, tokenizer = load_folder(inputs["model"].path, strategy.dtype)
         model.to(device=strategy.device)  # type: ignore[call-arg]
         judge = build(judge_node, model=model, tokenizer=tokenizer)
         source = build(feedback_node, judge=judge)
     else:
-        gold = task.load_gold(inputs["gold"].path)
         annotators = load_annotators(inputs["annotators"].path)
         source = build(feedback_node, gold=gold, annotators=annotators)
     texts = [c["prompt"] + c["response"] for c in candidates]
@@ -166,11 +166,7 @@ def make_labels(
         for i, pair in enumerate(pairs)
     ]
     pq.write_table(pa.Table.from_pylist(rows), out / "labels.parquet")
-    agreement = (
-        _gold_agreement(texts, index, labels.preference, task.load_gold(inputs["gold"].path))
-        if ("gold" in inputs)
-        else None
-    )
+    agreement = _gold_agreement(texts, index, labels.preference, gold)
     return {"pairs": len(rows), "ties": int((labels.preference == 0.5).sum()), "gold_agreement": agreement}
 
 
