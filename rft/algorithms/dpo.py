@@ -23,7 +23,7 @@ class Config(PreferenceConfig):
 
     lr: float = 5e-4
     """Learning rate of the policy's adapter; full fine-tuning wants 1e-6 to 5e-7."""
-    beta: float = 0.1
+    beta: float = number(0.1, above=0)
     """β above 0: the strength of the pull to the reference (the paper's default)."""
     label_smoothing: float = number(0.0, at_least=0, below=0.5)
     """Assumed share of flipped labels, in [0, 0.5)."""

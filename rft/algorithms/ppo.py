@@ -30,11 +30,15 @@ class Config(OnPolicyConfig):
 
     lr: float = 1e-3
     """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
-    critic_lr: float = 1e-3
+    iterations: int = 20
+    """Rollout iterations."""
+    minibatches: int = 4
+    """Optimiser steps in a pass: one a pass moved an adapter too little, at the same cost."""
+    critic_lr: float = number(1e-3, above=0)
     """Learning rate of the critic's adapter and head."""
-    kl_coef: float = 0.05
-    """β: reward units (standard deviations of the reward model) per nat, at least 0."""
-    kl_target: float | None = None
+    kl_coef: float = number(0.1, at_least=0)
+    """β: reward units (standard deviations of the reward model) per nat."""
+    kl_target: float | None = number(None, above=0)
     """Nats per sequence that the adaptive controller aims at; none keeps kl_coef fixed."""
     kl_horizon: int = number(1000, at_least=1)
     """Rollouts over which the controller corrects a full deviation (Ziegler et al. use 10,000 on 2 M episodes)."""
@@ -46,12 +50,12 @@ class Config(OnPolicyConfig):
     """ε of the policy's clip."""
     value_clip_range: float = number(0.2, above=0)
     """ε of the value's clip."""
-    vf_coef: float = 0.1
+    vf_coef: float = number(0.1, at_least=0)
     """Weight of the value loss (Huang et al., table 2)."""
     whiten_advantages: bool = True
     """Zero mean and unit variance over counted tokens of all ranks."""
-    truncation_penalty: float = 0.0
-    """Subtracted from the reward of a response without EOS (Huang et al., detail 4)."""
+    truncation_penalty: float = number(0.5, at_least=0)
+    """Reward units subtracted from the reward of a response without EOS (Huang et al., detail 4)."""
 
 
 class PPO(Algorithm):

@@ -43,7 +43,7 @@ class AlgorithmConfig:
 class OnPolicyConfig(AlgorithmConfig):
     """Fields of every algorithm that learns from its own rollouts."""
 
-    iterations: int = number(30, at_least=1)
+    iterations: int = number(20, at_least=1)
     """Rollout iterations, at least 1."""
     prompts_per_iteration: int = number(32, at_least=1)
     """Prompts drawn in an iteration, over all ranks."""
@@ -87,7 +87,7 @@ class CandidatesConfig:
 
     samples_per_prompt: int = number(4, at_least=2)
     """Answers a prompt, at least 2."""
-    pairs_per_prompt: int = number(2, at_least=1)
+    pairs_per_prompt: int = number(3, at_least=1)
     """Comparisons made of them."""
     temperature: float = number(1.0, above=0)
     """Sampling temperature."""

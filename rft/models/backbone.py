@@ -59,6 +59,8 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 def _trunk_depth(layers: int, lora: LoraConfig) -> int:
     """How many of the lowest layers no adapter touches."""
+    if lora.rank < 1:
+        raise UserError(f"model.lora.rank={lora.rank}: must be at least 1")
     if not 0 <= lora.top_layers <= layers:
         raise UserError(f"model.lora.top_layers={lora.top_layers}: the model has {layers} layers; give 0 (all) to that")
     return layers - lora.top_layers if lora.enabled and lora.top_layers else 0

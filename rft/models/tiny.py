@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rft.config import number
+from rft.errors import UserError
 from rft.models.pretrained import LoraConfig, save_folder
 from rft.store import Entry, Store
 from rft.store.assets import fetch
@@ -16,13 +18,13 @@ from rft.store.assets import fetch
 class Config:
     """Shape of the tiny model."""
 
-    vocab_size: int = 1024
+    vocab_size: int = number(1024, at_least=300)
     """Byte-pair tokens, at least 300."""
-    hidden_size: int = 64
+    hidden_size: int = number(64, at_least=1)
     """Width; a multiple of 4 × heads."""
-    layers: int = 2
+    layers: int = number(2, at_least=1)
     """Transformer blocks."""
-    heads: int = 4
+    heads: int = number(4, at_least=1)
     """Attention heads."""
     seed: int = 0
     """Start of the weights."""
@@ -36,6 +38,10 @@ class Tiny:
     version = 1
 
     def __init__(self, config: Config, store: Store) -> None:
+        if config.hidden_size % (4 * config.heads):
+            raise UserError(
+                f"model.hidden_size={config.hidden_size}: must be a multiple of 4 × model.heads ({4 * config.heads})"
+            )
         self.config, self.store = config, store
 
     def prepare(self) -> Entry:
