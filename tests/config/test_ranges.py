@@ -45,7 +45,7 @@ from rft.errors import UserError
             "algorithm.prompts_per_iteration=32: must be a multiple of strategy.devices",
         ),
         ("algorithm=dpo strategy.accumulate=3", "algorithm.pairs_per_step=16: must be a multiple of"),
-        ("algorithm=dpo algorithm.pairs_per_step=2048", "algorithm.pairs_per_step=2048: at most 1024 pairs"),
+        ("algorithm=dpo algorithm.pairs_per_step=2048", "algorithm.pairs_per_step=2048: at most 1536 pairs"),
         ("reward.prompts_per_step=0", "reward.prompts_per_step=0"),
     ],
 )

@@ -24,9 +24,18 @@ MADE = ("runs/",)  # what commands write, not what the repository has
 
 
 def blocks(text: str) -> list[str]:
-    """Lines of the code blocks that hold commands; a line ending in a backslash goes on in the next."""
-    found = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [line.removeprefix("$ ") for block in found for line in block.replace("\\\n", " ").splitlines()]
+    """Commands of the code blocks; a line ending in a backslash goes on in the next.
+
+    In a console block a command follows ``$``, and what it prints stands below.
+    """
+    found = re.findall(r"^```(bash|sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [(kind, line) for kind, block in found for line in block.replace("\\\n", " ").splitlines()]
+    return [line.removeprefix("$ ") for kind, line in lines if kind != "console" or line.startswith("$ ")]
+
+
+def refused(text: str) -> dict[str, str]:
+    """Commands that are shown with the line that refuses them."""
+    return dict(re.findall(r"^\$ (rft .*)\nrft: (.*)$", text, re.MULTILINE))
 
 
 def spans(text: str) -> list[str]:
@@ -37,7 +46,8 @@ def spans(text: str) -> list[str]:
 def commands(text: str, program: str) -> list[str]:
     """Every distinct command of a program, in blocks or inline, comments cut off."""
     lines = (shlex.join(shlex.split(line, comments=True)) for line in blocks(text))
-    return sorted({line for line in (*lines, *spans(text)) if line.startswith(f"{program} ")})
+    shown = {line for line in (*lines, *spans(text)) if line.startswith(f"{program} ")}
+    return sorted(shown - set(refused(text)))
 
 
 def paths(text: str) -> list[str]:
@@ -47,7 +57,7 @@ def paths(text: str) -> list[str]:
         word for word in words if re.fullmatch(r"[\w./-]+", word) and ("/" in word or re.search(r"\.\w{2,4}$", word))
     }
     dotted = {word for word in named if re.fullmatch(r"rft(\.\w+)+", word)}
-    own_files = {"report.html", "summary.json", "study.yaml"}
+    own_files = {"trial.json", "report.html", "summary.json", "study.yaml"}
     return sorted(word for word in named - dotted - own_files if not word.startswith(MADE))
 
 
@@ -83,6 +93,13 @@ def test_every_command_parses(command: str) -> None:
     parse(command)
 
 
+@pytest.mark.parametrize(("command", "line"), refused(README).items())
+def test_every_refusal_is_worded_as_shown(command: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(command)
+    assert str(caught.value) == line
+
+
 @pytest.mark.parametrize("override", overrides(README))
 def test_every_override_composes(override: str) -> None:
     compose([override])
@@ -110,6 +127,7 @@ def test_every_class_is_there(name: str) -> None:
 def test_something_is_read_of_each_kind() -> None:
     assert "rft run -m algorithm=ppo,dpo,rlaif seed=0,1,2 study=first" in commands(README, "rft")
     assert "make test" in commands(README, "make")
+    assert "rft run algorithm.clip_rang=2" in refused(README)
     assert {"CONTRIBUTING.md", "experiments/default", "rft/algorithms/dpo.py"} <= set(paths(README))
     assert "strategy=ddp" in overrides(README)
 

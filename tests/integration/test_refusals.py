@@ -149,8 +149,8 @@ class TestDivergence:
     def test_leaves_the_last_checkpoint_of_finite_weights(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         import torch
 
-        # A rate at which the first steps still give numbers.
-        command = ["run", "algorithm=ppo", "algorithm.lr=1e17", "arm=far", *TINY]
+        # A rate at which the first steps still give numbers; a checkpoint is made after each iteration.
+        command = ["run", "algorithm=ppo", "algorithm.minibatches=1", "algorithm.lr=1e17", "arm=far", *TINY]
         line = refused(warm(command, tmp_path, sweep.store), "step ")
         (file,) = tmp_path.glob("runs/scratch/far/seed-0/checkpoints/*/*")
         checkpoint = load_checkpoint(file)

@@ -96,9 +96,17 @@ class TestSweep:
         assert of_evaluation == {frozenset(f"eval/{split}/{x}" for split in ("test", "ood") for x in names)}
         assert set(sweep.trials["ppo"].history()[0]) == set(sweep.trials["rlaif"].history()[0])
 
-    def test_the_first_pass_over_fresh_rollouts_changes_no_ratio(self, sweep: Sweep) -> None:
+    def test_the_first_minibatch_of_fresh_rollouts_changes_no_ratio(
+        self, sweep: Sweep, warm: Warm, tmp_path: Path
+    ) -> None:
         # One pass of one minibatch an iteration: each row is a first minibatch.
-        for row in sweep.trials["ppo"].history():
+        one = ["algorithm=ppo", "algorithm.minibatches=1", "algorithm.iterations=3", "until=policy", "arm=one"]
+        outcome = warm(["run", *one, "tracker=none", *TINY], tmp_path, sweep.store)
+        assert outcome.code == 0, outcome.stderr
+        history = max((sweep.store / "policy").glob("*/history.json"), key=lambda path: path.stat().st_mtime)
+        rows = json.loads(history.read_text(encoding="utf-8"))
+        assert len(rows) == 3
+        for row in rows:
             assert row["train/ratio"] == 1.0
             assert row["train/clip_fraction"] == 0.0
             assert row["train/update_kl"] == 0.0

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from rft.errors import UserError
-from rft.models.backbone import Backbone, Role
+from rft.models.backbone import Backbone, PoolingEnum, Role
 from rft.models.pretrained import LoraConfig
 from rft.types import Sequences
 
@@ -138,6 +138,13 @@ def test_the_score_is_read_at_the_last_counted_token(sequences: Sequences) -> No
     head = backbone.heads["reward"]
     wanted = torch.stack([head(hidden[0, 3 + 1]), head(hidden[1, 3 + 3])])[:, 0]
     torch.testing.assert_close(backbone.scores(sequences), wanted)
+
+
+def test_a_mean_score_counts_prompt_and_response_and_no_padding(sequences: Sequences) -> None:
+    backbone = make_backbone("llama", LoraConfig(rank=4))
+    per_token = backbone.heads["reward"](backbone.hidden(Role.reward, sequences))[..., 0]
+    wanted = torch.stack([per_token[0, 1:5].mean(), per_token[1, 0:7].mean()])
+    torch.testing.assert_close(backbone.scores(sequences, PoolingEnum.mean), wanted)
 
 
 def test_values_stand_before_each_token_and_nowhere_on_padding(sequences: Sequences) -> None:
