@@ -10,6 +10,11 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def prepare_process() -> None:
     """Make this process fit for numerical work beside others: waiting threads sleep, freed memory is kept.
 

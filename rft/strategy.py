@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -61,6 +62,9 @@ class Config:
     """CPU threads of a process; 0 takes all cores (RFT_THREADS, set by the launcher, comes first)."""
 
 
+SHARED_CLIP = 1.0  # largest gradient norm of the stages that all trials share, whatever a trial uses
+
+
 def native_bf16() -> bool:
     """Whether the CPU multiplies bf16 natively (AMX or AVX512-BF16); without it bf16 is slower than fp32."""
     try:
@@ -82,9 +86,10 @@ class Strategy:
         gpus = torch.cuda.device_count()
         wants_gpu = config.accelerator is AcceleratorEnum.gpu
         self.on_gpu = wants_gpu or (config.accelerator is AcceleratorEnum.auto and gpus > 0)
-        if wants_gpu and gpus < config.devices:
+        if self.on_gpu and gpus < config.devices:
             raise UserError(
-                f"strategy.accelerator=gpu: {config.devices} asked for, this machine has {gpus}; use strategy=cpu"
+                f"strategy.accelerator={config.accelerator.value}: {config.devices} GPUs asked for, this machine has "
+                f"{gpus}; use strategy=cpu, or strategy.devices"
             )
         if config.devices > 1 and config.distribution is DistributionEnum.single:
             raise UserError(f"strategy.devices={config.devices}: more than one device needs strategy=ddp")
@@ -101,7 +106,7 @@ class Strategy:
     @property
     def device(self) -> torch.device:
         """Device of this process for work outside the Trainer."""
-        return torch.device("cuda" if self.on_gpu else "cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if self.on_gpu else torch.device("cpu")
 
     @property
     def world_size(self) -> int:
@@ -128,7 +133,7 @@ class Strategy:
         logger: Logger | bool = False,
         shared: bool = False,
     ) -> Trainer:
-        """A Lightning trainer. ``shared`` stages run in one process without accumulation, whatever the trial uses."""
+        """A Lightning trainer. ``shared`` stages run in one process, unaccumulated, with a clip of their own."""
         import lightning
 
         from rft.checkpoint import AtomicCheckpoints
@@ -142,7 +147,7 @@ class Strategy:
             precision="32-true",
             max_epochs=epochs,
             accumulate_grad_batches=1 if shared else config.accumulate,
-            gradient_clip_val=config.gradient_clip or None,
+            gradient_clip_val=(SHARED_CLIP if shared else config.gradient_clip) or None,
             default_root_dir=root,
             callbacks=list(callbacks),
             logger=logger,

@@ -57,12 +57,16 @@ class Algorithm(Module):
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True, logger=False)
         return out.loss * batch.weight
 
+    @property
+    def critic_lr(self) -> float:
+        """Learning rate of the critic; an algorithm that has one of its own says so."""
+        return self.config.lr
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One AdamW; the critic, if there is one, is a parameter group with its own learning rate."""
         groups: list[dict[str, Any]] = [{"params": self.backbone.parameters_of(Role.policy), "lr": self.config.lr}]
         if Role.critic in self.backbone.trained:
-            rate = getattr(self.config, "critic_lr", self.config.lr)
-            groups.append({"params": self.backbone.parameters_of(Role.critic), "lr": rate})
+            groups.append({"params": self.backbone.parameters_of(Role.critic), "lr": self.critic_lr})
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, betas=(0.9, 0.95))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

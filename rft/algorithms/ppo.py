@@ -70,6 +70,11 @@ class PPO(Algorithm):
         super().__init__(config, backbone)
         self.register_buffer("kl_coef", torch.tensor(config.kl_coef, dtype=torch.float64))
 
+    @property
+    def critic_lr(self) -> float:
+        """The critic's own learning rate."""
+        return self.config.critic_lr
+
     def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
         """Rewards less KL at each token, GAE, whitening; then the KL controller's step."""
         if rollouts.ref_logprobs is None or rollouts.values is None:

@@ -16,20 +16,21 @@ def compare_study(study: str, runs: Path, jobs: int) -> None:
     Raises:
         UserError: for what is wrong with the study, or if nothing of it is there.
     """
-    from rft.study.study import load_study, run_study
+    from rft.study.study import load_study, plan, run_study
 
     console = Console()
     path = Path(study)
-    name, failures = path.name, {}
+    name, failures, only = path.name, {}, None
     if path.exists():
         name, spec = load_study(path)
-        spec.jobs = jobs or spec.jobs
-        failures = run_study(name, spec, runs.absolute(), Console(stderr=True))
+        planned = plan(name, spec, runs.absolute())
+        only = {job.folder for job in planned.trials}
+        failures = run_study(planned, jobs or spec.jobs, Console(stderr=True))
     folder = runs / name
     from rft.report import load_study as load_results
     from rft.report import print_table, summarise, write_report
 
-    results = load_results(folder, Store.default())
+    results = load_results(folder, Store.default(), only)
     summary = summarise(results)
     write_report(results, summary, folder)
     print_table(summary, console)

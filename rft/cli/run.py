@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from rft.config import compose, expand_sweep, register
+from rft.config import compose, expand_sweep, quoted, register
 from rft.config.compose import check
 from rft.config.paths import conf_dir
 from rft.errors import UserError
@@ -37,7 +37,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
         UserError: for whatever is wrong with the overrides, or if trials of a sweep failed.
     """
     flags = get_args_parser().parse_args(list(arguments))
-    acts = flags.run or not (flags.cfg or flags.help or flags.hydra_help or flags.info or flags.shell_completion)
+    acts = flags.run or not (flags.help or flags.hydra_help or flags.info or flags.shell_completion)
     if acts:
         _precheck(flags.overrides, sweep=flags.multirun)
     register()
@@ -45,14 +45,15 @@ def hydra_run(arguments: Sequence[str]) -> None:
     failed: list[str] = []
 
     def task(cfg: DictConfig) -> None:
+        cfg.arm = str(cfg.arm)  # its default needs Hydra's overrides, which are gone when the trial runs
         hydra = HydraConfig.get()
         overrides = list(hydra.overrides.task)
         folder = Path(hydra.runtime.output_dir)
         if hydra.mode is RunMode.MULTIRUN:
             name = f"{cfg.arm} seed {cfg.seed}"
             sys.stderr.write(f"[{hydra.job.num}] {name}\n")
-            command = [sys.executable, "-m", "rft", "run", *overrides, f"hydra.run.dir='{folder}'"]
-            if subprocess.run([*command, f"arm='{cfg.arm}'"], check=False).returncode:
+            command = [sys.executable, "-m", "rft", "run", *overrides, f"hydra.run.dir={quoted(str(folder))}"]
+            if subprocess.run([*command, f"arm={quoted(str(cfg.arm))}"], check=False).returncode:
                 failed.append(name)
         else:
             found.append((check(cfg, overrides), folder, overrides))
@@ -66,7 +67,10 @@ def hydra_run(arguments: Sequence[str]) -> None:
         GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
     if failed:
-        raise UserError(f"{len(failed)} trials of the sweep failed: {', '.join(failed)}; see their trial.json and log")
+        raise UserError(
+            f"{len(failed)} trials of the sweep failed: {', '.join(failed)}; see above what they printed, and "
+            "their trial.json"
+        )
     for cfg, folder, overrides in found:
         from rft.runtime import prepare_process
 

@@ -6,7 +6,7 @@ Nothing here imports torch: a config is refused before anything heavy is loaded.
 from __future__ import annotations
 
 from rft.config.build import build, to_config
-from rft.config.compose import compose, expand_sweep, register
+from rft.config.compose import compose, expand_sweep, quoted, register
 from rft.config.ranges import number
 from rft.config.schemas import (
     SPLITS,
@@ -30,6 +30,7 @@ __all__ = [
     "compose",
     "expand_sweep",
     "number",
+    "quoted",
     "register",
     "to_config",
 ]

@@ -37,7 +37,12 @@ def to_config(node: DictConfig | Mapping[str, Any]) -> Any:
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(declared), values))
 
 
+def target_class(node: DictConfig | Mapping[str, Any]) -> Any:
+    """The class that ``_target_`` names."""
+    module, name = split_target(str(node["_target_"]))
+    return getattr(importlib.import_module(module), name)
+
+
 def build(node: DictConfig | Mapping[str, Any], **runtime: Any) -> Any:
     """``Class(config, **runtime)`` for the class that ``_target_`` names."""
-    module, name = split_target(str(node["_target_"]))
-    return getattr(importlib.import_module(module), name)(to_config(node), **runtime)
+    return target_class(node)(to_config(node), **runtime)

@@ -204,6 +204,12 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     return check(cfg, overrides)
 
 
+def quoted(value: str) -> str:
+    """A string as the value of an override, whatever characters it holds."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """The runs of a sweep: the product of every comma-separated override, in Hydra's order."""
     try:

@@ -44,6 +44,13 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
             raise UserError(f"evaluation.splits: there is no split {split!r}; {hint}")
     if not cfg.evaluation.splits:
         raise UserError(f"evaluation.splits: is empty; give some of {', '.join(SPLITS)}")
+    samples, pairs = cfg.candidates.samples_per_prompt, cfg.candidates.pairs_per_prompt
+    possible = samples * (samples - 1) // 2
+    if pairs > possible:
+        raise UserError(
+            f"candidates.pairs_per_prompt={pairs}: {samples} samples a prompt make {possible} pairs; "
+            "ask for fewer, or raise candidates.samples_per_prompt"
+        )
     ranks, accumulate = int(cfg.strategy.get("devices", 1)), int(cfg.strategy.get("accumulate", 1))
     if issubclass(algorithm, OnPolicyConfig):
         _check_on_policy(cfg, ranks, accumulate)

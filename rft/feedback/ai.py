@@ -31,6 +31,8 @@ class AiFeedback(Feedback):
     The judge sees one text at a time, so no order of presentation can sway it.
     """
 
+    needs = frozenset({"judge"})
+
     def __init__(self, config: Config, judge: Judge) -> None:
         if not config.temperature > 0:
             raise UserError(f"feedback.temperature is {config.temperature}: it must be above 0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -23,7 +23,12 @@ class Labels:
 
 
 class Feedback(ABC):
-    """A source of labels. The same texts and pairs always get the same labels."""
+    """A source of labels. The same texts and pairs always get the same labels.
+
+    What a source `needs` is passed to its constructor by that name: a judge, or the gold with the annotators.
+    """
+
+    needs: ClassVar[frozenset[Literal["judge", "annotators"]]] = frozenset()
 
     @abstractmethod
     def label(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> Labels:

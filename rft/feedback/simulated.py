@@ -42,6 +42,8 @@ class Simulated(Feedback):
     all ratings it got. A pair's draws depend on the seed and its two texts only, not on what else is labelled.
     """
 
+    needs = frozenset({"annotators"})
+
     def __init__(self, config: Config, gold: GoldReward, annotators: AnnotatorModel) -> None:
         if not 1 <= config.raters_per_pair <= config.raters:
             raise UserError(

@@ -45,8 +45,6 @@ class Config:
     """A local folder or a hub id, instead of an asset."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    trust_remote_code: bool = False
-    """Run code that comes with a model. Off unless you read that code."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
 
@@ -148,7 +146,6 @@ class Pretrained:
         logging.disable_progress_bar()
         where: dict[str, Any] = {
             "revision": self.config.revision,
-            "trust_remote_code": self.config.trust_remote_code,
         }
         try:
             model = AutoModelForCausalLM.from_pretrained(

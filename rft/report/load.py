@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,11 +131,17 @@ class StudyResults:
         return tuple(trial for trial in self.trials if trial.arm == name)
 
 
-def load_study(study_dir: Path, store: Store) -> StudyResults:
+def load_study(study_dir: Path, store: Store, only: Collection[Path] | None = None) -> StudyResults:
     """Read every `trial.json` under `study_dir` and its evaluation rows from `store`.
 
-    A trial that failed, whose rows are not in the store, or whose rows cannot be compared with the others'
-    (missing, duplicate or non-finite) is listed in `failed` and enters no number.
+    A trial that failed, whose rows are not in the store, whose settings are not those of its arm's other seeds, or
+    whose rows cannot be compared with the others' (missing, duplicate or non-finite) is listed in `failed` and enters
+    no number.
+
+    Args:
+        study_dir: the study's folder under `runs/`.
+        store: where the trials' results are.
+        only: the folders of the trials that count; all if none are given.
 
     Raises UserError if the folder is missing or holds no trial, or if no trial is usable.
     """
@@ -143,7 +149,7 @@ def load_study(study_dir: Path, store: Store) -> StudyResults:
     how = f"run its trials first: rft run -m study={study_dir.name} algorithm=sft,ppo,dpo seed=0,1,2"
     if not study_dir.is_dir():
         raise UserError(f"there is no study in {study_dir}; {how}")
-    files = sorted(study_dir.rglob(TRIAL_FILE))
+    files = sorted(f for f in study_dir.rglob(TRIAL_FILE) if only is None or f.parent.absolute() in only)
     if not files:
         raise UserError(f"no trial has ended in {study_dir} (no {TRIAL_FILE} below it); {how}")
     costs = {entry.key: entry for entry in store.entries()}
@@ -163,8 +169,9 @@ def load_study(study_dir: Path, store: Store) -> StudyResults:
             seed = record.get("seed")
             arm = str(record.get("arm") or folder)
             failed.append(FailedTrial(arm, seed if isinstance(seed, int) else None, folder, str(reason)))
-    usable, different = _same_questions(list(trials.values()))
-    failed += different
+    alike, other = _same_settings(list(trials.values()))
+    usable, different = _same_questions(alike)
+    failed += other + different
     if not usable:
         raise UserError(
             f"no trial in {study_dir} can be compared: {len(failed)} left out, the first ({failed[0].folder}) "
@@ -286,6 +293,26 @@ def _rows(columns: Mapping[str, Sequence[Any]], picked: Sequence[int], split: st
             bad = int(np.flatnonzero(~np.isfinite(values))[0])
             raise _LeftOut(f"{ROWS_FILE}: split {split}: {name} of prompt {rows.prompt_ids[bad]} is {values[bad]}")
     return rows
+
+
+def _settings(trial: Trial) -> str:
+    """What the seeds of an arm have in common: all that decides results but the seed."""
+    cosmetic = {"seed", "study", "arm", "until", "tracker"}
+    kept = {key: value for key, value in trial.config.items() if key not in cosmetic}
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _same_settings(trials: list[Trial]) -> tuple[list[Trial], list[FailedTrial]]:
+    """Keep, in each arm, the trials with the most common settings; on a tie, the lowest seed's."""
+    usual = {
+        arm: Counter(_settings(t) for t in sorted(trials, key=lambda t: t.seed) if t.arm == arm).most_common(1)[0][0]
+        for arm in {trial.arm for trial in trials}
+    }
+    why = "its settings are not those of the arm's other seeds; give the arm another name, or run them again alike"
+    left_out = [
+        FailedTrial(t.arm, t.seed, f"{t.arm}/seed-{t.seed}", why) for t in trials if _settings(t) != usual[t.arm]
+    ]
+    return [trial for trial in trials if _settings(trial) == usual[trial.arm]], left_out
 
 
 def _same_questions(trials: list[Trial]) -> tuple[list[Trial], list[FailedTrial]]:

@@ -203,7 +203,7 @@ def cost_sentence(summary: Mapping[str, Any]) -> str:
     cost = summary["cost"]
     total = f"The whole study took {duration(cost['total_seconds'])} of computing"
     if cost["peak_rss_bytes"] is not None:
-        total += f", peak memory {size(cost['peak_rss_bytes'])}"
+        total += f", peak memory of one process {size(cost['peak_rss_bytes'])}"
     best = summary["verdict"]["best"]
     if best is None:
         return total + "."

@@ -19,7 +19,7 @@ from rft.types import ComparisonBatch, Sequences
 class Config:
     """Settings of the reward model and its training."""
 
-    lr: float = 1e-3
+    lr: float = number(1e-3, above=0)
     """Learning rate (AdamW), linearly decayed to a tenth."""
     epochs: int = number(2, at_least=1)
     """Passes over the labels. Ouyang et al. 2022 warn of more than one; that was with 33,000 prompts."""
@@ -28,7 +28,7 @@ class Config:
     pooling: PoolingEnum = PoolingEnum.mean
     """Where the score is read: the mean over all counted tokens, or the last one. On 1,200 comparisons the mean agreed
     with 67 % of held-out labels where the last token stayed at chance."""
-    seed: int = 0
+    seed: int = number(0, at_least=0)
     """Order of the comparisons and start of the adapter."""
 
 

@@ -5,9 +5,9 @@ questions → sft → candidates → preferences → reward_model → policy →
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
-from rft.config.build import split_target
+from rft.config.build import target_class
 from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
@@ -77,7 +77,7 @@ class Pipeline:
         cfg: a checked ``RunConfig``.
         store: where results are kept.
         folder: the trial's folder, for checkpoints.
-        logger: makes the trial's tracker when a policy is about to be trained.
+        logger: gives the trial's tracker, made when a policy is about to be trained or evaluated.
     """
 
     def __init__(
@@ -115,8 +115,7 @@ class Pipeline:
     @cached_property
     def algorithm_class(self) -> type[Algorithm]:
         """The algorithm under comparison."""
-        module, name = split_target(str(self.cfg.algorithm["_target_"]))
-        found: type[Algorithm] = getattr(importlib.import_module(module), name)
+        found: type[Algorithm] = target_class(self.cfg.algorithm)
         return found
 
     @property
@@ -203,24 +202,20 @@ class Pipeline:
 
         return self._note(annotators_entry(self.task))
 
-    @property
-    def uses_judge(self) -> bool:
-        """Whether the labels come from a judge model."""
-        return str(self.cfg.feedback["_target_"]).startswith("rft.feedback.ai.")
-
     @cached_property
     def preferences(self) -> Entry:
         """Step 3: labels on the pairs, by the feedback source."""
         address = {"feedback": settings_of(self.cfg.feedback)}
         # The gold labels for simulated annotators; for a judge it only measures how far the labels agree with it.
         inputs: dict[str, Entry] = {"candidates": self.candidates, "gold": self.gold}
-        if self.uses_judge:
+        needs = target_class(self.cfg.feedback).needs
+        if "judge" in needs:
             address |= {
                 "judge": settings_of(self.cfg.judge),
                 "strategy": self.strategy.identity(distributed=False),
             }
             inputs["model"] = self.model
-        else:
+        if "annotators" in needs:
             inputs["annotators"] = self.annotators
 
         def make(out: Path) -> Mapping[str, Any]:
@@ -287,7 +282,7 @@ class Pipeline:
                 inputs,
                 self.strategy,
                 response_tokens=self.response_tokens,
-                seed=int(self.cfg.seed),
+                seed=int(self.cfg.seed) if trains else 0,
                 checkpoints=checkpoints,
                 logger=self.make_logger() if out is not None else None,
                 out=out,
@@ -296,7 +291,10 @@ class Pipeline:
         if int(os.environ.get("LOCAL_RANK", "0")) > 0:
             make(None)
             return None
-        return self._stage("policy", address, inputs, make)
+        entry = self._stage("policy", address, inputs, make)
+        # They are there to go on from; kept, they would stand in for training after the entry is gone.
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return entry
 
     @cached_property
     def evaluation(self) -> Entry:
@@ -321,6 +319,7 @@ class Pipeline:
         def make(out: Path) -> Mapping[str, Any]:
             from rft.study.shared import make_evaluation
 
+            self.make_logger()
             return make_evaluation(
                 config,
                 to_config(self.cfg.reward),
@@ -343,14 +342,10 @@ class Pipeline:
         """
         if until not in STAGES:
             raise UserError(f"until={until}: no such stage; valid are {', '.join(STAGES)}")
-        _ = self.strategy
+        _ = self.strategy, self.task  # whatever is wrong with them is said before anything is fetched
         entry: Entry | None = None
         for name in STAGES[: STAGES.index(until) + 1]:
             entry = getattr(self, name)
             if entry is None:
                 return None
         return entry
-
-    def report(self) -> str:
-        """What was computed and what was there, as JSON."""
-        return json.dumps(self.done, indent=1)

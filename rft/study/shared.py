@@ -144,14 +144,14 @@ def make_labels(
     candidates = read_table(inputs["candidates"].path / "candidates.parquet")
     pairs = read_table(inputs["candidates"].path / "pairs.parquet")
     gold = task.load_gold(inputs["gold"].path)
+    runtime: dict[str, Any] = {}
     if "model" in inputs:
         model, tokenizer = load_folder(inputs["model"].path, strategy.dtype)
         model.to(device=strategy.device)  # type: ignore[call-arg]
-        judge = build(judge_node, model=model, tokenizer=tokenizer)
-        source = build(feedback_node, judge=judge)
-    else:
-        annotators = load_annotators(inputs["annotators"].path)
-        source = build(feedback_node, gold=gold, annotators=annotators)
+        runtime["judge"] = build(judge_node, model=model, tokenizer=tokenizer)
+    if "annotators" in inputs:
+        runtime |= {"gold": gold, "annotators": load_annotators(inputs["annotators"].path)}
+    source = build(feedback_node, **runtime)
     texts = [c["prompt"] + c["response"] for c in candidates]
     index = np.array([[p["first"], p["second"]] for p in pairs], dtype=np.int64).reshape(-1, 2)
     labels = source.label(texts, index)

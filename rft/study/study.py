@@ -16,10 +16,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from rft.config import compose
+from rft.config import compose, quoted
 from rft.errors import UserError
+from rft.runtime import cores
 
 
 @dataclass
@@ -73,9 +75,9 @@ def load_study(path: Path) -> tuple[str, StudySpec]:
     assert isinstance(spec, StudySpec)
     if not spec.arms:
         raise UserError(f"{file}: arms: is empty; give at least one, as in `ppo: [algorithm=ppo]`")
-    if not spec.seeds or len(set(spec.seeds)) < len(spec.seeds):
-        raise UserError(f"{file}: seeds: {spec.seeds} must be a list of different numbers")
-    return (file.parent if file.name == "study.yaml" else file).stem, spec
+    if not spec.seeds or len(set(spec.seeds)) < len(spec.seeds) or min(spec.seeds) < 0:
+        raise UserError(f"{file}: seeds: {spec.seeds} must be a list of different numbers, 0 or more")
+    return file.resolve().parent.name if file.name == "study.yaml" else file.stem, spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
     feedback: dict[str, Job] = {}
     trials = []
     for arm, own in spec.arms.items():
-        common = (*spec.overrides, *own, f"study={name}", f"arm={arm}")
+        common = (*spec.overrides, *own, f"study={quoted(name)}", f"arm={quoted(arm)}")
         try:
             cfg = compose(common)
         except UserError as error:
@@ -124,13 +126,16 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
 def run_job(job: Job, threads: int) -> subprocess.Popen[bytes]:
     """Start ``rft run`` in a clean process; its output goes to ``log.txt`` in the job's folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
+    # What an earlier start left here must not pass for this one's if it is killed.
+    for stale in ("trial.json", "progress.json"):
+        (job.folder / stale).unlink(missing_ok=True)
     environment = os.environ | {
         "RFT_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "RFT_PROGRESS_FILE": str(job.folder / "progress.json"),
     }
-    command = [sys.executable, "-m", "rft", "run", *job.overrides, f"hydra.run.dir='{job.folder}'"]
+    command = [sys.executable, "-m", "rft", "run", *job.overrides, f"hydra.run.dir={quoted(str(job.folder))}"]
     with (job.folder / "log.txt").open("wb") as log:
         return subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
@@ -153,7 +158,7 @@ class Launcher:
     def run(self, jobs: Sequence[Job], at_once: int, title: str) -> dict[str, str]:
         """Run all; returns the last line of each that failed, by name."""
         at_once = max(1, min(at_once, len(jobs)))
-        threads = max(1, (os.cpu_count() or 1) // at_once)
+        threads = max(1, cores() // at_once)
         waiting, failed = list(jobs), {}
         running: dict[Job, tuple[subprocess.Popen[bytes], TaskID]] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -163,7 +168,7 @@ class Launcher:
                 while waiting or running:
                     while waiting and len(running) < at_once:
                         job = waiting.pop(0)
-                        running[job] = (run_job(job, threads), progress.add_task(f"  {job.name}", total=None))
+                        running[job] = (run_job(job, threads), progress.add_task(f"  {escape(job.name)}", total=None))
                     time.sleep(0.2)
                     for job, (process, task) in list(running.items()):
                         self._show(progress, task, job)
@@ -174,7 +179,7 @@ class Launcher:
                         progress.advance(total)
                         if process.returncode:
                             failed[job.name] = _last_line(job)
-                            self.console.print(f"[red]failed[/] {job.name}: ", end="")
+                            self.console.print(f"[red]failed[/] {escape(job.name)}: ", end="")
                             self.console.print(failed[job.name], markup=False, highlight=False)
             finally:
                 for process, _ in running.values():
@@ -185,24 +190,28 @@ class Launcher:
     def _show(progress: Progress, task: TaskID, job: Job) -> None:
         try:
             state: dict[str, Any] = json.loads((job.folder / "progress.json").read_text(encoding="utf-8"))
-            progress.update(task, description=f"  {job.name}: {state['description']}", completed=state["done"])
+            progress.update(task, description=escape(f"  {job.name}: {state['description']}"), completed=state["done"])
             progress.update(task, total=state["total"])
         except (OSError, ValueError, KeyError):
             pass
 
 
-def run_study(name: str, spec: StudySpec, runs: Path, console: Console) -> dict[str, str]:
-    """Compute what is missing of a study; returns the failures by trial.
+def run_study(planned: Plan, at_once: int, console: Console) -> dict[str, str]:
+    """Compute what is missing of a study; returns the last line of each trial that failed, by name.
+
+    Args:
+        planned: its jobs.
+        at_once: trials side by side; 0 takes one a core, at most 4.
+        console: where progress and failures are shown.
 
     Raises:
-        UserError: if a configuration is wrong, or a shared stage failed.
+        UserError: if a shared stage failed.
     """
-    jobs = plan(name, spec, runs)
     launcher = Launcher(console)
-    at_once = spec.jobs or min(4, os.cpu_count() or 1)
-    for wave in jobs.shared:
+    at_once = at_once or min(4, cores())
+    for wave in planned.shared:
         broken = launcher.run(wave, at_once, "shared stages")
-        if broken:
-            job, line = next(iter(broken.items()))
-            raise UserError(f"{job}: {line} (see log.txt under {runs / name / 'shared'})")
-    return launcher.run(jobs.trials, at_once, "trials")
+        for job in wave:
+            if job.name in broken:
+                raise UserError(f"{job.name}: {broken[job.name]} (see {job.folder / 'log.txt'})")
+    return launcher.run(planned.trials, at_once, "trials")

@@ -31,6 +31,7 @@ from rft.models.pretrained import LoraConfig, load_folder
 from rft.rewards.learned import Config as RewardConfig
 from rft.rewards.learned import LearnedReward
 from rft.rollout import RolloutEngine
+from rft.runtime import cores
 from rft.store import Entry
 from rft.strategy import Strategy
 
@@ -47,9 +48,14 @@ def quiet() -> None:
 
 
 def use_threads(strategy: Strategy) -> None:
-    """Set this process's CPU threads: RFT_THREADS, else strategy.threads, else all cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(int(os.environ.get("RFT_THREADS") or 0) or strategy.config.threads or cores)
+    """Set this process's CPU threads: the trial's share, RFT_THREADS, else all cores, split over its processes.
+
+    ``strategy.threads`` is of one process and comes second.
+    """
+    asked = int(os.environ.get("RFT_THREADS") or 0)
+    processes = 1 if strategy.on_gpu else strategy.world_size
+    own = strategy.config.threads if not asked and strategy.config.threads else (asked or cores()) // processes
+    torch.set_num_threads(max(1, own))
 
 
 def make_backbone(

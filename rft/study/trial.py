@@ -28,8 +28,11 @@ def write_json(path: Path, data: Any) -> None:
     """Write beside and rename into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 class Trial:
@@ -41,6 +44,8 @@ class Trial:
         self.tracker: Any = None
 
     def _make_logger(self) -> Logger | None:
+        if self.tracker is not None:
+            return self.logger
         self.tracker = build(self.cfg.tracker)
         self.logger = self.tracker.logger(
             study=str(self.cfg.study),

@@ -80,6 +80,8 @@ class ImdbSentiment(Task):
         super().__init__(store)
         self.config = config
         _check(config)
+        if config.prompt_file is not None:
+            read_prompt_file(Path(config.prompt_file).expanduser())
 
     @property
     def asset_keys(self) -> Mapping[str, str]:

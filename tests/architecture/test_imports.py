@@ -16,7 +16,7 @@ LAYERS = (  # highest first
     ("algorithms",),
     ("data",),
     ("rollout", "feedback", "rewards"),
-    ("models", "tasks", "strategy", "checkpoint", "tracker"),
+    ("models", "tasks", "strategy", "checkpoint"),
     ("ops",),
     ("store", "config", "types"),
     ("errors", "progress", "runtime"),

@@ -125,7 +125,7 @@ def test_every_class_is_there(name: str) -> None:
 
 
 def test_something_is_read_of_each_kind() -> None:
-    assert "rft run -m algorithm=ppo,dpo,rlaif seed=0,1,2 study=first" in commands(README, "rft")
+    assert "rft run -m algorithm=sft,ppo,dpo,rlaif seed=0,1,2 study=first" in commands(README, "rft")
     assert "make test" in commands(README, "make")
     assert "rft run algorithm.clip_rang=2" in refused(README)
     assert {"CONTRIBUTING.md", "experiments/default", "rft/algorithms/dpo.py"} <= set(paths(README))

@@ -73,7 +73,7 @@ class FewShotJudge(Judge):
         if shared is None:
             raise UserError(
                 f"judge: its tokenizer makes {positive} of {POSITIVE!r} and {negative} of {NEGATIVE!r}: they cannot "
-                "be told apart; choose another judge model"
+                "be told apart; choose another model"
             )
         self._question = self._encode("\nSentiment:") + positive[:shared]
         self._labels = (positive[shared], negative[shared])
