@@ -49,7 +49,8 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> Tensor:
     # without probability.
     below = torch.nextafter(total, torch.zeros_like(total))
     target = torch.minimum(uniform_B.to(cdf)[:, None] * total, below)
-    return torch.searchsorted(cdf, target, right=True)[:, 0]
+    # Logits that are no numbers have no place in the row; the loss on them ends the training and says so.
+    return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
 
 
 class RolloutEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,13 +227,18 @@ class TestFullDisk:
         self, shared: Path, small_disk: Path, warm: Warm, tmp_path: Path
     ) -> None:
         command = ["run", *OF["ppo"], "tracker=none", "arm=full", *TINY]
-        assert warm(command, tmp_path, shared).code == 0
-        (whole,) = tmp_path.glob("runs/scratch/full/seed-0/checkpoints/*/last.ckpt")
+        # Checkpoints go with the end of the stage that they are for: the size is taken while it runs.
+        warm.start(command, tmp_path, shared)
+        while not (found := list(tmp_path.glob("runs/scratch/full/seed-0/checkpoints/*/last.ckpt"))):
+            time.sleep(0.002)
+        whole = found[0].stat().st_size
+        assert warm.wait().code == 0
+        assert not list(tmp_path.glob("runs/scratch/full/seed-0/checkpoints/*/*"))
         shutil.rmtree(shared / "policy")
         shutil.rmtree(small_disk / "store")
         # Room for the first checkpoint, and not for a second beside it.
         room = shutil.disk_usage(small_disk).free
-        (small_disk / "ballast").write_bytes(b"x" * (room - int(1.5 * whole.stat().st_size)))
+        (small_disk / "ballast").write_bytes(b"x" * (room - int(1.5 * whole)))
         line = refused(warm(command, small_disk, shared), "stage 'policy'", "No space left on device")
         (file,) = small_disk.glob("runs/scratch/full/seed-0/checkpoints/*/*")
         assert str(file) in line
