@@ -127,7 +127,7 @@ def test_the_supervised_loss_by_hand(sequences: Sequences) -> None:
     assert loss.item() == pytest.approx((math.log(4) + math.log(2) + 4 * math.log(248)) / 6, rel=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_supervised_gradient_is_that_of_finite_differences(seed: int, sequences: Sequences) -> None:
     backbone = make_backbone("llama", LORA)
     module = SupervisedFineTuning(SFTConfig(), backbone, steps=1)
@@ -135,7 +135,7 @@ def test_the_supervised_gradient_is_that_of_finite_differences(seed: int, sequen
     gradient = gradients(backbone, module.training_step(batch, 0))
     generator = torch.Generator().manual_seed(seed)
     direction = {name: torch.randn(g.shape, generator=generator) for name, g in gradient.items()}
-    parameters, h = dict(backbone.named_parameters()), 1e-3
+    parameters, h = dict(backbone.named_parameters()), 5e-4
     found = []
     with torch.no_grad():
         for steps in (1, -2):  # to +h, and from there to -h
@@ -144,5 +144,5 @@ def test_the_supervised_gradient_is_that_of_finite_differences(seed: int, sequen
             found.append(float(module.training_step(batch, 0)))
     slope = sum(float((g * direction[name]).sum()) for name, g in gradient.items())
     size = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
-    # Along a random direction the slope is of the gradient's own size; float32 leaves a hundredth of that to rounding.
-    assert (found[0] - found[1]) / (2 * h) == pytest.approx(slope, abs=0.02 * size)
+    # Along a random direction the slope is of the gradient's own size; curvature and float32 leave 0.002 of that.
+    assert (found[0] - found[1]) / (2 * h) == pytest.approx(slope, abs=0.005 * size)
