@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import TINY, Outcome, Result, Warm, rft
+from tests.integration.harness import LORA, TINY, Outcome, Result, Warm, rft
 
 
 @pytest.fixture(scope="session")
@@ -58,9 +58,23 @@ def sweep(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     return Sweep(cwd, cwd / "store")
 
 
+def without_policies(store: Path, to: Path) -> Path:
+    """A copy of a store with its shared stages, and no policy and no evaluation."""
+    shutil.copytree(store, to, ignore=shutil.ignore_patterns("policy", "evaluation", "tmp", "locks"))
+    return to
+
+
 @pytest.fixture
 def shared(sweep: Sweep, tmp_path: Path) -> Path:
-    """A store with the sweep's shared stages, and no policy and no evaluation."""
-    without = shutil.ignore_patterns("policy", "evaluation", "tmp", "locks")
-    shutil.copytree(sweep.store, tmp_path / "store", ignore=without)
-    return tmp_path / "store"
+    """A store with the sweep's shared stages."""
+    return without_policies(sweep.store, tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def adapted(sweep: Sweep, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the shared stages of LORA too; its policies are those of the tests that use it."""
+    cwd = tmp_path_factory.mktemp("adapted")
+    store = without_policies(sweep.store, cwd / "store")
+    outcome = warm(["run", "until=reward_model", "tracker=none", *TINY, *LORA], cwd, store)
+    assert outcome.code == 0, outcome.stderr
+    return store

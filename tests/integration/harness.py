@@ -34,6 +34,14 @@ TINY = (
     "sft.lr=3e-3",
     "reward.lr=1e-3",
 )
+# On top of TINY, what the default study has: adapters in the upper layers, frozen layers below them, half precision.
+LORA = (
+    "model.layers=2",
+    "model.lora.enabled=true",
+    "model.lora.rank=4",
+    "model.lora.top_layers=1",
+    "strategy.precision=bf16",
+)
 ON_POLICY = (
     "algorithm.iterations=3",
     "algorithm.prompts_per_iteration=8",

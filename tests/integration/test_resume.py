@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Sweep
-from tests.integration.harness import TINY, Result, Warm, tracked, wait_until
+from tests.integration.conftest import without_policies
+from tests.integration.harness import LORA, TINY, Result, Warm, tracked, wait_until
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -21,17 +21,20 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+@pytest.mark.parametrize(
+    ("algorithm", "settings"), [("ppo", ()), ("dpo", ()), ("ppo", LORA)], ids=["ppo", "dpo", "ppo-adapters"]
+)
 def test_killed_in_the_middle_ends_with_the_same_bits(
-    algorithm: str, sweep: Sweep, shared: Path, warm: Warm, tmp_path: Path
+    algorithm: str, settings: tuple[str, ...], adapted: Path, warm: Warm, tmp_path: Path
 ) -> None:
-    command = ["run", *LONG[algorithm], "arm=long", *TINY]
+    command = ["run", *LONG[algorithm], "arm=long", *TINY, *settings]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    assert warm(command, whole, sweep.store).code == 0
-    reference = Result(whole / "runs" / "scratch" / "long" / "seed-0", sweep.store)
+    assert warm(command, whole, adapted).code == 0
+    reference = Result(whole / "runs" / "scratch" / "long" / "seed-0", adapted)
 
+    shared = without_policies(adapted, tmp_path / "store")
     folder = killed / "runs" / "scratch" / "long" / "seed-0"
     process = warm.start(command, killed, shared)
     wait_until(lambda: list(folder.glob("checkpoints/*/last.ckpt")))

@@ -6,50 +6,15 @@ Dimensions: ``B`` sequences, ``P`` prompt tokens, ``R`` response tokens.
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from rft.errors import UserError
-from rft.models.backbone import Backbone, PoolingEnum, Role
+from rft.models.backbone import PoolingEnum, Role
 from rft.models.pretrained import LoraConfig
 from rft.types import Sequences
-
-TOKENIZER: Any = SimpleNamespace(eos_token_id=2, pad_token_id=0)
-SMALL = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-LAYERS = {"num_hidden_layers": 4, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-CONFIGS = {
-    "llama": LlamaConfig(**SMALL, **LAYERS, num_key_value_heads=2, tie_word_embeddings=True),
-    "qwen2": Qwen2Config(**SMALL, **LAYERS, num_key_value_heads=2),
-    "gpt2": GPT2Config(**SMALL, n_layer=4, n_embd=32, n_head=4, n_positions=64),
-}
-
-
-def make_model(name: str) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
-    return model
-
-
-def make_backbone(name: str, lora: LoraConfig, trained: tuple[Role, ...] = (Role.policy,)) -> Backbone:
-    backbone = Backbone(make_model(name), TOKENIZER, lora, list(Role), trained, seed=1)
-    with torch.no_grad():  # LoRA's B starts at zero; an adapter that does nothing would hide every mistake
-        for parameter_name, parameter in backbone.named_parameters():
-            if "lora_B" in parameter_name:
-                parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(len(parameter_name)))
-    return backbone
-
-
-@pytest.fixture
-def sequences() -> Sequences:
-    """Ragged on both sides: prompts of 2 and 3 tokens, responses of 1 and 4."""
-    prompts = torch.tensor([[0, 5, 6], [7, 8, 9]])
-    responses = torch.tensor([[10, 2, 0, 0], [11, 12, 13, 14]])
-    mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
-    return Sequences(prompts, prompts != 0, responses, mask)
+from tests.numerics.backbones import CONFIGS, make_backbone, make_model
 
 
 @pytest.mark.parametrize("name", CONFIGS)

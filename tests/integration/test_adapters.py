@@ -1,0 +1,84 @@
+"""The way of the default study, on a small model: adapters on frozen lower layers, in bf16."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.harness import LORA, OF, TINY, Warm
+
+# The first of the group to run waits for the sweep that all share.
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+
+
+def digests(store: Path) -> dict[str, str]:
+    """What is in each entry of a store but the assets."""
+    manifests = {path.parent.relative_to(store): path for path in store.glob("*/*/manifest.json")}
+    return {
+        str(name): json.loads(path.read_text(encoding="utf-8"))["digest"]
+        for name, path in manifests.items()
+        if name.parts[0] != "asset"
+    }
+
+
+def test_two_stores_come_to_the_same_bits_from_the_start_policy_on(
+    adapted: Path, shared: Path, warm: Warm, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    # One store has the shared stages of these settings; in the other they are made anew, by two other processes.
+    for store in (adapted, shared):
+        for name in ("ppo", "dpo"):
+            command = ["run", *OF[name], "until=policy", "tracker=none", *TINY, *LORA]
+            outcome = warm(command, tmp_path, store)
+            assert outcome.code == 0, outcome.stderr
+    again = digests(shared)
+    assert again.items() <= digests(adapted).items()
+    policies = [shared / name for name in again if name.startswith("policy/")]
+    assert len(policies) == 2
+    for policy in policies:
+        trained = load_file(policy / "policy.safetensors")
+        # Of the two layers the upper one alone is adapted.
+        assert trained
+        assert all(".layers.1." in name and ".lora_" in name for name in trained)
+        assert any(bool(weight.ne(0).any()) for name, weight in trained.items() if ".lora_B." in name)
+
+
+def test_the_first_minibatch_changes_no_ratio_in_half_precision_from_the_trunk(
+    adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from rft.config import compose
+    from rft.data.on_policy import RolloutStream
+    from rft.store import Store
+    from rft.study.pipeline import Pipeline
+    from rft.types import Rollouts
+
+    trunks: list[torch.Tensor | None] = []
+    collect = RolloutStream.collect
+
+    def collect_and_note(self: RolloutStream, iteration: int) -> Rollouts:
+        rollouts = collect(self, iteration)
+        trunks.append(rollouts.sequences.trunk)
+        return rollouts
+
+    monkeypatch.setattr(RolloutStream, "collect", collect_and_note)
+    # One pass of one minibatch an iteration: each row of the history is a first minibatch.
+    one = ["algorithm=ppo", "algorithm.minibatches=1", "algorithm.iterations=3"]
+    entry = Pipeline(compose([*one, *TINY, *LORA]), Store(adapted), tmp_path).policy
+
+    assert entry is not None
+    assert len(trunks) == 3
+    assert all(trunk is not None and trunk.dtype is torch.bfloat16 for trunk in trunks)
+    rows = json.loads((entry.path / "history.json").read_text(encoding="utf-8"))
+    assert len(rows) == 3
+    for row in rows:
+        assert row["train/ratio"] == 1.0
+        assert row["train/clip_fraction"] == 0.0
+        assert row["train/update_kl"] == 0.0
+    # The adapters start as nothing and then do something.
+    assert rows[0]["rollout/kl"] == 0.0
+    assert all(row["rollout/kl"] != 0.0 for row in rows[1:])
