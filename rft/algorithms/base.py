@@ -76,7 +76,8 @@ class Algorithm(Module):
             TrainingDiverged: if a weight is not finite; the checkpoint before, which is good, then stays.
         """
         self.require_finite_weights()
-        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        # With tied weights the state holds both names of one tensor.
+        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         base_buffers = {name for name, _ in self.named_buffers() if name.startswith("backbone.")}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in frozen | base_buffers}

@@ -76,12 +76,18 @@ def _check_on_policy(cfg: DictConfig, ranks: int, accumulate: int) -> None:
             f"algorithm.prompts_per_iteration={chosen.prompts_per_iteration}: there are {there} training questions "
             "(task.train_prompts); ask for at most as many, or raise algorithm.samples_per_prompt"
         )
+    rollouts = chosen.prompts_per_iteration * chosen.samples_per_prompt
+    if (horizon := chosen.get("kl_horizon")) is not None and horizon < rollouts:
+        raise UserError(
+            f"algorithm.kl_horizon={horizon}: must be at least the {rollouts} rollouts of an iteration, or the "
+            "controller overshoots; raise it"
+        )
     if chosen.prompts_per_iteration % ranks:
         raise UserError(
             f"algorithm.prompts_per_iteration={chosen.prompts_per_iteration}: must be a multiple of "
             f"strategy.devices ({ranks})"
         )
-    rollouts, parts = chosen.prompts_per_iteration * chosen.samples_per_prompt, chosen.minibatches * accumulate * ranks
+    parts = chosen.minibatches * accumulate * ranks
     if rollouts % parts:
         raise UserError(
             f"algorithm.minibatches={chosen.minibatches}: {rollouts} rollouts (prompts_per_iteration × "

@@ -47,6 +47,9 @@ from rft.errors import UserError
         ("algorithm=dpo strategy.accumulate=3", "algorithm.pairs_per_step=16: must be a multiple of"),
         ("algorithm=dpo algorithm.pairs_per_step=2048", "algorithm.pairs_per_step=2048: at most 1536 pairs"),
         ("reward.prompts_per_step=0", "reward.prompts_per_step=0"),
+        ("reward.lr=-1", "reward.lr=-1"),
+        ("algorithm=ppo algorithm.kl_horizon=4", "algorithm.kl_horizon=4: must be at least the 32 rollouts"),
+        ("candidates.samples_per_prompt=2", "candidates.pairs_per_prompt=3: 2 samples a prompt make 1 pairs"),
     ],
 )
 def test_is_refused_in_one_line_that_names_key_value_and_range(overrides: str, words: str) -> None:
