@@ -24,6 +24,8 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, which do not look
     if sys.platform != "linux" or "MALLOC_MMAP_MAX_" in os.environ:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

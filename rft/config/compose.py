@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rft.config.build import split_target
 from rft.config.extract import config_class
-from rft.config.limits import check_fit, check_ranges
+from rft.config.limits import check_fit, check_names, check_ranges
 from rft.config.paths import conf_dir
 from rft.config.plugins import plugin_conf_dirs
 from rft.config.schemas import CandidatesConfig, EvaluationConfig, RunConfig, SFTConfig
@@ -120,6 +120,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
         return UserError(
             f"{group}={option}: no such option; {_nearest(option, [p.stem for g, p in option_files() if g == group])}"
         )
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return UserError(f"{found[1]}: several values make a sweep; start it as rft run -m {found[1]}")
     if found := re.search(r"Could not override '([^']+)'\. No match", text):
         return UserError(f"{found[1]}: no such group or key; {_nearest(found[1], _keys_at('', overrides))}")
     if found := re.search(r"Key '([^']+)' is not in struct|Key '([^']+)' not in '", text):
@@ -177,6 +179,7 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         check_ranges(RunConfig, merged, "")
         for name, config in (("sft", SFTConfig), ("candidates", CandidatesConfig), ("evaluation", EvaluationConfig)):
             check_ranges(config, merged[name], f"{name}.")
+        check_names(merged)
         check_fit(merged, classes["algorithm"])
     except OmegaConfBaseException as error:
         raise _explain(error, overrides) from error

@@ -42,6 +42,8 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
             close = difflib.get_close_matches(str(split), SPLITS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(SPLITS)}"
             raise UserError(f"evaluation.splits: there is no split {split!r}; {hint}")
+    if len(set(cfg.evaluation.splits)) < len(cfg.evaluation.splits):
+        raise UserError(f"evaluation.splits={list(cfg.evaluation.splits)}: names a split twice; name each once")
     if not cfg.evaluation.splits:
         raise UserError(f"evaluation.splits: is empty; give some of {', '.join(SPLITS)}")
     samples, pairs = cfg.candidates.samples_per_prompt, cfg.candidates.pairs_per_prompt
@@ -61,6 +63,18 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
                 f"algorithm.pairs_per_step={cfg.algorithm.pairs_per_step}: must be a multiple of strategy.devices × "
                 f"strategy.accumulate ({ranks} × {accumulate})"
             )
+
+
+def check_names(cfg: DictConfig) -> None:
+    """Refuse names of study and arm that would be no folder of their own under ``runs/``.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for key in ("study", "arm"):
+        name = str(cfg[key])
+        if not name.strip() or name in (".", "..") or "/" in name or "\0" in name:
+            raise UserError(f"{key}={name!r}: is the name of a folder; give one without a slash, and not empty")
 
 
 def train_prompts(cfg: DictConfig) -> int | None:

@@ -26,7 +26,7 @@ def number(
     at_most: float | None = None,
     below: float | None = None,
 ) -> T:
-    """A dataclass field with a default and the range that its value must lie in; NaN lies in none.
+    """A dataclass field with a default and the range that its value must lie in; NaN and infinity lie in none.
 
     A subclass that declares the field anew, with another default alone, keeps the range.
     """
@@ -46,6 +46,7 @@ def out_of_range(config: type[Any], name: str, value: object) -> str | None:
             break
     if not limits or isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not math.isnan(value) and all(_RULES[rule][0](value, limit) for rule, limit in limits.items()):
+    if math.isfinite(value) and all(_RULES[rule][0](value, limit) for rule, limit in limits.items()):
         return None
-    return " and ".join(f"{_RULES[rule][1]} {limit:g}" for rule, limit in limits.items())
+    wanted = " and ".join(f"{_RULES[rule][1]} {limit:g}" for rule, limit in limits.items())
+    return wanted if math.isfinite(value) else f"a finite number, {wanted}"

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rft.config import compose, quoted
 from rft.errors import UserError
 from rft.runtime import cores
+from rft.study.trial import RECORD, write_json
 
 
 @dataclass
@@ -59,10 +60,13 @@ def load_study(path: Path) -> tuple[str, StudySpec]:
     if not file.exists():
         raise UserError(f"{file}: no such file; give a folder with a study.yaml, or a study's name under runs/")
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(StudySpec), yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        )
+        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        if not isinstance(found, dict):
+            raise UserError(f"{file}: holds no keys; write `arms:` with one arm a line, as in experiments/default")
+        merged = OmegaConf.merge(OmegaConf.structured(StudySpec), found)
         spec = OmegaConf.to_object(merged)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as text: {error}; give a study.yaml in UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(
@@ -126,9 +130,7 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
 def run_job(job: Job, threads: int) -> subprocess.Popen[bytes]:
     """Start ``rft run`` in a clean process; its output goes to ``log.txt`` in the job's folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    # What an earlier start left here must not pass for this one's if it is killed.
-    for stale in ("trial.json", "progress.json"):
-        (job.folder / stale).unlink(missing_ok=True)
+    (job.folder / "progress.json").unlink(missing_ok=True)  # an earlier start's
     environment = os.environ | {
         "RFT_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
@@ -147,6 +149,16 @@ def _last_line(job: Job) -> str:
         x for x in (job.folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()
     ]
     return lines[-1] if lines else "no output"
+
+
+def _retire(job: Job, reason: str) -> None:
+    """Let no record of an earlier start pass for one that was killed before it could write its own."""
+    record = job.folder / RECORD
+    if not record.exists():
+        return
+    kept = json.loads(record.read_text(encoding="utf-8"))
+    if kept.get("status") == "done":
+        write_json(record, kept | {"status": "failed", "error": reason})
 
 
 class Launcher:
@@ -179,6 +191,7 @@ class Launcher:
                         progress.advance(total)
                         if process.returncode:
                             failed[job.name] = _last_line(job)
+                            _retire(job, failed[job.name])
                             self.console.print(f"[red]failed[/] {escape(job.name)}: ", end="")
                             self.console.print(failed[job.name], markup=False, highlight=False)
             finally:

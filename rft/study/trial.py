@@ -85,7 +85,7 @@ class Trial:
         except BaseException as error:
             self._finish({}, failed=True)
             if not child and until == "evaluation":
-                line = str(error) if isinstance(error, UserError) else traceback.format_exc()
+                line = _told(error)
                 write_json(self.folder / RECORD, self._record(pipeline, "failed", line, None))
             raise
         if entry is None:
@@ -100,6 +100,16 @@ class Trial:
     def _finish(self, metrics: dict[str, float], *, failed: bool) -> None:
         if self.logger is not None:
             self.tracker.finish(metrics, failed)
+
+
+def _told(error: BaseException) -> str:
+    """What the record says of how a trial ended."""
+    if isinstance(error, UserError):
+        return str(error)
+    # Lightning turns SIGTERM into an exception of its own, which it does not export.
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException":
+        return "interrupted; start it again and it goes on from its last checkpoint"
+    return traceback.format_exc()
 
 
 def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:

@@ -1,0 +1,79 @@
+"""A study's file and plan: what is refused, which jobs share what, and what a job leaves that did not end well."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rft.errors import UserError
+from rft.study.study import Job, Launcher, StudySpec, load_study, plan
+
+TINY = ["model=tiny"]
+
+
+def spec(**arms: list[str]) -> StudySpec:
+    return StudySpec(overrides=TINY, arms=arms, seeds=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"hello", "holds no keys"),
+        (b"arms: {caf\xe9: []}", "cannot be read as text"),
+        (b"arms: [", r"study\.yaml:1: not YAML"),
+        (b"arm: {a: []}", "keys are question, overrides, arms"),
+        (b"arms: {}", "arms: is empty"),
+        (b"arms: {a: []}\nseeds: [0, 0]", "different numbers"),
+        (b"arms: {a: []}\nseeds: [-1]", "0 or more"),
+    ],
+)
+def test_a_faulty_file_is_refused_in_one_line_that_names_it(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "study.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        load_study(tmp_path)
+    assert str(tmp_path / "study.yaml") in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_study_has_its_folders_whole_name(tmp_path: Path) -> None:
+    folder = tmp_path / "scaling.v2"
+    folder.mkdir()
+    (folder / "study.yaml").write_text("arms: {a: []}", encoding="utf-8")
+    assert load_study(folder)[0] == load_study(folder / "study.yaml")[0] == "scaling.v2"
+
+
+def test_arms_share_a_start_and_those_of_one_feedback_a_reward_model(tmp_path: Path) -> None:
+    jobs = plan("s", spec(ppo=["algorithm=ppo"], rlaif=["algorithm=rlaif"], dpo=["algorithm=dpo"]), tmp_path)
+    start, feedback = jobs.shared
+    assert [job.name for job in start] == ["candidates (ppo)"]
+    assert [job.name for job in feedback] == ["reward_model (ppo)", "reward_model (rlaif)"]
+    assert [job.name for job in jobs.trials] == [f"{arm} seed {s}" for arm in ("ppo", "rlaif", "dpo") for s in (0, 1)]
+    assert len({job.folder for wave in (*jobs.shared, jobs.trials) for job in wave}) == 9
+
+
+def test_arms_with_other_candidates_have_a_start_of_their_own(tmp_path: Path) -> None:
+    jobs = plan("s", spec(a=["algorithm=dpo"], b=["algorithm=dpo", "candidates.seed=1"]), tmp_path)
+    assert [len(wave) for wave in jobs.shared] == [2, 2]
+
+
+@pytest.mark.parametrize("arm", ["../elsewhere", "a/b", ""])
+def test_an_arm_that_would_leave_the_studys_folder_is_refused(tmp_path: Path, arm: str) -> None:
+    with pytest.raises(UserError, match="name of a folder"):
+        plan("s", spec(**{arm: ["algorithm=sft"]}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_record_does_not_pass_for_a_job_that_failed(tmp_path: Path) -> None:
+    folder = tmp_path / "ppo" / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / "trial.json").write_text(json.dumps({"status": "done", "seed": 0}), encoding="utf-8")
+    job = Job("ppo seed 0", ("algorithm=ppo", "algorithm.clip_rang=2"), folder)
+    failed = Launcher(Console(file=io.StringIO())).run([job], 1, "trials")
+    assert "did you mean 'clip_range'?" in failed["ppo seed 0"]
+    record = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
+    assert (record["status"], record["seed"]) == ("failed", 0)
+    assert "clip_range" in record["error"]
