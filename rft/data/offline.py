@@ -188,7 +188,7 @@ class PreferenceStream(IterableDataset[PreferenceBatch]):
 
     def __init__(
         self,
-        algorithm: KnowsEpoch | None,
+        algorithm: KnowsEpoch,
         pairs: PreferenceBatch,
         *,
         pairs_per_step: int,
@@ -199,9 +199,8 @@ class PreferenceStream(IterableDataset[PreferenceBatch]):
         world: int = 1,
     ) -> None:
         if len(pairs) < pairs_per_step:
-            key = f"{'reward' if algorithm is None else 'algorithm'}.pairs_per_step={pairs_per_step}"
             raise UserError(
-                f"{key}: there are {len(pairs)} training pairs without a tie; ask for at most as many, or label more "
+                f"algorithm.pairs_per_step={pairs_per_step}: there are {len(pairs)} training pairs without a tie; ask for at most as many, or label more "
                 "(task.train_prompts, candidates.pairs_per_prompt)"
             )
         if pairs_per_step % (world * accumulate):
@@ -217,8 +216,6 @@ class PreferenceStream(IterableDataset[PreferenceBatch]):
         return math.ceil(self.steps / STEPS_PER_EPOCH)
 
     def _range(self) -> range:
-        if self.algorithm is None:
-            return range(self.steps)
         start = self.algorithm.current_epoch * STEPS_PER_EPOCH
         return range(start, min(start + STEPS_PER_EPOCH, self.steps))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from rft.config import compose
 from rft.config.limits import check_ranges
@@ -77,7 +79,9 @@ def test_is_refused_in_one_line_that_names_key_value_and_range(overrides: str, w
     ],
 )
 def test_what_is_just_in_range_is_taken(overrides: str) -> None:
-    compose(overrides.split())
+    cfg = compose(overrides.split())
+    for key, _, value in (override.partition("=") for override in overrides.split() if "." in override.split("=")[0]):
+        assert OmegaConf.select(cfg, key) == yaml.safe_load(value)
 
 
 def test_a_default_declared_anew_keeps_the_range() -> None:
