@@ -200,8 +200,8 @@ class PreferenceStream(IterableDataset[PreferenceBatch]):
     ) -> None:
         if len(pairs) < pairs_per_step:
             raise UserError(
-                f"algorithm.pairs_per_step={pairs_per_step}: there are {len(pairs)} training pairs without a tie; ask for at most as many, or label more "
-                "(task.train_prompts, candidates.pairs_per_prompt)"
+                f"algorithm.pairs_per_step={pairs_per_step}: there are {len(pairs)} training pairs without a tie; "
+                "ask for at most as many, or label more (task.train_prompts, candidates.pairs_per_prompt)"
             )
         if pairs_per_step % (world * accumulate):
             raise ValueError(f"pairs_per_step={pairs_per_step} must be a multiple of {world} ranks x {accumulate}")
