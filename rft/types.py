@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,18 @@ def to_device(data: T, device: torch.device) -> T:
         return value.to(device) if hasattr(value, "to") else value
 
     fields = {f.name: move(getattr(data, f.name)) for f in dataclasses.fields(data)}  # type: ignore[arg-type]
+    return dataclasses.replace(data, **fields)  # type: ignore[type-var]
+
+
+def take(data: T, rows: Tensor | slice) -> T:
+    """Some rows of a frozen dataclass: of every tensor in it that has rows, nested ones included."""
+
+    def pick(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return take(value, rows)
+        return value[rows] if getattr(value, "ndim", 0) else value
+
+    fields = {f.name: pick(getattr(data, f.name)) for f in dataclasses.fields(data)}  # type: ignore[arg-type]
     return dataclasses.replace(data, **fields)  # type: ignore[type-var]
 
 
@@ -55,13 +67,7 @@ class Sequences:
         return self.response_ids.gather(1, last[:, None])[:, 0] != eos_id
 
     def __getitem__(self, rows: Tensor | slice) -> Sequences:
-        return Sequences(
-            self.prompt_ids[rows],
-            self.prompt_mask[rows],
-            self.response_ids[rows],
-            self.response_mask[rows],
-            None if self.trunk is None else self.trunk[rows],
-        )
+        return take(self, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +78,17 @@ class Rollouts:
     logprobs: Tensor  # [B, R] of the policy that sampled, zero outside the mask
     rewards: Tensor  # [B] one number a sequence, from the reward source
     truncated: Tensor  # [B] bool
-    group: Tensor  # [B] int64, equal for responses to the same prompt
+    group: Tensor  # [B] int64, equal for the responses drawn together for a prompt, samples_per_prompt of each
     ref_logprobs: Tensor | None = None  # [B, R] of the reference, if the algorithm needs it
     values: Tensor | None = None  # [B, R] of the critic at the state before each token, if needed
+    greedy_rewards: Tensor | None = None  # [B] reward of the most likely response to the same prompt, if needed
     metrics: Mapping[str, float] = field(default_factory=dict)  # named parts of the reward and timings
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, rows: Tensor | slice) -> Rollouts:
+        return take(self, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,7 @@ class OnPolicyBatch:
 
     sequences: Sequences
     logprobs: Tensor  # [B, R] old log-probabilities
-    advantages: Tensor  # [B, R]
+    advantages: Tensor  # [B, R], zero outside the mask
     returns: Tensor | None = None  # [B, R] targets of the critic
     values: Tensor | None = None  # [B, R] the critic's old values
     ref_logprobs: Tensor | None = None  # [B, R]
@@ -94,27 +107,21 @@ class OnPolicyBatch:
         return len(self.sequences)
 
     def __getitem__(self, rows: Tensor | slice) -> OnPolicyBatch:
-        def pick(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[rows]
+        return take(self, rows)
 
-        return OnPolicyBatch(
-            self.sequences[rows],
-            self.logprobs[rows],
-            self.advantages[rows],
-            pick(self.returns),
-            pick(self.values),
-            pick(self.ref_logprobs),
-            self.weight,
-        )
+    @property
+    def count(self) -> int:
+        """Counted tokens."""
+        return int(self.sequences.response_mask.sum())
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceBatch:
-    """Pairs of responses to the same prompt. ``preference`` is P(chosen is better), in [0.5, 1]."""
+    """Pairs of responses to the same prompt. A pair whose preference is 0.5 is a tie and counts nowhere."""
 
     chosen: Sequences  # [B, ...]
     rejected: Sequences  # [B, ...]
-    preference: Tensor  # [B]
+    preference: Tensor  # [B] P(chosen is better), in [0.5, 1]
     ref_chosen_logprobs: Tensor | None = None  # [B] summed over counted tokens
     ref_rejected_logprobs: Tensor | None = None  # [B]
     weight: float = 1.0  # as in OnPolicyBatch
@@ -123,17 +130,41 @@ class PreferenceBatch:
         return len(self.chosen)
 
     def __getitem__(self, rows: Tensor | slice) -> PreferenceBatch:
-        def pick(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[rows]
+        return take(self, rows)
 
-        return PreferenceBatch(
-            self.chosen[rows],
-            self.rejected[rows],
-            self.preference[rows],
-            pick(self.ref_chosen_logprobs),
-            pick(self.ref_rejected_logprobs),
-            self.weight,
-        )
+    @property
+    def decided(self) -> Tensor:
+        """Pairs that are no ties. Shape [B], bool."""
+        return self.preference > 0.5
+
+    @property
+    def count(self) -> int:
+        """Decided pairs."""
+        return int(self.decided.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class UnpairedBatch:
+    """Single responses, each called good or bad; with each prompt, a response to another one."""
+
+    sequences: Sequences  # [B, ...]
+    desirable: Tensor  # [B] bool
+    mismatched: Sequences  # [B, ...] the same prompts with responses that were given to other prompts
+    ref_logprobs: Tensor | None = None  # [B] summed over counted tokens
+    ref_mismatched_logprobs: Tensor | None = None  # [B]
+    kl: Tensor | None = None  # [] nats a sequence between policy and reference, without gradient
+    weight: float = 1.0  # as in OnPolicyBatch
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, rows: Tensor | slice) -> UnpairedBatch:
+        return take(self, rows)
+
+    @property
+    def count(self) -> int:
+        """Responses."""
+        return len(self)
 
 
 @dataclass(frozen=True, slots=True)

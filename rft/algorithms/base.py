@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from rft.algorithms.contract import check_batch, check_loss, check_rollouts, place
 from rft.config.schemas import AlgorithmConfig
 from rft.models.backbone import Backbone, Role
 from rft.models.module import Module, require_finite
-from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts
+from rft.ops.enumerable import Enumerable
+from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts, UnpairedBatch
 
-Need = Literal["reference", "value", "reward"]
+Need = Literal["reference", "value", "reward", "greedy"]
 
 
 class Algorithm(Module):
     """An algorithm assigns credit (``prepare``) and defines a loss (``loss``); the rest is shared.
 
-    Declare ``data_kind`` and ``needs``; the runner builds only those. On-policy algorithms implement ``prepare``,
-    whose loss is a mean over counted tokens; preference algorithms get pairs, whose loss is a mean over pairs.
+    Declare ``data_kind`` and ``needs``; the runner builds only those. On-policy algorithms implement ``prepare``, which
+    makes a batch of rollouts; preference algorithms get labelled pairs, unpaired ones single labelled responses.
     No algorithm generates, tokenises, moves devices, tracks, reads files or steps an optimiser.
+    ``rft check-algorithm NAME`` checks all that this docstring and the methods' promise.
     """
 
-    data_kind: ClassVar[Literal["none", "on_policy", "preference"]]
+    data_kind: ClassVar[Literal["none", "on_policy", "preference", "unpaired"]]
     needs: ClassVar[frozenset[Need]] = frozenset()
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """Settings, besides the defaults, under which the conformance suite checks the algorithm."""
 
     def __init__(self, config: AlgorithmConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -34,21 +40,81 @@ class Algorithm(Module):
         self.rollout_metrics: dict[str, float] = {}
         self.strict_loading = False  # checkpoints hold what is trained, not the frozen base
 
-    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
-        """Assign credit to the tokens of this rank's rollouts of one iteration; called once for each."""
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch | PreferenceBatch:
+        """Assign credit to this rank's rollouts of one iteration; called once for each, without gradient.
+
+        Rows of the result are learned from in minibatches; a `Config` whose `batch_rows` differs from the number of
+        rollouts says how many come out.
+        """
         raise TypeError(f"{type(self).__name__} declares data_kind='on_policy' and must define prepare()")
+
+    def prepare_step(self, batch: Any) -> Any:
+        """What the loss must know of all rows of an optimiser step at once; offline data only, without gradient.
+
+        Args:
+            batch: this rank's rows of the step; the same rows must come back.
+        """
+        return batch
 
     @abstractmethod
     def loss(self, batch: Any) -> LossOutput:
-        """The loss on a microbatch, with gradient."""
+        """The loss on a microbatch, with gradient: a mean over what ``loss_count`` counts."""
 
-    def training_step(self, batch: OnPolicyBatch | PreferenceBatch, batch_idx: int) -> Tensor:
+    def loss_count(self, batch: Any) -> int:
+        """How many things the loss is a mean over: counted tokens of rollouts, decided pairs, single responses.
+
+        Microbatches, accumulation steps and ranks are weighted by it, so that none of them changes the gradient.
+        """
+        count: int = batch.count
+        return count
+
+    def optimum(self, problem: Enumerable) -> Tensor | None:
+        """The policy that the objective is maximised by when every response can be listed. Shape [X, Y], or None if
+        these settings have none that is known.
+
+        For reward less β·KL that is ``problem.kl_regularised(β)``. The conformance suite trains the algorithm there
+        and compares.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say what it converges to; define optimum(problem), for reward less β·KL as "
+            "`return problem.kl_regularised(self.config.kl_coef)`"
+        )
+
+    @classmethod
+    def best_of(cls, config: Any) -> int:
+        """Responses sampled for each answer given in the final test, of which the reward source picks the best."""
+        return 1
+
+    @torch.no_grad()
+    def assign_credit(self, rollouts: Rollouts) -> OnPolicyBatch | PreferenceBatch:
+        """``prepare``, its result checked.
+
+        Raises:
+            ContractError: if it has wrong shapes, types or numbers.
+            TrainingDiverged: if the rollouts hold numbers that are not finite.
+        """
+        where = place(self.prepare)
+        require_finite(rollouts.logprobs.sum() + rollouts.rewards.sum(), "rollouts", self.global_step, "algorithm.lr")
+        check_rollouts(rollouts, self.needs, where)
+        batch = self.prepare(rollouts)
+        check_batch(batch, where)
+        return batch
+
+    def checked_loss(self, batch: Any) -> LossOutput:
+        """``loss``, its result checked.
+
+        Raises:
+            ContractError: if it is no scalar with a gradient.
+        """
+        return check_loss(self.loss(batch), place(self.loss))
+
+    def training_step(self, batch: OnPolicyBatch | PreferenceBatch | UnpairedBatch, batch_idx: int) -> Tensor:
         """The weighted loss of a microbatch.
 
         Raises:
             TrainingDiverged: if it is NaN or infinite.
         """
-        out = self.loss(batch)
+        out = self.checked_loss(batch)
         require_finite(out.loss, self.config.name, self.global_step, "algorithm.lr")
         # Weighted like the loss, so that their means do not depend on microbatches and ranks either.
         metrics = {f"train/{name}": value.detach() * batch.weight for name, value in out.metrics.items()}

@@ -1,32 +1,71 @@
-"""Direct preference optimisation.
+"""Direct preference optimisation, and the losses that differ from it in one line.
 
-Objective: min −E[log σ(β (log π/π_ref (chosen) − log π/π_ref (rejected)))], Rafailov et al. 2023 (arXiv 2305.18290,
-equation 7): the closed-form optimum of reward less β·KL under Bradley–Terry preferences, without a reward model.
+Objective: min E[ℓ(chosen, rejected)] of r_w = log π/π_ref (chosen) and r_l = log π/π_ref (rejected), Rafailov et al. 2023
+(arXiv 2305.18290, equation 7): for the sigmoid loss −log σ(β (r_w − r_l)), the closed-form optimum of reward less β·KL
+under Bradley–Terry preferences, without a reward model. The other losses are in ``rft.ops.preference``.
 Pairs and labels are those from which the reward model of the other arms learns. No deviation; labels are taken as
-hard (the better response of each pair), `label_smoothing` gives the conservative form.
+hard (the better response of each pair).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
 
 from rft.algorithms.base import Algorithm
 from rft.config import PreferenceConfig, number
 from rft.models.backbone import Role
-from rft.ops.losses import dpo_loss
+from rft.ops import preference as losses
+from rft.ops.enumerable import Enumerable
+from rft.ops.masked import masked_mean
 from rft.types import LossOutput, PreferenceBatch
 
 
+class LossEnum(str, Enum):
+    """Losses on a pair."""
+
+    sigmoid = "sigmoid"
+    ipo = "ipo"
+    hinge = "hinge"
+    robust = "robust"
+    cdpo = "cdpo"
+    sppo = "sppo"
+    apo_zero = "apo_zero"
+
+
 @dataclass
-class Config(PreferenceConfig):
+class PairLossConfig:
+    """What makes the loss of a pair."""
+
+    loss: LossEnum = LossEnum.sigmoid
+    """sigmoid (DPO), ipo, hinge (SLiC), robust and cdpo (both for flipped labels), sppo, apo_zero."""
+    beta: float = number(0.1, above=0)
+    """β above 0: the strength of the pull to the reference (the paper's default)."""
+    label_smoothing: float = number(0.1, at_least=0, below=0.5)
+    """Assumed share of flipped labels, in [0, 0.5); for robust and cdpo."""
+
+
+@dataclass
+class Config(PairLossConfig, PreferenceConfig):
     """Settings of DPO."""
 
     lr: float = 5e-4
     """Learning rate of the policy's adapter; full fine-tuning wants 1e-6 to 5e-7."""
-    beta: float = number(0.1, above=0)
-    """β above 0: the strength of the pull to the reference (the paper's default)."""
-    label_smoothing: float = number(0.0, at_least=0, below=0.5)
-    """Assumed share of flipped labels, in [0, 0.5)."""
+
+
+# Of the log-ratios [B] of the chosen and the rejected response, and the settings.
+_LOSSES: Mapping[LossEnum, Callable[[Tensor, Tensor, PairLossConfig], Tensor]] = {
+    LossEnum.sigmoid: lambda w, l, c: losses.sigmoid_loss(w, l, c.beta),
+    LossEnum.ipo: lambda w, l, c: losses.ipo_loss(w, l, c.beta),
+    LossEnum.hinge: lambda w, l, c: losses.hinge_loss(w, l, c.beta),
+    LossEnum.robust: lambda w, l, c: losses.robust_loss(w, l, c.beta, c.label_smoothing),
+    LossEnum.cdpo: lambda w, l, c: losses.conservative_loss(w, l, c.beta, c.label_smoothing),
+    LossEnum.sppo: lambda w, l, c: losses.sppo_loss(w, l, c.beta),
+    LossEnum.apo_zero: lambda w, l, c: losses.apo_zero_loss(w, l, c.beta),
+}
 
 
 class DPO(Algorithm):
@@ -34,20 +73,35 @@ class DPO(Algorithm):
 
     data_kind = "preference"
     needs = frozenset({"reference"})
+    variants = tuple({"loss": loss.value} for loss in LossEnum)
     config: Config
+    temperature = 1.0  # at which log-probs are taken
+
+    def pair_loss(self, chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
+        """The loss of each pair from its two log-ratios. Shape [B]."""
+        return _LOSSES[self.config.loss](chosen_B, rejected_B, self.config)
+
+    def expected_loss(self, chosen_B: Tensor, rejected_B: Tensor, preference_B: Tensor) -> Tensor:
+        """The loss of each pair as it is labelled: hard. Shape [B]."""
+        return self.pair_loss(chosen_B, rejected_B)
 
     def loss(self, batch: PreferenceBatch) -> LossOutput:
-        """The sigmoid loss over a microbatch of pairs."""
+        """Mean over decided pairs."""
         if batch.ref_chosen_logprobs is None or batch.ref_rejected_logprobs is None:
-            raise ValueError("DPO needs the reference's log-probs; build the pairs with its `needs`")
-        chosen = self.backbone.logprobs(Role.policy, batch.chosen).sum(-1)
-        rejected = self.backbone.logprobs(Role.policy, batch.rejected).sum(-1)
-        loss, metrics = dpo_loss(
-            chosen,
-            rejected,
-            batch.ref_chosen_logprobs,
-            batch.ref_rejected_logprobs,
-            self.config.beta,
-            self.config.label_smoothing,
+            raise ValueError(f"{type(self).__name__} needs the reference's log-probs; build the pairs with its `needs`")
+        chosen_B, rejected_B = (
+            self.backbone.logprobs(Role.policy, seq, self.temperature).sum(-1) - ref
+            for seq, ref in ((batch.chosen, batch.ref_chosen_logprobs), (batch.rejected, batch.ref_rejected_logprobs))
         )
-        return LossOutput(loss, metrics)
+        loss_B = self.expected_loss(chosen_B, rejected_B, batch.preference)
+        w_B, l_B = self.config.beta * chosen_B.detach(), self.config.beta * rejected_B.detach()
+        shown = {"chosen_reward": w_B, "rejected_reward": l_B, "margin": w_B - l_B, "accuracy": (w_B > l_B).to(w_B)}
+        return LossOutput(
+            masked_mean(loss_B, batch.decided), {name: masked_mean(x_B, batch.decided) for name, x_B in shown.items()}
+        )
+
+    def optimum(self, problem: Enumerable) -> Tensor:
+        """For the sigmoid π_ref exp(r/β), normalised; else what minimises the loss over all pairs."""
+        if self.config.loss is LossEnum.sigmoid:
+            return problem.kl_regularised(self.config.beta)
+        return problem.from_pairs(self.pair_loss)

@@ -13,11 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rft.algorithms.base import Algorithm
 from rft.config import OnPolicyConfig, number
 from rft.models.backbone import Backbone, Role
 from rft.ops.advantages import gae, token_rewards
+from rft.ops.enumerable import Enumerable
 from rft.ops.kl import kl_k1
 from rft.ops.losses import clipped_value_loss, ppo_policy_loss
 from rft.ops.masked import masked_mean, whiten
@@ -115,3 +117,11 @@ class PPO(Algorithm):
             "kl_coef": self.kl_coef,
         }
         return LossOutput(policy_loss + config.vf_coef * value_loss, metrics)
+
+    def optimum(self, problem: Enumerable) -> Tensor | None:
+        """π_ref exp(r/β), normalised, r less the penalty; a discount or a moving β has no such form."""
+        if self.config.gamma != 1 or self.config.kl_target is not None:
+            return None
+        return problem.kl_regularised(
+            self.config.kl_coef, problem.rewards - self.config.truncation_penalty * problem.truncated
+        )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from rft.algorithms.base import Algorithm
 from rft.config.schemas import AlgorithmConfig
+from rft.ops.enumerable import Enumerable
 from rft.types import LossOutput
 
 
@@ -21,4 +24,8 @@ class SFT(Algorithm):
 
     def loss(self, batch: object) -> LossOutput:
         """There is none."""
-        raise TypeError("sft is the control: it is evaluated, not trained")
+        raise TypeError(f"{self.config.name} is evaluated, not trained")
+
+    def optimum(self, problem: Enumerable) -> Tensor:
+        """The reference."""
+        return problem.reference.exp()

@@ -55,7 +55,7 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
         )
     ranks, accumulate = int(cfg.strategy.get("devices", 1)), int(cfg.strategy.get("accumulate", 1))
     if issubclass(algorithm, OnPolicyConfig):
-        _check_on_policy(cfg, ranks, accumulate)
+        _check_on_policy(cfg, algorithm, ranks, accumulate)
     if issubclass(algorithm, PreferenceConfig):
         _check_pairs(cfg)
         if cfg.algorithm.pairs_per_step % (ranks * accumulate):
@@ -83,7 +83,7 @@ def train_prompts(cfg: DictConfig) -> int | None:
     return int(cfg.task.train_prompts) if known else None
 
 
-def _check_on_policy(cfg: DictConfig, ranks: int, accumulate: int) -> None:
+def _check_on_policy(cfg: DictConfig, algorithm: type[OnPolicyConfig], ranks: int, accumulate: int) -> None:
     chosen, there = cfg.algorithm, train_prompts(cfg)
     if there is not None and chosen.prompts_per_iteration > there:
         raise UserError(
@@ -106,6 +106,14 @@ def _check_on_policy(cfg: DictConfig, ranks: int, accumulate: int) -> None:
         raise UserError(
             f"algorithm.minibatches={chosen.minibatches}: {rollouts} rollouts (prompts_per_iteration × "
             f"samples_per_prompt) do not divide into {chosen.minibatches} minibatches × {accumulate} microbatches "
+            f"(strategy.accumulate) × {ranks} processes (strategy.devices); change one of them"
+        )
+    values = {str(k): v for k, v in chosen.items() if k != "_target_"}
+    typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(algorithm), values))
+    if typed.batch_rows % parts:
+        raise UserError(
+            f"algorithm.minibatches={chosen.minibatches}: the {typed.batch_rows} rows that {chosen.name} learns from in "
+            f"an iteration do not divide into {chosen.minibatches} minibatches × {accumulate} microbatches "
             f"(strategy.accumulate) × {ranks} processes (strategy.devices); change one of them"
         )
 

@@ -56,6 +56,12 @@ class OnPolicyConfig(AlgorithmConfig):
     temperature: float = number(1.0, above=0)
     """Sampling temperature; the log-probabilities are taken at the same one."""
 
+    @property
+    def batch_rows(self) -> int:
+        """Rows that credit assignment makes of an iteration's rollouts, over all ranks; an algorithm that makes
+        another number of them says so."""
+        return self.prompts_per_iteration * self.samples_per_prompt
+
 
 @dataclass
 class PreferenceConfig(AlgorithmConfig):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import lightning
 import numpy as np
@@ -21,15 +21,28 @@ from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
 from rft.progress import bar
 from rft.rollout import pad_prompts
-from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, to_device
+from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, UnpairedBatch, to_device
 
 
-class KnowsEpoch(Protocol):
-    """A Lightning module, which knows how many epochs are done."""
+Batch: TypeAlias = PreferenceBatch | UnpairedBatch
+
+
+class Learner(Protocol):
+    """What the stream asks of an algorithm."""
+
+    backbone: Backbone
 
     @property
     def current_epoch(self) -> int:
         """Finished Lightning epochs."""
+        ...
+
+    def prepare_step(self, batch: Any) -> Any:
+        """What a step needs to know of all its rows before any of them is learned from."""
+        ...
+
+    def loss_count(self, batch: Any) -> int:
+        """How many things the loss is a mean over."""
         ...
 
 
@@ -71,6 +84,11 @@ def load_answers(folder: Path, pad_id: int) -> Sequences:
     """All candidates, row by row, each with its prompt."""
     rows = read_table(folder / "candidates.parquet")
     return to_sequences([r["prompt_ids"] for r in rows], [r["response_ids"] for r in rows], pad_id)
+
+
+def samples_per_prompt(folder: Path) -> int:
+    """How many candidates each prompt has."""
+    return max(int(row["sample"]) for row in read_table(folder / "candidates.parquet")) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +149,51 @@ def to_pairs(
     )
 
 
+def mismatched(answers: Sequences, samples_per_prompt: int) -> Sequences:
+    """Each answer's prompt with the answer of another prompt, half of the questions further on.
+
+    Args:
+        answers: all candidates, those of a prompt next to one another.
+        samples_per_prompt: how many they are.
+
+    Raises:
+        ValueError: with a single prompt there is no other.
+    """
+    prompts = len(answers) // samples_per_prompt
+    if prompts < 2:
+        raise ValueError(f"{len(answers)} answers of {prompts} prompt: mismatched pairs take two prompts or more")
+    rows = (torch.arange(len(answers)) + prompts // 2 * samples_per_prompt) % len(answers)
+    other = answers[rows]
+    return Sequences(answers.prompt_ids, answers.prompt_mask, other.response_ids, other.response_mask)
+
+
+def to_unpaired(
+    comparisons: Sequence[Comparison],
+    answers: Sequences,
+    others: Sequences,
+    ref_logprobs: torch.Tensor | None = None,
+    ref_others: torch.Tensor | None = None,
+) -> UnpairedBatch:
+    """Comparisons as single responses: the better one of each is desirable, the worse one is not.
+
+    Source: Ethayarajh et al. 2024 (arXiv 2402.01306), section 4.2: how preferences become unpaired feedback.
+
+    Args:
+        comparisons: M of them; 2M responses come out.
+        answers: the candidates that they point into.
+        others: of ``mismatched``.
+        ref_logprobs, ref_others: summed log-probabilities of both under the reference, [answers].
+    """
+    rows = torch.tensor([c.chosen for c in comparisons] + [c.rejected for c in comparisons], dtype=torch.int64)
+    return UnpairedBatch(
+        answers[rows],
+        torch.arange(len(rows)) < len(comparisons),
+        others[rows],
+        None if ref_logprobs is None else ref_logprobs[rows],
+        None if ref_others is None else ref_others[rows],
+    )
+
+
 def comparison_batches(
     comparisons: Sequence[Comparison], answers: Sequences, prompts_per_step: int, epochs: int, seed: int
 ) -> list[ComparisonBatch]:
@@ -173,41 +236,44 @@ def reference_logprobs(answers: Sequences, backbone: Backbone, batch_size: int =
     return torch.cat(sums)
 
 
-class PreferenceStream(IterableDataset[PreferenceBatch]):
-    """Microbatches of pairs, ``STEPS_PER_EPOCH`` optimiser steps in a Lightning epoch, sized.
+class OfflineStream(IterableDataset[Batch]):
+    """Microbatches of labelled data, ``STEPS_PER_EPOCH`` optimiser steps in a Lightning epoch, sized.
 
     Args:
-        algorithm: tells which Lightning epoch it is.
-        pairs: all training pairs.
+        algorithm: tells which Lightning epoch it is, and sees the rows of each step first.
+        data: all training rows.
+        rows_per_step: of all ranks.
         accumulate: microbatches in a step.
         rank, world: this process's share of each step.
 
     Raises:
-        UserError: if there are fewer pairs than a step takes.
+        UserError: if there are fewer rows than a step takes.
     """
 
     def __init__(
         self,
-        algorithm: KnowsEpoch,
-        pairs: PreferenceBatch,
+        algorithm: Learner,
+        data: Batch,
         *,
-        pairs_per_step: int,
+        rows_per_step: int,
         epochs: int,
         seed: int,
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if len(pairs) < pairs_per_step:
+        if len(data) < rows_per_step:
+            share = 2 if isinstance(data, UnpairedBatch) else 1  # two responses a pair
             raise UserError(
-                f"algorithm.pairs_per_step={pairs_per_step}: there are {len(pairs)} training pairs without a tie; "
-                "ask for at most as many, or label more (task.train_prompts, candidates.pairs_per_prompt)"
+                f"algorithm.pairs_per_step={rows_per_step // share}: there are {len(data) // share} training pairs "
+                "without a tie; ask for at most as many, or label more (task.train_prompts, "
+                "candidates.pairs_per_prompt)"
             )
-        if pairs_per_step % (world * accumulate):
-            raise ValueError(f"pairs_per_step={pairs_per_step} must be a multiple of {world} ranks x {accumulate}")
-        self.algorithm, self.pairs, self.seed = algorithm, pairs, seed
-        self.pairs_per_step, self.accumulate, self.rank, self.world = pairs_per_step, accumulate, rank, world
-        self.steps_per_pass = len(pairs) // pairs_per_step
+        if rows_per_step % (world * accumulate):
+            raise ValueError(f"{rows_per_step} rows a step must be a multiple of {world} ranks x {accumulate}")
+        self.algorithm, self.data, self.seed = algorithm, data, seed
+        self.rows_per_step, self.accumulate, self.rank, self.world = rows_per_step, accumulate, rank, world
+        self.steps_per_pass = len(data) // rows_per_step
         self.steps = self.steps_per_pass * epochs
 
     @property
@@ -222,22 +288,33 @@ class PreferenceStream(IterableDataset[PreferenceBatch]):
     def __len__(self) -> int:
         return len(self._range()) * self.accumulate
 
-    def __iter__(self) -> Iterator[PreferenceBatch]:
+    def __iter__(self) -> Iterator[Batch]:
         for step in self._range():
-            order = np.random.default_rng([self.seed, step // self.steps_per_pass]).permutation(len(self.pairs))
-            start = (step % self.steps_per_pass) * self.pairs_per_step
-            rows = torch.from_numpy(order[start : start + self.pairs_per_step])
-            for micro in rows.chunk(self.world * self.accumulate)[self.rank :: self.world]:
-                yield self.pairs[micro]
+            order = np.random.default_rng([self.seed, step // self.steps_per_pass]).permutation(len(self.data))
+            start = (step % self.steps_per_pass) * self.rows_per_step
+            rows = torch.from_numpy(order[start : start + self.rows_per_step])
+            yield from self.microbatches(self.data[rows])
+
+    def microbatches(self, step: Batch) -> Iterator[Batch]:
+        """This rank's microbatches of a step's rows, which the algorithm has seen together first."""
+        parts = self.world * self.accumulate
+        micro = len(step) // parts
+        # Interleaved, as ranks take their microbatches in turn.
+        rows = torch.arange(len(step)).view(self.accumulate, self.world, micro)[:, self.rank].reshape(-1)
+        mine = self.algorithm.prepare_step(to_device(step[rows], self.algorithm.backbone.device))
+        total = max(self.algorithm.loss_count(step), 1)
+        for start in range(0, len(mine), micro):
+            part = mine[slice(start, start + micro)]
+            yield replace(part, weight=self.algorithm.loss_count(part) * parts / total)
 
 
-class PreferenceData(lightning.LightningDataModule):
-    """Pairs for a Lightning trainer."""
+class OfflineData(lightning.LightningDataModule):
+    """Labelled data for a Lightning trainer."""
 
-    def __init__(self, stream: PreferenceStream) -> None:
+    def __init__(self, stream: OfflineStream) -> None:
         super().__init__()
         self.stream = stream
 
-    def train_dataloader(self) -> DataLoader[PreferenceBatch]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """One Lightning epoch of microbatches, in this process (batches are made already)."""
         return DataLoader(self.stream, batch_size=None, num_workers=0)

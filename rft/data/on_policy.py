@@ -8,10 +8,9 @@ Dimensions: ``B`` sequences, ``R`` response tokens.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import lightning
 import numpy as np
@@ -21,13 +20,14 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, IterableDataset
 
 from rft.config import OnPolicyConfig
+from rft.data.ranks import all_max, all_rows, all_sum
 from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
 from rft.ops.kl import sequence_kl
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
-from rft.types import OnPolicyBatch, Rollouts, Sequences
+from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences
 
-T = TypeVar("T")
+Batch: TypeAlias = OnPolicyBatch | PreferenceBatch  # what an algorithm makes of rollouts
 
 
 class RewardSource(Protocol):
@@ -51,50 +51,31 @@ class Learner(Protocol):
         """Finished iterations."""
         ...
 
-    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
-        """Assign credit."""
+    def assign_credit(self, rollouts: Rollouts) -> Batch:
+        """The batch to learn from."""
+        ...
+
+    def loss_count(self, batch: Batch) -> int:
+        """How many things the loss is a mean over."""
         ...
 
 
-def _spread() -> torch.device | None:
-    """Where tensors must be that the ranks exchange; None in a single process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return None
-    return torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+def weighted(
+    minibatch: Any, micro: int, count: Callable[[Any], int], parts: int, mine: slice = slice(None)
+) -> Iterator[Any]:
+    """Some of a minibatch's microbatches, weighted so that the mean over all is the mean over what the loss counts.
 
-
-def all_sum(values: Sequence[float]) -> list[float]:
-    """Sums over all ranks; the values themselves in a single process."""
-    total = torch.tensor(list(values), dtype=torch.float64, device=_spread())
-    if _spread() is not None:
-        torch.distributed.all_reduce(total)
-    return [float(x) for x in total]
-
-
-def all_max(value: int) -> int:
-    """The largest value of all ranks."""
-    largest = torch.tensor(value, device=_spread())
-    if _spread() is not None:
-        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-    return int(largest)
-
-
-def all_rows(data: T, world: int) -> T:
-    """A frozen dataclass with the rows of all ranks, in their order; every tensor in it has the same shape on each."""
-    if world == 1:
-        return data
-
-    def whole(value: object) -> object:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return all_rows(value, world)
-        if not isinstance(value, Tensor):
-            return value
-        parts = [torch.empty_like(value) for _ in range(world)]
-        torch.distributed.all_gather(parts, value.contiguous())
-        return torch.cat(parts)
-
-    fields = {f.name: whole(getattr(data, f.name)) for f in dataclasses.fields(data)}  # type: ignore[arg-type]
-    return replace(data, **fields)  # type: ignore[type-var]
+    Args:
+        minibatch: rows of all ranks.
+        micro: rows of a microbatch.
+        count: how many things the loss on a batch is a mean over.
+        parts: microbatches of all ranks.
+        mine: which of them.
+    """
+    total = max(count(minibatch), 1)
+    for start in range(0, len(minibatch), micro)[mine]:
+        part = minibatch[slice(start, start + micro)]
+        yield replace(part, weight=count(part) * parts / total)
 
 
 def widen(seq: Sequences, width: int, pad_id: int) -> Sequences:
@@ -104,7 +85,7 @@ def widen(seq: Sequences, width: int, pad_id: int) -> Sequences:
     return replace(seq, response_ids=ids, response_mask=mask)
 
 
-class RolloutStream(IterableDataset[OnPolicyBatch]):
+class RolloutStream(IterableDataset[Batch]):
     """Rollouts and their minibatches.
 
     Prompts and sampling numbers are functions of the seed and the iteration alone: a resumed run draws what an
@@ -135,19 +116,19 @@ class RolloutStream(IterableDataset[OnPolicyBatch]):
         )
         self.response_tokens, self.seed, self.accumulate = response_tokens, seed, accumulate
         self.rank, self.world = rank, world
-        rows = config.prompts_per_iteration * config.samples_per_prompt
-        parts = config.minibatches * accumulate * world
+        rows, learnt = config.prompts_per_iteration * config.samples_per_prompt, config.batch_rows
+        self.parts = config.minibatches * accumulate * world
         if config.prompts_per_iteration > len(prompts):
             raise UserError(
                 f"algorithm.prompts_per_iteration={config.prompts_per_iteration}: there are {len(prompts)} training "
                 "questions; ask for at most as many, or raise algorithm.samples_per_prompt"
             )
-        if config.prompts_per_iteration % world or rows % parts:
+        if config.prompts_per_iteration % world or rows % self.parts or learnt % self.parts:
             raise ValueError(
-                f"{rows} rollouts do not divide into {config.minibatches} minibatches x {accumulate} microbatches x "
-                f"{world} ranks; change algorithm.prompts_per_iteration"
+                f"{rows} rollouts ({learnt} rows to learn from) do not divide into {config.minibatches} minibatches x "
+                f"{accumulate} microbatches x {world} ranks; change algorithm.prompts_per_iteration"
             )
-        self.micro = rows // parts
+        self.micro = rows // self.parts
 
     def __len__(self) -> int:
         return self.config.epochs * self.config.minibatches * self.accumulate
@@ -178,41 +159,64 @@ class RolloutStream(IterableDataset[OnPolicyBatch]):
         logprobs = torch.cat([backbone.logprobs(Role.policy, p, t) for p in parts])
         ref = torch.cat([backbone.logprobs(Role.reference, p, t) for p in parts]) if "reference" in needs else None
         values = torch.cat([backbone.values(p) for p in parts]) if "value" in needs else None
-        rewards = torch.cat([self.reward.score(p) for p in parts]) if self.reward else torch.zeros(len(seq))
+        rewards = self._score(parts) if self.reward else torch.zeros(len(seq), device=backbone.device)
         truncated = seq.truncated(backbone.eos_id)
         measured = {"length": seq.lengths, "truncated": truncated}
         if self.reward is not None:
             measured["reward"] = rewards
+        greedy = self._greedy_rewards(ids[mine][::k], mask[mine][::k]) if "greedy" in needs else None
+        if greedy is not None:
+            measured["greedy_reward"] = greedy = greedy.repeat_interleave(k)
         if ref is not None:
             measured["kl"] = sequence_kl(logprobs, ref, seq.response_mask)
         count, *sums = all_sum([len(seq), *(float(x.double().sum()) for x in measured.values())])
         metrics = {f"rollout/{name}": total / count for name, total in zip(measured, sums, strict=True)}
-        group = torch.tensor(chosen[mine], device=backbone.device)
-        return Rollouts(seq, logprobs, rewards, truncated, group, ref, values, metrics)
+        # A prompt that is drawn twice in an iteration makes two groups, so that all have the same size.
+        group = torch.arange(len(chosen), device=backbone.device)[mine] // k
+        return Rollouts(seq, logprobs, rewards, truncated, group, ref, values, greedy, metrics)
 
-    def __iter__(self) -> Iterator[OnPolicyBatch]:
+    def _score(self, parts: Sequence[Sequences]) -> Tensor:
+        assert self.reward is not None
+        return torch.cat([self.reward.score(p) for p in parts])
+
+    def _greedy_rewards(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        """The reward of the most likely response, token by token, to each prompt. Shape [prompts]."""
+        if self.reward is None:
+            raise ValueError('needs = {"greedy"} without "reward": there is nothing to score the greedy responses with')
+        draws = torch.zeros(len(prompt_ids), self.response_tokens, device=prompt_ids.device)
+        seq = self.engine.generate(prompt_ids, prompt_mask, draws, temperature=0.0)
+        seq = self.algorithm.backbone.with_trunk(seq)
+        return self._score([seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)])
+
+    def __iter__(self) -> Iterator[Batch]:
         iteration = self.algorithm.current_epoch
         rollouts = self.collect(iteration)
-        batch = self.algorithm.prepare(rollouts)
+        batch = self.algorithm.assign_credit(rollouts)
         self.algorithm.rollout_metrics = dict(rollouts.metrics)
         # Every rank holds the rows of all, so that a minibatch has the same rows however many ranks there are.
-        batch = all_rows(batch, self.world)
-        per_step = self.micro * self.accumulate * self.world
+        yield from self.minibatches(all_rows(batch, self.world), iteration)
+
+    def minibatches(self, batch: Batch, iteration: int) -> Iterator[Batch]:
+        """This rank's microbatches of all passes over an iteration's batch.
+
+        Raises:
+            ValueError: if its rows do not divide into microbatches.
+        """
+        if len(batch) % self.parts:
+            raise ValueError(
+                f"{type(self.algorithm).__name__}.prepare gave {len(batch)} rows, which do not divide into "
+                f"{self.config.minibatches} minibatches x {self.accumulate} microbatches x {self.world} ranks; let its "
+                "Config's batch_rows say how many it makes, and it is refused before the run"
+            )
+        micro = len(batch) // self.parts
         for epoch in range(self.config.epochs):
             # The first pass keeps the order in which old log-probs were taken, so that its first ratio is exactly 1.
             rows = torch.arange(len(batch))
             if epoch:
                 rows = torch.from_numpy(np.random.default_rng([self.seed, iteration, epoch]).permutation(len(batch)))
-            for step in rows.split(per_step):
-                yield from self._microbatches(batch[step])
-
-    def _microbatches(self, minibatch: OnPolicyBatch) -> Iterator[OnPolicyBatch]:
-        """This rank's microbatches, weighted so that the mean over all of them is the mean over all counted tokens."""
-        total = float(minibatch.sequences.response_mask.sum())
-        for start in range(self.rank * self.micro, len(minibatch), self.world * self.micro):
-            part = minibatch[slice(start, start + self.micro)]
-            tokens = float(part.sequences.response_mask.sum())
-            yield replace(part, weight=tokens * self.accumulate * self.world / total)
+            for step in rows.split(micro * self.accumulate * self.world):
+                mine = slice(self.rank, None, self.world)
+                yield from weighted(batch[step], micro, self.algorithm.loss_count, self.accumulate * self.world, mine)
 
 
 class OnPolicyData(lightning.LightningDataModule):
@@ -222,6 +226,6 @@ class OnPolicyData(lightning.LightningDataModule):
         super().__init__()
         self.stream = stream
 
-    def train_dataloader(self) -> DataLoader[OnPolicyBatch]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """One rollout iteration, made in this process when it is asked for."""
         return DataLoader(self.stream, batch_size=None, num_workers=0)

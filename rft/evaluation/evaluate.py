@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from rft.config import EvaluationConfig
 from rft.models.backbone import Backbone, Role
-from rft.ops.kl import sequence_kl
+from rft.ops.kl import best_of_n_kl, sequence_kl
 from rft.progress import bar
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 
@@ -61,11 +61,15 @@ def evaluate(
     response_tokens: int,
     seed: int,
     out: Path,
+    best_of: int = 1,
 ) -> dict[str, float]:
     """Sample, score and write ``evaluation.parquet``; returns means by split.
 
     The sampling numbers come from (config.seed, seed, split) and the row: the same for every arm. KL is k1 against
-    the reference at temperature 1, in nats per sequence.
+    the reference at temperature 1, in nats per sequence; picking the best of n adds its bound log n − (n−1)/n.
+
+    Args:
+        best_of: responses sampled for each row, of which the proxy picks one; the first is what one alone would be.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -76,11 +80,17 @@ def evaluate(
     with bar("evaluation", wanted) as progress:
         for split in config.splits:
             asked = [q for q in questions if q["split"] == split for _ in range(config.samples_per_prompt)]
-            numbers = uniforms(len(asked), response_tokens, config.seed, seed, zlib.crc32(split.encode()))
+            seeds = (config.seed, seed, zlib.crc32(split.encode()))
+            draws = [uniforms(len(asked), response_tokens, *seeds, *([d] if d else [])) for d in range(best_of)]
             for start in range(0, len(asked), config.batch_size):
                 part = asked[start : start + config.batch_size]
-                for row in _sample(backbone, engine, proxy, part, numbers[start : start + len(part)], config):
-                    rows.append(row | {"sample": len(rows) % config.samples_per_prompt})
+                drawn = [_sample(backbone, engine, proxy, part, u[start : start + len(part)], config) for u in draws]
+                for options in zip(*drawn, strict=True):
+                    best = max(options, key=lambda row: float(row["proxy"]))
+                    rows.append(
+                        best
+                        | {"sample": len(rows) % config.samples_per_prompt, "kl": best["kl"] + best_of_n_kl(best_of)}
+                    )
                 progress.advance(len(part))
     logits = gold.logit([row["prompt"] + row["response"] for row in rows])
     for row, logit in zip(rows, logits, strict=True):

@@ -41,8 +41,11 @@ def uniforms(rows: int, tokens: int, *seed: int) -> Tensor:
 def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> Tensor:
     """Draw one token a row by inverting the cumulative distribution at one uniform number. Shape [B].
 
+    Temperature 0 takes the most likely token and needs no number.
     ``torch.multinomial`` draws an exponential for each entry of the vocabulary: many times the work.
     """
+    if temperature == 0:
+        return logits_BV.argmax(-1)
     cdf = torch.softmax(logits_BV.float() / temperature, -1).cumsum(-1)
     total = cdf[:, -1:]
     # Rounded to float32, a number just below 1 becomes 1: the search would then leave the row, or end on a token
@@ -75,7 +78,7 @@ class RolloutEngine:
             prompt_ids: [B, P], left-padded.
             prompt_mask: [B, P] bool.
             uniform_BR: [B, R] in [0, 1), one number for each token.
-            temperature: above 0.
+            temperature: 0 takes the most likely token.
         """
         from transformers import DynamicCache
 

@@ -253,7 +253,7 @@ class Pipeline:
         kind, needs = self.algorithm_class.data_kind, self.algorithm_class.needs
         if kind == "on_policy":
             inputs["questions"] = self.questions
-        if kind == "preference":
+        if kind in ("preference", "unpaired"):
             inputs |= {"candidates": self.candidates, "preferences": self.preferences}
         if {"reward", "value"} & needs:
             inputs["reward_model"] = self.reward_model
@@ -330,6 +330,7 @@ class Pipeline:
                 response_tokens=self.response_tokens,
                 seed=int(self.cfg.seed),
                 out=out,
+                best_of=self.algorithm_class.best_of(to_config(self.cfg.algorithm)),
             )
 
         return self._stage("evaluation", address, inputs, make)

@@ -247,6 +247,7 @@ def make_evaluation(
     response_tokens: int,
     seed: int,
     out: Path,
+    best_of: int = 1,
 ) -> dict[str, Any]:
     """Evaluate a policy entry on the unseen questions."""
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, [Role.policy, Role.reward])
@@ -263,4 +264,5 @@ def make_evaluation(
         response_tokens=response_tokens,
         seed=seed,
         out=out,
+        best_of=best_of,
     )

@@ -17,13 +17,16 @@ from rft.algorithms.base import Algorithm
 from rft.callbacks.training import History, TrainingBar
 from rft.config import OnPolicyConfig, PreferenceConfig
 from rft.data.offline import (
-    PreferenceData,
-    PreferenceStream,
+    OfflineData,
+    OfflineStream,
     load_answers,
     load_comparisons,
+    mismatched,
     read_table,
     reference_logprobs,
+    samples_per_prompt,
     to_pairs,
+    to_unpaired,
 )
 from rft.data.on_policy import OnPolicyData, RolloutStream
 from rft.models.backbone import Backbone, Role
@@ -34,6 +37,7 @@ from rft.rollout import RolloutEngine
 from rft.runtime import cores
 from rft.store import Entry
 from rft.strategy import Strategy
+from rft.types import PreferenceBatch, UnpairedBatch
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -122,7 +126,7 @@ def make_data(
     response_tokens: int,
     seed: int,
     rank: int,
-) -> OnPolicyData | PreferenceData:
+) -> OnPolicyData | OfflineData:
     """The data module that an algorithm's ``data_kind`` asks for."""
     share = {"accumulate": strategy.config.accumulate, "rank": rank, "world": strategy.world_size}
     config = algorithm.config
@@ -133,16 +137,22 @@ def make_data(
             RolloutStream(algorithm, engine, reward, prompts, response_tokens=response_tokens, seed=seed, **share)
         )
     assert isinstance(config, PreferenceConfig)
+    data = labelled(algorithm, inputs["candidates"].path, inputs["preferences"].path)
+    rows = config.pairs_per_step * (2 if isinstance(data, UnpairedBatch) else 1)
+    return OfflineData(OfflineStream(algorithm, data, rows_per_step=rows, epochs=config.epochs, seed=seed, **share))
+
+
+def labelled(algorithm: Algorithm, candidates: Path, labels: Path) -> PreferenceBatch | UnpairedBatch:
+    """The training comparisons as pairs or, for an algorithm of unpaired feedback, as single responses."""
     backbone = algorithm.backbone
-    candidates, labels = inputs["candidates"].path, inputs["preferences"].path
+    comparisons = load_comparisons(candidates, labels, heldout=False)
     answers = backbone.with_trunk(load_answers(candidates, backbone.pad_id))
     ref = reference_logprobs(answers, backbone) if "reference" in algorithm.needs else None
-    pairs = to_pairs(load_comparisons(candidates, labels, heldout=False), answers, ref)
-    return PreferenceData(
-        PreferenceStream(
-            algorithm, pairs, pairs_per_step=config.pairs_per_step, epochs=config.epochs, seed=seed, **share
-        )
-    )
+    if algorithm.data_kind != "unpaired":
+        return to_pairs(comparisons, answers, ref)
+    others = backbone.with_trunk(mismatched(answers, samples_per_prompt(candidates)))
+    ref_others = reference_logprobs(others, backbone) if "reference" in algorithm.needs else None
+    return to_unpaired(comparisons, answers, others, ref, ref_others)
 
 
 def checkpointing(folder: Path) -> tuple[Any, Path | None]:

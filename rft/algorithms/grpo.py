@@ -1,0 +1,143 @@
+"""Group relative policy optimisation, with Dr. GRPO and DAPO as settings.
+
+Objective: max E[Σ_t min(ρ_t A, clip(ρ_t, 1−ε_low, 1+ε_high) A) − β k3_t], A = (r − mean of the group) / std of the group,
+Shao et al. 2024 (arXiv 2402.03300, equation 3 and section 4.1.2): no critic, the other responses to a prompt are the
+baseline. In the loss, k3 pulls by the gradient of KL(π_ref ‖ π) at each token, not of KL(π ‖ π_ref): see ``optimum``.
+Settings: the paper's normaliser is ``length_normaliser=sequence``; Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) is
+``length_normaliser=constant scale_by_std=false``; DAPO (Yu et al. 2025, arXiv 2503.14476) is ``clip_range_high=0.28
+overlong=penalty kl_coef=0``.
+Deviation: means are over tokens by default, as in DAPO; the paper's favour short right and long wrong answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from torch import Tensor
+
+from rft.algorithms.base import Algorithm
+from rft.config import OnPolicyConfig, number
+from rft.models.backbone import Role
+from rft.ops.advantages import group_relative, overlong_penalty
+from rft.ops.enumerable import Enumerable, standardised, tokenwise_forward_kl
+from rft.ops.kl import kl_k3
+from rft.ops.losses import clipped_surrogate
+from rft.ops.masked import fixed_mean, masked_mean, sequence_mean
+from rft.types import LossOutput, OnPolicyBatch, Rollouts
+
+
+class NormaliserEnum(str, Enum):
+    """What a token's loss is divided by."""
+
+    token = "token"  # all counted tokens
+    sequence = "sequence"  # its response's tokens, then all responses
+    constant = "constant"  # all responses × the longest that is allowed
+
+
+class OverlongEnum(str, Enum):
+    """What becomes of responses that reach the limit."""
+
+    keep = "keep"  # nothing
+    mask = "mask"  # they count nowhere
+    penalty = "penalty"  # they lose up to one reward unit
+
+
+@dataclass
+class Config(OnPolicyConfig):
+    """Settings of GRPO."""
+
+    lr: float = 1e-3
+    """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
+    prompts_per_iteration: int = 8
+    """Groups in an iteration, over all ranks."""
+    samples_per_prompt: int = number(4, at_least=2)
+    """Responses in a group."""
+    minibatches: int = 4
+    """Optimiser steps in a pass."""
+    kl_coef: float = number(0.04, at_least=0)
+    """β of the k3 term (the paper's default), per nat and unit of advantage."""
+    clip_range: float = number(0.2, above=0)
+    """ε_low."""
+    clip_range_high: float | None = number(None, above=0)
+    """ε_high; none takes clip_range (DAPO: 0.28)."""
+    length_normaliser: NormaliserEnum = NormaliserEnum.token
+    """What a token's loss is divided by."""
+    scale_by_std: bool = True
+    """Divide by the standard deviation of the group (Dr. GRPO: no)."""
+    overlong: OverlongEnum = OverlongEnum.keep
+    """What becomes of responses that reach the limit (DAPO, section 3.4)."""
+    overlong_buffer: int = number(8, at_least=1)
+    """Tokens below the limit at which the penalty starts."""
+    max_tokens: int = number(24, at_least=1)
+    """The limit: the longest response that is allowed (`conf/algorithm/grpo.yaml` takes the task's)."""
+
+
+class GRPO(Algorithm):
+    """See the module's docstring."""
+
+    data_kind = "on_policy"
+    needs = frozenset({"reference", "reward"})
+    variants = (
+        {},
+        {"length_normaliser": "constant", "scale_by_std": False},
+        {"length_normaliser": "sequence", "clip_range_high": 0.28, "overlong": "mask"},
+        {"clip_range_high": 0.28, "overlong": "penalty", "overlong_buffer": 1, "kl_coef": 0.0},
+    )
+    config: Config
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        """The group's advantage at every token."""
+        config, seq = self.config, rollouts.sequences
+        advantages_B = group_relative(self._rewards(rollouts), rollouts.group, scale=config.scale_by_std)
+        if config.overlong is OverlongEnum.mask:
+            seq = replace(seq, response_mask=seq.response_mask & ~rollouts.truncated[:, None])
+        mask, ref = seq.response_mask, rollouts.ref_logprobs
+        return OnPolicyBatch(
+            seq,
+            rollouts.logprobs * mask,
+            advantages_B[:, None] * mask,
+            ref_logprobs=None if ref is None else ref * mask,
+        )
+
+    def _rewards(self, rollouts: Rollouts) -> Tensor:
+        if self.config.overlong is not OverlongEnum.penalty:
+            return rollouts.rewards
+        lengths = rollouts.sequences.lengths
+        return rollouts.rewards + overlong_penalty(lengths, self.config.max_tokens, self.config.overlong_buffer)
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        """Clipped surrogate plus β k3, reduced as ``length_normaliser`` says."""
+        config, mask = self.config, batch.sequences.response_mask
+        logprobs = self.backbone.logprobs(Role.policy, batch.sequences, config.temperature)
+        high = config.clip_range if config.clip_range_high is None else config.clip_range_high
+        loss_BR, metrics = clipped_surrogate(
+            logprobs, batch.logprobs, batch.advantages, mask, config.clip_range, high
+        )
+        if config.kl_coef and batch.ref_logprobs is not None:
+            kl_BR = kl_k3(logprobs, batch.ref_logprobs)
+            loss_BR = loss_BR + config.kl_coef * kl_BR
+            metrics["kl"] = masked_mean(kl_BR.detach(), mask)
+        if config.length_normaliser is NormaliserEnum.sequence:
+            return LossOutput(sequence_mean(loss_BR, mask), metrics)
+        if config.length_normaliser is NormaliserEnum.constant:
+            return LossOutput(fixed_mean(loss_BR, mask, config.max_tokens), metrics)
+        return LossOutput(masked_mean(loss_BR, mask), metrics)
+
+    def loss_count(self, batch: OnPolicyBatch) -> int:
+        """Tokens or responses, as ``length_normaliser`` says."""
+        return batch.count if self.config.length_normaliser is NormaliserEnum.token else len(batch)
+
+    def optimum(self, problem: Enumerable) -> Tensor | None:
+        """Token by token β π_ref / (β + V − Q); none is known for responses weighted by their length or left out."""
+        config = self.config
+        if config.length_normaliser is NormaliserEnum.sequence or config.overlong is OverlongEnum.mask:
+            return None
+        rewards_XY = problem.rewards
+        if config.overlong is OverlongEnum.penalty:
+            rewards_XY = rewards_XY + overlong_penalty(problem.lengths, config.max_tokens, config.overlong_buffer)
+        if config.kl_coef == 0:
+            return problem.kl_regularised(0.0, rewards_XY)
+        if not config.scale_by_std:
+            return tokenwise_forward_kl(problem, rewards_XY, config.kl_coef)
+        return standardised(lambda r_XY: tokenwise_forward_kl(problem, r_XY, config.kl_coef), rewards_XY)

@@ -1,0 +1,73 @@
+"""REINFORCE++: PPO's clip without a critic, advantages normalised over the whole batch.
+
+Objective: max E[r(x, y)] − β KL(π ‖ π_ref), by the clipped surrogate over tokens; the advantage of a token is the sum of
+the rewards from it on (the response's reward at its last token, less β times k1 at each), to zero mean and unit variance
+over all tokens of all ranks: Hu 2025 (arXiv 2501.03262, sections 3.2 and 3.3).
+Settings: ``group_baseline`` takes the mean reward of the responses to a prompt off first (REINFORCE++-baseline, section
+3.4; the paper then adds its KL to the loss, here it stays in the reward). No other deviation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rft.algorithms.base import Algorithm
+from rft.config import OnPolicyConfig, number
+from rft.models.backbone import Role
+from rft.ops.advantages import group_relative, rewards_to_go, token_rewards
+from rft.ops.enumerable import Enumerable
+from rft.ops.kl import kl_k1
+from rft.ops.losses import ppo_policy_loss
+from rft.ops.masked import whiten
+from rft.types import LossOutput, OnPolicyBatch, Rollouts
+
+
+@dataclass
+class Config(OnPolicyConfig):
+    """Settings of REINFORCE++."""
+
+    lr: float = 1e-3
+    """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
+    minibatches: int = 4
+    """Optimiser steps in a pass."""
+    kl_coef: float = number(0.1, at_least=0)
+    """β: reward units per nat."""
+    gamma: float = number(1.0, at_least=0, at_most=1)
+    """Discount."""
+    clip_range: float = number(0.2, above=0)
+    """ε of the clip."""
+    group_baseline: bool = False
+    """Take off the mean reward of a prompt's responses; needs two samples a prompt or more."""
+
+
+class ReinforcePP(Algorithm):
+    """See the module's docstring."""
+
+    data_kind = "on_policy"
+    needs = frozenset({"reference", "reward"})
+    variants = ({}, {"group_baseline": True})
+    config: Config
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        """Rewards to go, whitened over all tokens."""
+        config, mask = self.config, rollouts.sequences.response_mask
+        assert rollouts.ref_logprobs is not None  # checked by the base class
+        rewards_B = rollouts.rewards
+        if config.group_baseline:
+            rewards_B = group_relative(rewards_B, rollouts.group, scale=False)
+        kl_BR = kl_k1(rollouts.logprobs, rollouts.ref_logprobs)
+        returns_BR = rewards_to_go(token_rewards(rewards_B, kl_BR, mask, config.kl_coef), mask, config.gamma)
+        return OnPolicyBatch(rollouts.sequences, rollouts.logprobs, whiten(returns_BR, mask))
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        """Clipped surrogate, mean over tokens."""
+        config, mask = self.config, batch.sequences.response_mask
+        logprobs = self.backbone.logprobs(Role.policy, batch.sequences, config.temperature)
+        loss, metrics = ppo_policy_loss(logprobs, batch.logprobs, batch.advantages, mask, config.clip_range)
+        return LossOutput(loss, metrics)
+
+    def optimum(self, problem: Enumerable) -> Tensor | None:
+        """π_ref exp(r/β), normalised; a discount below 1 has no such form."""
+        return problem.kl_regularised(self.config.kl_coef) if self.config.gamma == 1 else None
