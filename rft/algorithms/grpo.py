@@ -82,7 +82,7 @@ class GRPO(Algorithm):
         {},
         {"length_normaliser": "constant", "scale_by_std": False},
         {"length_normaliser": "sequence", "clip_range_high": 0.28, "overlong": "mask"},
-        {"clip_range_high": 0.28, "overlong": "penalty", "overlong_buffer": 1, "kl_coef": 0.0},
+        {"clip_range_high": 0.28, "overlong": "penalty", "overlong_buffer": 1, "max_tokens": 3, "kl_coef": 0.0},
     )
     config: Config
 

@@ -51,6 +51,25 @@ def compare(
     compare_study(study, runs, jobs)
 
 
+@app.command("check-algorithm")
+def check_algorithm(
+    names: Annotated[list[str] | None, typer.Argument(help="Algorithms, as in rft run algorithm=NAME.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every registered algorithm.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Names of checks; all if not given.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, as algorithm.loss=ipo; may be given again.")
+    ] = None,
+) -> None:
+    """Check that an algorithm is what it says: masks, gradients, ranks, its optimum. Exit code 1 if it is not.
+
+    Examples: rft check-algorithm ppo · rft check-algorithm dpo --set algorithm.beta=0.5 --only optimum
+    """
+    from rft.cli.check_algorithm import check
+
+    if not check(names or [], overrides or [], only or [], everything=everything):
+        raise typer.Exit(1)
+
+
 @app.command()
 def annotators() -> None:
     """Fit the simulated annotators to the real human ratings and show the fit."""

@@ -251,20 +251,21 @@ class Backbone(nn.Module):
         return states
 
     def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
-        """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R], float32."""
+        """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R]."""
         hidden = self.hidden(role, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
         model = self.copies[role.value] if role.value in self.copies else self.base
         head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
         return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature)
 
     def values(self, seq: Sequences) -> Tensor:
-        """The critic's value of the state before each response token. Shape [B, R], float32."""
+        """The critic's value of the state before each response token. Shape [B, R]."""
         hidden = self.hidden(Role.critic, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
-        values: Tensor = self.heads[Role.critic.value](hidden.float())[..., 0] * seq.response_mask
+        head = self.heads[Role.critic.value]
+        values: Tensor = head(hidden.to(head.weight.dtype))[..., 0] * seq.response_mask  # type: ignore[arg-type]
         return values
 
     def scores(self, seq: Sequences, pooling: PoolingEnum = PoolingEnum.last) -> Tensor:
-        """The reward model's raw score of each prompt with its response. Shape [B], float32.
+        """The reward model's raw score of each prompt with its response. Shape [B].
 
         ``last``: the head at the last counted token. ``mean``: the head's mean over all counted tokens, prompt and
         response.
@@ -272,12 +273,12 @@ class Backbone(nn.Module):
         hidden, head = self.hidden(Role.reward, seq), self.heads[Role.reward.value]
         if pooling is PoolingEnum.mean:
             mask = torch.cat([seq.prompt_mask, seq.response_mask], 1)
-            per_token = head(hidden.float())[..., 0]
+            per_token = head(hidden.to(head.weight.dtype))[..., 0]  # type: ignore[arg-type]
             mean: Tensor = torch.where(mask, per_token, torch.zeros_like(per_token)).sum(-1) / mask.sum(-1)
             return mean
         last = seq.prompt_ids.shape[1] + seq.lengths - 1
         at_end = hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
-        scores: Tensor = head(at_end.float())[..., 0]
+        scores: Tensor = head(at_end.to(head.weight.dtype))[..., 0]  # type: ignore[arg-type]
         return scores
 
     def role_state(self, role: Role) -> dict[str, Tensor]:

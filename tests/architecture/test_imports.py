@@ -12,7 +12,7 @@ from tests.architecture.source import PACKAGE, Module, modules, plant
 
 LAYERS = (  # highest first
     ("__main__", "cli", "study"),
-    ("callbacks", "evaluation", "report"),
+    ("callbacks", "evaluation", "report", "testing"),
     ("algorithms",),
     ("data",),
     ("rollout", "feedback", "rewards"),

@@ -13,8 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rft.data.offline import Comparison, comparison_batches, load_answers, load_comparisons, to_pairs, to_sequences
+from rft.data.offline import (
+    Comparison,
+    OfflineStream,
+    comparison_batches,
+    load_answers,
+    load_comparisons,
+    mismatched,
+    to_pairs,
+    to_sequences,
+    to_unpaired,
+)
 from rft.errors import UserError
+from rft.types import PreferenceBatch
 
 PAD = 0
 
@@ -103,3 +114,73 @@ def test_the_order_of_prompts_comes_from_the_seed() -> None:
     assert order(0) == order(0)
     assert order(0) != order(1)
     assert sorted(order(0)) == sorted(order(1))
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 7])
+def test_a_mismatched_response_never_belongs_to_its_prompt(prompts: int) -> None:
+    rows = [(p, p) for p in range(prompts) for _ in range(3)]
+    answers = to_sequences([[p + 1] for p, _ in rows], [[r + 1] for _, r in rows], PAD)
+    other = mismatched(answers, 3)
+    assert other.prompt_ids.tolist() == answers.prompt_ids.tolist()
+    assert (other.response_ids != other.prompt_ids).all()
+    assert sorted(other.response_ids.flatten().tolist()) == sorted(answers.response_ids.flatten().tolist())
+
+
+def test_a_single_prompt_has_no_mismatched_responses() -> None:
+    with pytest.raises(ValueError, match="two prompts or more"):
+        mismatched(to_sequences([[1]] * 3, [[2]] * 3, PAD), 3)
+
+
+def test_a_comparison_gives_one_good_and_one_bad_response() -> None:
+    answers = to_sequences([[1], [1], [2], [2]], [[10], [11], [12], [13]], PAD)
+    batch = to_unpaired(
+        [Comparison("a", 1, 0, 0.9), Comparison("b", 2, 3, 0.8)],
+        answers,
+        mismatched(answers, 2),
+        torch.arange(4.0),
+        torch.arange(4.0) + 10,
+    )
+    assert batch.sequences.response_ids.flatten().tolist() == [11, 12, 10, 13]
+    assert batch.desirable.tolist() == [True, True, False, False]
+    assert batch.mismatched.response_ids.flatten().tolist() == [13, 10, 12, 11]
+    assert batch.ref_logprobs is not None
+    assert batch.ref_mismatched_logprobs is not None
+    assert batch.ref_logprobs.tolist() == [1, 2, 0, 3]
+    assert batch.ref_mismatched_logprobs.tolist() == [11, 12, 10, 13]
+
+
+class Learner:
+    """Notes the rows of each step."""
+
+    class backbone:
+        device = torch.device("cpu")
+
+    current_epoch = 0
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def prepare_step(self, batch: PreferenceBatch) -> PreferenceBatch:
+        self.seen.append(batch.chosen.response_ids.flatten().tolist())
+        return batch
+
+    def loss_count(self, batch: PreferenceBatch) -> int:
+        return batch.count
+
+
+def test_ranks_and_microbatches_share_a_steps_rows_and_ties_weigh_nothing() -> None:
+    answers = to_sequences([[1]] * 16, [[row + 10] for row in range(16)], PAD)
+    pairs = to_pairs([Comparison("a", i, i + 8, 0.9 if i else 0.5) for i in range(8)], answers)
+    seen, weights = [], []
+    for rank in range(2):
+        learner = Learner()
+        stream = OfflineStream(learner, pairs, rows_per_step=8, epochs=1, seed=0, accumulate=2, rank=rank, world=2)  # type: ignore[arg-type]
+        parts = list(stream)
+        assert len(parts) == len(stream) == 2
+        assert [len(part) for part in parts] == [2, 2]
+        seen += learner.seen
+        weights += [(part.weight, part.count) for part in parts]
+    assert sorted(row for step in seen for row in step) == list(range(10, 18))
+    # Seven of eight pairs are decided, in four microbatches: a mean over them is a mean over all seven.
+    assert [w for w, _ in weights] == pytest.approx([count * 4 / 7 for _, count in weights])
+    assert sum(count for _, count in weights) == 7

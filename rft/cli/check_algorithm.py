@@ -1,0 +1,42 @@
+"""``rft check-algorithm``: the conformance suite, a table an algorithm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from rft.errors import UserError
+
+
+def check(names: Sequence[str], overrides: Sequence[str], only: Sequence[str], *, everything: bool) -> bool:
+    """Print what the suite finds; returns whether all checks hold.
+
+    Raises:
+        UserError: for a name or a setting that there is not.
+    """
+    if everything == bool(names):
+        raise UserError("check-algorithm: name an algorithm, as in `rft check-algorithm ppo`, or give --all")
+    from rft.runtime import prepare_process
+
+    prepare_process()
+    import torch
+
+    from rft.progress import bar
+    from rft.testing import check_algorithm
+    from rft.testing.suite import algorithm_names
+
+    torch.set_num_threads(1)  # the problems are so small that a second thread only waits
+    console = Console(highlight=False)
+    chosen = list(algorithm_names()) if everything else list(names)
+    started, failed, count = time.monotonic(), 0, 0
+    with bar("checks", len(chosen)) as progress:
+        for name in chosen:
+            report = check_algorithm(name, overrides, only)
+            report.print(console)
+            failed, count = failed + len(report.failed), count + len(report.results)
+            progress.advance()
+    seconds = time.monotonic() - started
+    console.print(f"{count} checks of {len(chosen)} algorithms in {seconds:.0f} s: {failed or 'none'} failed")
+    return not failed

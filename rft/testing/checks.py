@@ -1,0 +1,418 @@
+"""The conformance checks of an algorithm, but for those of its optimum and of ranks. Dimensions: ``B`` rows, ``R`` tokens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from rft.algorithms.base import Algorithm
+from rft.algorithms.contract import place
+from rft.models.backbone import Role
+from rft.ops.kl import sequence_kl
+from rft.testing.result import CheckResult
+from rft.testing.world import TEMPERATURE, VOCABULARY, World
+from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences, UnpairedBatch
+
+SAME = 1e-5  # largest relative difference of two gradients that should be the same
+NUDGE = 0.1  # how far from its start the policy is where a gradient must not be special
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An algorithm under some settings."""
+
+    algorithm: type[Algorithm]
+    config: Any
+    settings: str = ""
+
+    def world(self, nudge: float = 0.0) -> World:
+        """A fresh world with the algorithm in it."""
+        return World(self.algorithm, self.config, nudge=nudge)
+
+    @property
+    def prepares(self) -> str:
+        """Where it assigns credit, or its loss if it does not."""
+        own = self.algorithm.prepare if self.algorithm.data_kind == "on_policy" else self.algorithm.prepare_step
+        return place(own) if own is not Algorithm.prepare_step else place(self.algorithm.loss)
+
+    @property
+    def loses(self) -> str:
+        """Where its loss is."""
+        return place(self.algorithm.loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a check found: whether it holds, what was measured, where to look."""
+
+    ok: bool
+    detail: str
+    where: str = ""
+
+
+Check = Callable[[Subject], Found]
+
+
+class NotApplicableError(Exception):
+    """The check says nothing about this algorithm; the message says why."""
+
+
+def run_check(name: str, check: Check, subject: Subject) -> CheckResult:
+    """One row of the table; an exception of the algorithm is a failure at its line."""
+    try:
+        found = check(subject)
+    except NotApplicableError as reason:
+        return CheckResult(name, None, str(reason), settings=subject.settings)
+    except Exception as error:  # whatever a stranger's code raises is what the row is about
+        told = f"{type(error).__name__}: {error}"
+        return CheckResult(name, False, told, _raised_at(error, subject), subject.settings)
+    return CheckResult(name, found.ok, found.detail, "" if found.ok else found.where, subject.settings)
+
+
+def _raised_at(error: BaseException, subject: Subject) -> str:
+    """The last line of the algorithm's own file that the exception passed, else its loss."""
+    own = sys.modules[subject.algorithm.__module__].__file__
+    where, trace = subject.loses, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == own:
+            where = f"{own}:{trace.tb_lineno} {trace.tb_frame.f_code.co_qualname}"
+        trace = trace.tb_next
+    return where
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One call of ``backbone.logprobs`` for the policy."""
+
+    sequences: Sequences
+    result: Tensor  # [B, R]
+    where: str
+
+
+@contextmanager
+def watched(world: World) -> Iterator[list[Asked]]:
+    """The policy's log-probs that the algorithm asks for while this is open."""
+    calls: list[Asked] = []
+    backbone, original = world.backbone, world.backbone.logprobs
+
+    def logprobs(role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
+        result = original(role, seq, temperature)
+        if role is Role.policy:
+            frame = sys._getframe(1)
+            at = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}"
+            calls.append(Asked(seq, result.detach(), at))
+        return result
+
+    backbone.logprobs = logprobs  # type: ignore[method-assign]
+    try:
+        yield calls
+    finally:
+        del backbone.logprobs  # type: ignore[method-assign]
+
+
+def _trains(subject: Subject) -> None:
+    if subject.algorithm.data_kind == "none":
+        raise NotApplicableError("it trains nothing")
+
+
+def _on_policy(subject: Subject) -> None:
+    if subject.algorithm.data_kind != "on_policy":
+        raise NotApplicableError("it makes no rollouts")
+
+
+def first_ratio(subject: Subject) -> Found:
+    """On the first minibatch the loss's log-probs are those of sampling: the ratio is 1, the policy is the reference."""
+    _trains(subject)
+    world = subject.world()
+    batch = world.batch()
+    with watched(world) as calls:
+        out = world.algorithm.checked_loss(batch)
+    if not calls:
+        return Found(False, "the loss never asks for backbone.logprobs(Role.policy, …)", subject.loses)
+    temperature = TEMPERATURE if subject.algorithm.data_kind == "on_policy" else 1.0
+    for call in calls:
+        ref = world.backbone.logprobs(Role.reference, call.sequences, temperature).detach()
+        gap = float((call.result - ref).abs().max())
+        if gap:
+            return Found(
+                False,
+                f"the policy still is the reference, but their log-probs differ by {gap:.2g}; take both at the "
+                "temperature of sampling, with the batch's own mask",
+                call.where,
+            )
+        if isinstance(batch, OnPolicyBatch) and call.result.shape == batch.logprobs.shape:
+            gap = float((call.result - batch.logprobs).abs().max())
+            if gap:
+                return Found(
+                    False,
+                    f"the batch's old log-probs are off by {gap:.2g}; hand on those of the rollouts",
+                    subject.prepares,
+                )
+    for name, wanted in (("ratio", 1.0), ("clip_fraction", 0.0)):
+        if name in out.metrics and float(out.metrics[name]) != wanted:
+            return Found(False, f"metric {name} is {float(out.metrics[name]):g}, wanted {wanted:g}", subject.loses)
+    return Found(True, "log-probs equal to the bit")
+
+
+def kl_sign(subject: Subject) -> Found:
+    """What an algorithm reports as KL is 0 at the reference and, away from it, not negative in expectation."""
+    _trains(subject)
+    at_start = subject.world()
+    start = {k: float(v) for k, v in _kl_metrics(at_start).items()}
+    for name, value in start.items():
+        if abs(value) > 1e-12:
+            return Found(False, f"metric {name} is {value:.2g} while the policy is the reference; wanted 0", subject.loses)
+    moved = subject.world(nudge=0.3)
+    for name, value in _kl_metrics(moved).items():
+        if float(value) < 0:
+            return Found(
+                False,
+                f"metric {name} is {float(value):.2g} away from the reference; KL is not negative: log π − log π_ref, "
+                "on the policy's own samples",
+                subject.loses,
+            )
+    if subject.algorithm.data_kind != "on_policy" or "reference" not in subject.algorithm.needs:
+        return Found(True, ", ".join(f"{k} 0 at the reference" for k in start) or "reports none")
+    rollouts = moved.rollouts()
+    assert rollouts.ref_logprobs is not None
+    kl = float(sequence_kl(rollouts.logprobs, rollouts.ref_logprobs, rollouts.sequences.response_mask).mean())
+    return Found(kl > 0, f"0 at the reference, {kl:.3f} nats away from it", subject.loses)
+
+
+def _kl_metrics(world: World) -> dict[str, Tensor]:
+    metrics = world.algorithm.checked_loss(world.batch()).metrics
+    return {name: value for name, value in metrics.items() if name == "kl" or name.endswith("_kl")}
+
+
+def _longer(seq: Sequences, more: int) -> Sequences:
+    """More columns after every response, filled with tokens that must not count."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, VOCABULARY, (len(seq), more), generator=generator)
+    return replace(
+        seq,
+        response_ids=torch.cat([seq.response_ids, ids], 1),
+        response_mask=pad(seq.response_mask, (0, more), value=False),
+    )
+
+
+def padded(data: Any, more: int = 3) -> Any:
+    """Rollouts or a labelled batch with more columns after every response."""
+    if isinstance(data, Rollouts):
+        per_token = {
+            name: pad(x, (0, more))
+            for name, x in (("logprobs", data.logprobs), ("ref_logprobs", data.ref_logprobs), ("values", data.values))
+            if x is not None
+        }
+        return replace(data, sequences=_longer(data.sequences, more), **per_token)
+    if isinstance(data, PreferenceBatch):
+        return replace(data, chosen=_longer(data.chosen, more), rejected=_longer(data.rejected, more))
+    assert isinstance(data, UnpairedBatch)
+    return replace(data, sequences=_longer(data.sequences, more), mismatched=_longer(data.mismatched, more))
+
+
+def _apart(got: Tensor, wanted: Tensor) -> float:
+    """Largest difference, relative to the largest entry."""
+    return float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
+
+
+def padding(subject: Subject) -> Found:
+    """A response padded further gives the same gradient."""
+    _trains(subject)
+    world = subject.world(nudge=NUDGE)
+    if subject.algorithm.data_kind == "on_policy":
+        rollouts = world.rollouts()
+        plain, wide = (world.clone().algorithm.assign_credit(r) for r in (rollouts, padded(rollouts)))
+        if isinstance(plain, OnPolicyBatch) and isinstance(wide, OnPolicyBatch):
+            width = plain.advantages.shape[1]
+            gap = _apart(wide.advantages[:, :width], plain.advantages)
+            if gap > SAME:
+                return Found(
+                    False,
+                    f"three more columns of padding change the advantages by {gap:.1e}; reduce over response_mask only",
+                    subject.prepares,
+                )
+    else:
+        data = world.labelled()
+        plain, wide = (world.algorithm.prepare_step(d) for d in (data, padded(data)))
+    gap = _apart(world.gradient([wide]), world.gradient([plain]))
+    detail = f"gradient {gap:.1e} apart with three more columns"
+    return Found(gap <= SAME, f"{detail}; reduce over response_mask only" if gap > SAME else detail, subject.loses)
+
+
+def microbatches(subject: Subject) -> Found:
+    """A minibatch in one piece, in two and in four accumulated ones gives the same gradient."""
+    _trains(subject)
+    whole = subject.world(nudge=NUDGE)
+    wanted = whole.gradient(whole.microbatches(1))
+    worst = 0.0
+    for parts in (2, 4):
+        world = subject.world(nudge=NUDGE)
+        worst = max(worst, _apart(world.gradient(world.microbatches(parts), parts), wanted))
+    detail = f"gradient {worst:.1e} apart in 2 and 4 microbatches"
+    mend = "; the loss must be a mean over what loss_count counts, and know nothing of other rows: assign credit in prepare"
+    return Found(worst <= SAME, detail if worst <= SAME else detail + mend, subject.loses)
+
+
+def endings(subject: Subject) -> Found:
+    """EOS counts, what follows it does not; responses of one token and cut-off ones give finite numbers."""
+    _trains(subject)
+    world = subject.world(nudge=NUDGE)
+    batch = world.batch()
+    seq = batch.chosen if isinstance(batch, PreferenceBatch) else batch.sequences
+    kinds = {
+        "of one token": seq.lengths == 1,
+        "cut off": seq.truncated(world.backbone.eos_id),
+        "with EOS": ~seq.truncated(world.backbone.eos_id),
+    }
+    if isinstance(batch, OnPolicyBatch):
+        rollouts = world.rollouts()
+        ended = ~rollouts.truncated
+        if len(rollouts) == len(batch):
+            lost = rollouts.sequences.response_mask[ended] & ~seq.response_mask[ended]
+            if bool(lost.any()):
+                return Found(
+                    False,
+                    "tokens of complete responses no longer count; EOS is the last counted token",
+                    subject.prepares,
+                )
+    for kind, rows in kinds.items():
+        if not bool(rows.any()):
+            continue
+        gradient = world.gradient([batch[rows]])
+        if not bool(torch.isfinite(gradient).all()):
+            return Found(False, f"responses {kind}: the gradient is not finite; do not divide by length − 1", subject.loses)
+    return Found(True, f"{int(kinds['of one token'].sum())} of one token, {int(kinds['cut off'].sum())} cut off")
+
+
+def finite_differences(subject: Subject) -> Found:
+    """The gradient agrees with differences of the loss, in float64, in three directions."""
+    _trains(subject)
+    world = subject.world(nudge=NUDGE)
+    batch = world.batch()
+    gradient = world.gradient([batch])
+    parameters = world.parameters()
+    generator = torch.Generator().manual_seed(2)
+    worst, step = 0.0, 1e-6
+    for _ in range(3):
+        direction = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype)
+        direction /= direction.norm()
+        ends = []
+        for sign in (1, -1):
+            _move(parameters, direction * (sign * step))
+            ends.append(float(world.algorithm.loss(batch).loss.detach()))
+            _move(parameters, direction * (-sign * step))
+        slope, claimed = (ends[0] - ends[1]) / (2 * step), float(gradient @ direction)
+        worst = max(worst, abs(slope - claimed) / max(abs(slope), abs(claimed), 1e-6))
+    detail = f"slope {worst:.1e} apart"
+    mend = "; something in the loss is detached, or changed in place"
+    return Found(worst < 1e-4, detail if worst < 1e-4 else detail + mend, subject.loses)
+
+
+def _move(parameters: list[torch.nn.Parameter], by: Tensor) -> None:
+    start = 0
+    with torch.no_grad():
+        for p in parameters:
+            p.add_(by[start : start + p.numel()].view_as(p))
+            start += p.numel()
+
+
+def same_bits(subject: Subject) -> Found:
+    """Three steps from the same seed end with the same bits, wherever torch's own generator stands."""
+    _trains(subject)
+    ends = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        world = subject.world()
+        optimizer = torch.optim.SGD(world.parameters(), lr=0.05)
+        for _ in range(3):
+            optimizer.zero_grad()
+            for batch in world.microbatches(1):
+                (world.algorithm.checked_loss(batch).loss * batch.weight).backward()
+            optimizer.step()
+        ends.append(torch.cat([p.detach().flatten() for p in world.parameters()]))
+    same = torch.equal(*ends)
+    mend = f"weights {float((ends[0] - ends[1]).abs().max()):.1e} apart; draw nothing at random, or from the seed alone"
+    return Found(same, "equal" if same else mend, subject.prepares)
+
+
+def no_credit_no_update(subject: Subject) -> Found:
+    """A batch without advantages, or of ties alone, leaves the policy where it is."""
+    _trains(subject)
+    world = subject.world()
+    if subject.algorithm.data_kind == "on_policy":
+        batch = world.batch()
+        if isinstance(batch, OnPolicyBatch):
+            batch = replace(batch, advantages=torch.zeros_like(batch.advantages))
+        else:
+            rollouts = world.rollouts()
+            batch = world.algorithm.assign_credit(replace(rollouts, rewards=torch.ones_like(rollouts.rewards)))
+        what = "zero advantages"
+    else:
+        batch = world.labelled()
+        if not isinstance(batch, PreferenceBatch):
+            raise NotApplicableError("single responses have no ties")
+        batch = replace(batch, preference=torch.full_like(batch.preference, 0.5))
+        what = "ties alone"
+    world.gradient([batch])
+    size = max(float(p.grad.abs().max()) for p in world.backbone.parameters_of(Role.policy) if p.grad is not None)
+    return Found(
+        size < 1e-12,
+        f"{what}: largest entry of the policy's gradient {size:.1e}"
+        + ("" if size < 1e-12 else "; wanted 0: multiply by the advantages, average over `batch.decided` pairs"),
+        subject.loses,
+    )
+
+
+def batch_unchanged(subject: Subject) -> Found:
+    """Neither ``prepare`` nor ``loss`` changes what it is given."""
+    _trains(subject)
+    world = subject.world(nudge=NUDGE)
+    given = world.rollouts() if subject.algorithm.data_kind == "on_policy" else world.labelled()
+    before = _tensors(given)
+    batch = (
+        world.algorithm.assign_credit(given)
+        if subject.algorithm.data_kind == "on_policy"
+        else world.algorithm.prepare_step(given)
+    )
+    if name := _changed(before, _tensors(given)):
+        return Found(False, f"{name} of what prepare is given was changed in place; make a new tensor", subject.prepares)
+    before = _tensors(batch)
+    world.gradient([batch])
+    if name := _changed(before, _tensors(batch)):
+        return Found(False, f"{name} of the batch was changed in place; make a new tensor", subject.loses)
+    return Found(True, "inputs untouched")
+
+
+def _tensors(data: Any, name: str = "") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for field in data.__dataclass_fields__:
+        value = getattr(data, field)
+        if isinstance(value, Tensor):
+            found[f"{name}{field}"] = value.clone()
+        elif hasattr(value, "__dataclass_fields__"):
+            found |= _tensors(value, f"{name}{field}.")
+    return found
+
+
+def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> str | None:
+    return next((name for name, x in before.items() if not torch.equal(x, after[name])), None)
+
+
+CHECKS: dict[str, Check] = {
+    "first ratio is 1": first_ratio,
+    "KL": kl_sign,
+    "padding": padding,
+    "microbatches": microbatches,
+    "EOS, truncation, one token": endings,
+    "finite differences": finite_differences,
+    "same seed, same bits": same_bits,
+    "no credit, no update": no_credit_no_update,
+    "inputs unchanged": batch_unchanged,
+}

@@ -1,0 +1,90 @@
+"""The whole suite over one algorithm, by its name or as a class."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rft.algorithms.base import Algorithm
+from rft.config import compose, to_config
+from rft.config.build import target_class
+from rft.errors import UserError
+from rft.testing.checks import CHECKS, Check, Found, Subject, run_check
+from rft.testing.gold import class_gold_readers
+from rft.testing.ranks import two_ranks
+from rft.testing.result import CheckResult, Report
+from rft.testing.tabular import reaches_its_optimum
+
+
+def no_gold(subject: Subject) -> Found:
+    """Nothing that the algorithm is written in reads the hidden gold reward, so no batch can carry it."""
+    readers = class_gold_readers(subject.algorithm)
+    if not readers:
+        return Found(True, "its source names none")
+    place, _, reason = readers[0].partition(": ")
+    return Found(False, f"{reason}; gold belongs to evaluation alone", place)
+
+
+# The first are checked under the defaults and every variant, the others under the defaults.
+EVERY_VARIANT: Mapping[str, Check] = {"optimum": reaches_its_optimum, **CHECKS}
+ONCE: Mapping[str, Check] = {"two ranks": two_ranks, "no gold": no_gold}
+
+
+def check_class(algorithm: type[Algorithm], config: Any, only: Sequence[str] = ()) -> Report:
+    """Check a class under its config and under each of its variants.
+
+    Args:
+        algorithm: the class.
+        config: its settings.
+        only: names of the checks to run; all if empty.
+
+    Raises:
+        UserError: if there is no check of that name.
+    """
+    known = [*EVERY_VARIANT, *ONCE]
+    for name in only:
+        if name not in known:
+            raise UserError(f"--only {name}: no such check; valid are {', '.join(known)}")
+    report = Report(str(config.name))
+    for number, variant in enumerate(algorithm.variants):
+        subject = _under(algorithm, config, variant)
+        checks = EVERY_VARIANT if number else {**EVERY_VARIANT, **ONCE}
+        report.results += [run_check(n, c, subject) for n, c in checks.items() if not only or n in only]
+    return report
+
+
+def _under(algorithm: type[Algorithm], config: Any, variant: Mapping[str, Any]) -> Subject:
+    from omegaconf import OmegaConf
+
+    fields = {f.name for f in dataclasses.fields(config)}
+    for key in variant:
+        if key not in fields:
+            raise UserError(f"{algorithm.__name__}.variants: {key!r} is no setting; valid are {', '.join(sorted(fields))}")
+    changed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), dict(variant)))
+    return Subject(algorithm, changed, " ".join(f"{k}={v}" for k, v in variant.items()))
+
+
+def check_algorithm(name: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Report:
+    """Check a registered algorithm, ours or an installed package's.
+
+    Args:
+        name: as in ``rft run algorithm=NAME``.
+        overrides: settings in Hydra's grammar, as ``algorithm.loss=ipo``; the class's variants go on top.
+        only: names of the checks to run; all if empty.
+
+    Raises:
+        UserError: if there is no such algorithm, or no such setting.
+    """
+    cfg = compose([f"algorithm={name}", "model=tiny", *overrides])
+    return check_class(target_class(cfg.algorithm), to_config(cfg.algorithm), only)
+
+
+def algorithm_names() -> Iterator[str]:
+    """Every registered algorithm."""
+    from rft.config.compose import option_files
+
+    yield from (path.stem for group, path in option_files() if group == "algorithm")
+
+
+__all__ = ["CheckResult", "algorithm_names", "check_algorithm", "check_class"]

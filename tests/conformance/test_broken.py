@@ -1,0 +1,326 @@
+"""A deliberately broken algorithm for every check: it is caught, by that check, at the line to look at."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rft.algorithms import dpo, grpo, kto, online_dpo, raft, rloo
+from rft.errors import UserError
+from rft.models.backbone import Role
+from rft.ops.advantages import leave_one_out
+from rft.ops.kl import sequence_kl
+from rft.ops.masked import masked_mean, whiten
+from rft.testing import CheckFailed, check_class
+from rft.testing.suite import EVERY_VARIANT, ONCE
+from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts, UnpairedBatch
+
+
+class WrongSign(rloo.RLOO):
+    """KL is rewarded."""
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        mask = rollouts.sequences.response_mask
+        assert rollouts.ref_logprobs is not None
+        kl_B = sequence_kl(rollouts.logprobs, rollouts.ref_logprobs, mask)
+        advantages_B = leave_one_out(rollouts.rewards + self.config.kl_coef * kl_B, rollouts.group)
+        return OnPolicyBatch(rollouts.sequences, rollouts.logprobs, advantages_B[:, None] * mask)
+
+
+class WrongBeta(dpo.DPO):
+    """Twice the pull that it declares."""
+
+    def pair_loss(self, chosen_B: torch.Tensor, rejected_B: torch.Tensor) -> torch.Tensor:
+        return super().pair_loss(2 * chosen_B, 2 * rejected_B)
+
+    def optimum(self, problem: Any) -> torch.Tensor:
+        return problem.kl_regularised(self.config.beta)
+
+
+class KeepsTheWorst(raft.RAFT):
+    """Imitates the worst response."""
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        return super().prepare(replace(rollouts, rewards=-rollouts.rewards))
+
+
+class WrongTemperature(rloo.RLOO):
+    """Log-probs at temperature 1, whatever was sampled at."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        mask = batch.sequences.response_mask
+        logprobs = self.backbone.logprobs(Role.policy, batch.sequences)
+        return LossOutput(-masked_mean(batch.advantages * logprobs, mask))
+
+
+class StaleLogprobs(grpo.GRPO):
+    """Hands on the reference's log-probs, scaled, as those of sampling."""
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        return super().prepare(replace(rollouts, logprobs=rollouts.logprobs * 1.01))
+
+
+class NegativeKL(grpo.GRPO):
+    """Reports KL with its sign turned."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        out = super().loss(batch)
+        return LossOutput(out.loss, {**out.metrics, "kl": -out.metrics["kl"]})
+
+
+class MeanOverPadding(rloo.RLOO):
+    """A mean over all columns."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        logprobs = self.backbone.logprobs(Role.policy, batch.sequences, self.config.temperature)
+        return LossOutput(-(batch.advantages * logprobs).mean())
+
+
+class LengthWithPadding(dpo.DPO):
+    """A mean log-probability over the padded width."""
+
+    def loss(self, batch: PreferenceBatch) -> LossOutput:
+        w, l = (self.backbone.logprobs(Role.policy, s).mean(-1) for s in (batch.chosen, batch.rejected))
+        return LossOutput(-torch.nn.functional.logsigmoid(w - l).mean())
+
+
+class WhitensInTheLoss(rloo.RLOO):
+    """Credit assigned on a microbatch."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        mask = batch.sequences.response_mask
+        return super().loss(replace(batch, advantages=whiten(batch.advantages, mask)))
+
+
+class KLOfAMicrobatch(kto.KTO):
+    """z₀ from the rows of a microbatch."""
+
+    def loss(self, batch: UnpairedBatch) -> LossOutput:
+        return super().loss(self.prepare_step(batch))
+
+
+class DropsEOS(rloo.RLOO):
+    """EOS does not count."""
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        batch = super().prepare(rollouts)
+        seq = batch.sequences
+        mask = seq.response_mask & (seq.response_ids != self.backbone.eos_id)
+        seq = replace(seq, response_mask=mask)
+        return replace(batch, sequences=seq, logprobs=batch.logprobs * mask, advantages=batch.advantages * mask)
+
+
+class NeedsTwoTokens(rloo.RLOO):
+    """Divides by length − 1."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        logprobs = self.backbone.logprobs(Role.policy, batch.sequences, self.config.temperature).sum(-1)
+        return LossOutput(-(batch.advantages[:, 0] * logprobs / (batch.sequences.lengths - 1)).mean())
+
+
+class DetachedRatio(grpo.GRPO):
+    """Part of the loss has no gradient."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        mask = batch.sequences.response_mask
+        logprobs = self.backbone.logprobs(Role.policy, batch.sequences, self.config.temperature)
+        ratio = (logprobs - batch.logprobs).exp().detach()
+        return LossOutput(-masked_mean(batch.advantages * ratio * logprobs, mask))
+
+
+class DrawsAtRandom(rloo.RLOO):
+    """Noise from the global generator."""
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        noise = torch.randn(len(rollouts), dtype=rollouts.rewards.dtype)
+        return super().prepare(replace(rollouts, rewards=rollouts.rewards + noise))
+
+
+class ImitatesAnyway(rloo.RLOO):
+    """A term that advantages have no say in."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        logprobs = self.backbone.logprobs(Role.policy, batch.sequences, self.config.temperature)
+        return LossOutput(super().loss(batch).loss - 0.1 * masked_mean(logprobs, batch.sequences.response_mask))
+
+
+class LearnsFromTies(dpo.DPO):
+    """Averages over all pairs."""
+
+    def loss(self, batch: PreferenceBatch) -> LossOutput:
+        return super().loss(replace(batch, preference=torch.ones_like(batch.preference)))
+
+
+class TiesAreWins(online_dpo.OnlineDPO):
+    """Equal rewards make a winner."""
+
+    def prepare(self, rollouts: Rollouts) -> PreferenceBatch:
+        batch = super().prepare(rollouts)
+        return replace(batch, preference=batch.preference.clamp(min=0.6))
+
+
+class ChangesRewards(rloo.RLOO):
+    """Works in place."""
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        rollouts.rewards.sub_(rollouts.rewards.mean())
+        return super().prepare(rollouts)
+
+
+class MeanOfARank(rloo.RLOO):
+    """A baseline over this rank's rows."""
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        mask = rollouts.sequences.response_mask
+        advantages_B = rollouts.rewards - rollouts.rewards.mean()
+        return OnPolicyBatch(rollouts.sequences, rollouts.logprobs, advantages_B[:, None] * mask)
+
+
+class ReadsGold(rloo.RLOO):
+    """Looks for the hidden reward."""
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        rewards = rollouts.rewards + float(rollouts.metrics.get("rollout/gold", 0.0))
+        return super().prepare(replace(rollouts, rewards=rewards))
+
+
+BROKEN = [
+    ("optimum", WrongSign, rloo.Config, "prepare"),
+    ("optimum", WrongBeta, dpo.Config, None),
+    ("optimum", KeepsTheWorst, raft.Config, "prepare"),
+    ("first ratio is 1", WrongTemperature, rloo.Config, "loss"),
+    ("first ratio is 1", StaleLogprobs, grpo.Config, "prepare"),
+    ("KL", NegativeKL, grpo.Config, "loss"),
+    ("padding", MeanOverPadding, rloo.Config, "loss"),
+    ("padding", LengthWithPadding, dpo.Config, "loss"),
+    ("microbatches", WhitensInTheLoss, rloo.Config, "loss"),
+    ("microbatches", KLOfAMicrobatch, kto.Config, "loss"),
+    ("EOS, truncation, one token", DropsEOS, rloo.Config, "prepare"),
+    ("EOS, truncation, one token", NeedsTwoTokens, rloo.Config, "loss"),
+    ("finite differences", DetachedRatio, grpo.Config, "loss"),
+    ("same seed, same bits", DrawsAtRandom, rloo.Config, "prepare"),
+    ("no credit, no update", ImitatesAnyway, rloo.Config, "loss"),
+    ("no credit, no update", LearnsFromTies, dpo.Config, "loss"),
+    ("no credit, no update", TiesAreWins, online_dpo.Config, None),
+    ("inputs unchanged", ChangesRewards, rloo.Config, "prepare"),
+    ("two ranks", MeanOfARank, rloo.Config, "prepare"),
+    ("no gold", ReadsGold, rloo.Config, "prepare"),
+]
+
+
+@pytest.mark.parametrize(("check", "broken", "config", "method"), BROKEN, ids=lambda x: getattr(x, "__name__", None))
+def test_a_broken_algorithm_is_caught(check: str, broken: Any, config: Any, method: str | None) -> None:
+    broken.variants = ({},)
+    report = check_class(broken, config(name=broken.__name__), only=[check])
+    assert [r.name for r in report.failed] == [check], report.results
+    with pytest.raises(CheckFailed, match=check):
+        report.require()
+    if method is not None:
+        file, _, rest = report.failed[0].where.partition(":")
+        line = int(rest.split()[0].rstrip(":"))
+        lines, start = inspect.getsourcelines(getattr(broken, method))
+        assert Path(file) == Path(__file__)
+        if check != "no gold":  # the first of the whole file
+            assert start <= line < start + len(lines)
+
+
+def test_every_check_has_something_that_it_catches() -> None:
+    assert {check for check, *_ in BROKEN} == {*EVERY_VARIANT, *ONCE}
+
+
+class Raises(rloo.RLOO):
+    """Fails in the middle."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        nothing: Any = None
+        return nothing.loss  # here
+
+
+def test_an_exception_is_a_failure_at_its_line() -> None:
+    report = check_class(Raises, rloo.Config(name="raises"), only=["padding"])
+    (failed,) = report.failed
+    assert failed.detail.startswith("AttributeError: ")
+    source = Path(__file__).read_text(encoding="utf-8").splitlines()
+    line = int(failed.where.split(":")[1].split()[0])
+    assert source[line - 1].endswith("# here")
+
+
+def test_what_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match="--only paddign: no such check; valid are optimum"):
+        check_class(rloo.RLOO, rloo.Config(name="rloo"), only=["paddign"])
+    Raises.variants = ({"no_such": 1},)
+    with pytest.raises(UserError, match="variants: 'no_such' is no setting"):
+        check_class(Raises, rloo.Config(name="raises"))
+
+
+@dataclass
+class Settings(rloo.Config):
+    """Those of RLOO."""
+
+
+def _hands_over(**changed: Any) -> type[rloo.RLOO]:
+    """RLOO whose batch has other fields."""
+
+    class Changed(rloo.RLOO):
+        def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+            batch = super().prepare(rollouts)
+            return replace(batch, **{name: change(getattr(batch, name)) for name, change in changed.items()})
+
+    return Changed
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        (_hands_over(advantages=lambda x: x[:, 0]), r"advantages is torch.float64 \[32\]; wanted a float tensor \[B, R\] = \[32, 5\]"),
+        (_hands_over(advantages=lambda x: x.long()), r"advantages is torch.int64 \[32, 5\]; wanted a float"),
+        (_hands_over(advantages=lambda x: x + 1), r"advantages is 1 at row \d+, token \d+, after the end of the response"),
+        (_hands_over(advantages=lambda x: x / 0), r"advantages has NaN or infinite entries"),
+        (_hands_over(advantages=lambda x: x.requires_grad_()), r"advantages carries a gradient"),
+        (_hands_over(logprobs=lambda _: None), r"logprobs is a NoneType"),
+        (
+            _hands_over(sequences=lambda s: replace(s, response_mask=s.response_mask.float())),
+            r"response_mask is torch.float32 \[32, 5\]; wanted bool",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_batch_is_told_with_what_came_what_was_wanted_and_where(algorithm: Any, words: str) -> None:
+    report = check_class(algorithm, Settings(name="changed"), only=["padding"])
+    (failed,) = report.failed
+    assert failed.detail.startswith("ContractError: ")
+    with pytest.raises(CheckFailed, match=words):
+        report.require()
+    assert f"{Path(__file__)}:" in failed.detail
+    assert "prepare" in failed.detail
+
+
+def _gives(loss: Any) -> type[rloo.RLOO]:
+    """RLOO whose loss is something else."""
+
+    class Changed(rloo.RLOO):
+        def loss(self, batch: OnPolicyBatch) -> LossOutput:
+            out = super().loss(batch)
+            return loss(out)  # type: ignore[no-any-return]
+
+    return Changed
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        (_gives(lambda out: out.loss), "gave a Tensor; wanted LossOutput"),
+        (_gives(lambda out: LossOutput(out.loss.expand(3))), r"loss is torch.float64 \[3\]; wanted one floating number"),
+        (_gives(lambda out: LossOutput(out.loss.detach())), "loss has no gradient"),
+        (_gives(lambda out: LossOutput(out.loss, {"x": torch.ones(2)})), r"metric 'x' is torch.float32 \[2\]"),
+        (_gives(lambda out: LossOutput(out.loss, {"x": 1.0})), "metric 'x' is float"),
+    ],
+)
+def test_a_mistake_in_a_loss_is_told_too(algorithm: Any, words: str) -> None:
+    report = check_class(algorithm, Settings(name="changed"), only=["padding"])
+    with pytest.raises(CheckFailed, match=words):
+        report.require()
