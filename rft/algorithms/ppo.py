@@ -10,7 +10,9 @@ Deviation: policy and critic are adapters on one frozen backbone and share one o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +52,10 @@ class Config(OnPolicyConfig):
     """GAE's λ in [0, 1]."""
     clip_range: float = number(0.2, above=0)
     """ε of the policy's clip."""
+    dual_clip: float | None = number(None, above=1)
+    """Most that a token of negative advantage pulls, in units of it (Ye et al. 2020); none: without bound."""
+    entropy_coef: float = number(0.0, at_least=0)
+    """Weight of the entropy bonus, per nat and token."""
     value_clip_range: float = number(0.2, above=0)
     """ε of the value's clip."""
     vf_coef: float = number(0.1, at_least=0)
@@ -65,6 +71,7 @@ class PPO(Algorithm):
 
     data_kind = "on_policy"
     needs = frozenset({"reference", "value", "reward"})
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"entropy_coef": 0.01, "dual_clip": 3.0, "gamma": 0.99})
     config: Config
     kl_coef: torch.Tensor
 
@@ -106,8 +113,12 @@ class PPO(Algorithm):
         if batch.values is None or batch.returns is None:
             raise ValueError("PPO's loss needs values and returns; make the batch with its prepare()")
         config, mask = self.config, batch.sequences.response_mask
-        logprobs = self.backbone.logprobs(Role.policy, batch.sequences, config.temperature)
-        policy_loss, metrics = ppo_policy_loss(logprobs, batch.logprobs, batch.advantages, mask, config.clip_range)
+        logprobs, entropy = self.backbone.logprobs(Role.policy, batch.sequences, config.temperature), None
+        if config.entropy_coef:
+            entropy = masked_mean(self.backbone.entropy(Role.policy, batch.sequences, config.temperature), mask)
+        policy_loss, metrics = ppo_policy_loss(
+            logprobs, batch.logprobs, batch.advantages, mask, config.clip_range, dual_clip=config.dual_clip
+        )
         values = self.backbone.values(batch.sequences)
         value_loss = clipped_value_loss(values, batch.values, batch.returns, mask, config.value_clip_range)
         metrics |= {
@@ -116,11 +127,14 @@ class PPO(Algorithm):
             "value": masked_mean(values, mask),
             "kl_coef": self.kl_coef,
         }
-        return LossOutput(policy_loss + config.vf_coef * value_loss, metrics)
+        loss = policy_loss + config.vf_coef * value_loss
+        if entropy is not None:
+            loss, metrics["entropy"] = loss - config.entropy_coef * entropy, entropy
+        return LossOutput(loss, metrics)
 
     def optimum(self, problem: Enumerable) -> Tensor | None:
-        """π_ref exp(r/β), normalised, r less the penalty; a discount or a moving β has no such form."""
-        if self.config.gamma != 1 or self.config.kl_target is not None:
+        """π_ref exp(r/β), normalised, r less the penalty; a discount, a moving β or a bonus has no such form."""
+        if self.config.gamma != 1 or self.config.kl_target is not None or self.config.entropy_coef:
             return None
         return problem.kl_regularised(
             self.config.kl_coef, problem.rewards - self.config.truncation_penalty * problem.truncated

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rft.errors import UserError
 from rft.models.pretrained import LoraConfig
-from rft.ops.logprobs import token_logprobs
+from rft.ops.logprobs import token_entropy, token_logprobs
 from rft.types import Sequences, to_device
 
 if TYPE_CHECKING:
@@ -250,12 +250,21 @@ class Backbone(nn.Module):
         states: Tensor = out.last_hidden_state
         return states
 
-    def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
-        """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R]."""
-        hidden = self.hidden(role, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
+    def _before_tokens(self, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
+        """Hidden states before each response token [B, R, H], and the vocabulary projection [V, H]."""
         model = self.copies[role.value] if role.value in self.copies else self.base
         head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
+        return self.hidden(role, seq)[:, seq.prompt_ids.shape[1] - 1 : -1], head
+
+    def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
+        """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R]."""
+        hidden, head = self._before_tokens(role, seq)
         return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature)
+
+    def entropy(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
+        """Entropy of the distribution of each counted response token, nats, zero elsewhere. Shape [B, R]."""
+        hidden, head = self._before_tokens(role, seq)
+        return token_entropy(hidden, head, seq.response_mask, temperature)
 
     def values(self, seq: Sequences) -> Tensor:
         """The critic's value of the state before each response token. Shape [B, R]."""

@@ -70,6 +70,13 @@ class Table(nn.Module):
         found: Tensor = logp[x_B1, self.prefix(seq.response_ids), seq.response_ids]
         return torch.where(seq.response_mask, found, torch.zeros_like(found))
 
+    def entropy(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
+        """Entropy of each counted token's distribution, nats, zero elsewhere. Shape [B, R], float64."""
+        table: Any = self.reference if role is Role.reference else self.policy
+        logp = (table / temperature).log_softmax(-1)
+        found: Tensor = -(logp.exp() * logp).sum(-1)[seq.prompt_ids[:, -1:], self.prefix(seq.response_ids)]
+        return torch.where(seq.response_mask, found, torch.zeros_like(found))
+
     def values(self, seq: Sequences) -> Tensor:
         """The critic's value before each counted token, zero elsewhere. Shape [B, R], float64."""
         found: Tensor = self.critic[seq.prompt_ids[:, -1:], self.prefix(seq.response_ids)]
