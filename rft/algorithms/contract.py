@@ -79,11 +79,16 @@ def check_batch(batch: Any, where: str) -> None:
     if isinstance(batch, PreferenceBatch):
         rows = (len(batch),)
         if len(batch.rejected) != len(batch):
-            raise ContractError(f"{where}: {len(batch)} chosen and {len(batch.rejected)} rejected; wanted as many of both")
+            raise ContractError(
+                f"{where}: {len(batch)} chosen and {len(batch.rejected)} rejected; wanted as many of both"
+            )
         _check("preference", batch.preference, rows, "float", where, "B")
         if bool(((batch.preference < 0.5) | (batch.preference > 1)).any()):
             raise ContractError(f"{where}: preference leaves [0.5, 1]; wanted the better response as chosen")
-        for name, x in (("ref_chosen_logprobs", batch.ref_chosen_logprobs), ("ref_rejected_logprobs", batch.ref_rejected_logprobs)):
+        for name, x in (
+            ("ref_chosen_logprobs", batch.ref_chosen_logprobs),
+            ("ref_rejected_logprobs", batch.ref_rejected_logprobs),
+        ):
             if x is not None:
                 _check(name, x, rows, "float", where, "B")
         return
@@ -117,7 +122,9 @@ def check_loss(out: Any, where: str) -> LossOutput:
     loss = out.loss
     if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
         came = f"{loss.dtype} {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ContractError(f"{where}: loss is {came}; wanted one floating number []: reduce it over the counted tokens")
+        raise ContractError(
+            f"{where}: loss is {came}; wanted one floating number []: reduce it over the counted tokens"
+        )
     if not loss.requires_grad:
         raise ContractError(
             f"{where}: loss has no gradient; wanted one that depends on backbone.logprobs(Role.policy, …) of this call"

@@ -20,7 +20,7 @@ from rft.config import PreferenceConfig, number
 from rft.models.backbone import Role
 from rft.ops import preference as losses
 from rft.ops.enumerable import Enumerable
-from rft.ops.masked import masked_mean
+from rft.ops.masked import row_mean
 from rft.types import LossOutput, PreferenceBatch
 
 
@@ -97,7 +97,7 @@ class DPO(Algorithm):
         w_B, l_B = self.config.beta * chosen_B.detach(), self.config.beta * rejected_B.detach()
         shown = {"chosen_reward": w_B, "rejected_reward": l_B, "margin": w_B - l_B, "accuracy": (w_B > l_B).to(w_B)}
         return LossOutput(
-            masked_mean(loss_B, batch.decided), {name: masked_mean(x_B, batch.decided) for name, x_B in shown.items()}
+            row_mean(loss_B, batch.decided), {name: row_mean(x_B, batch.decided) for name, x_B in shown.items()}
         )
 
     def optimum(self, problem: Enumerable) -> Tensor:

@@ -111,9 +111,7 @@ class GRPO(Algorithm):
         config, mask = self.config, batch.sequences.response_mask
         logprobs = self.backbone.logprobs(Role.policy, batch.sequences, config.temperature)
         high = config.clip_range if config.clip_range_high is None else config.clip_range_high
-        loss_BR, metrics = clipped_surrogate(
-            logprobs, batch.logprobs, batch.advantages, mask, config.clip_range, high
-        )
+        loss_BR, metrics = clipped_surrogate(logprobs, batch.logprobs, batch.advantages, mask, config.clip_range, high)
         if config.kl_coef and batch.ref_logprobs is not None:
             kl_BR = kl_k3(logprobs, batch.ref_logprobs)
             loss_BR = loss_BR + config.kl_coef * kl_BR

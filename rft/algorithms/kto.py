@@ -18,7 +18,7 @@ from rft.config import PreferenceConfig, number
 from rft.data.ranks import all_sum
 from rft.models.backbone import Role
 from rft.ops.enumerable import Enumerable
-from rft.ops.masked import masked_mean
+from rft.ops.masked import row_mean
 from rft.ops.preference import kto_loss
 from rft.types import LossOutput, UnpairedBatch
 
@@ -60,8 +60,8 @@ class KTO(Algorithm):
         loss_B = self.response_loss(ratios_B, batch.desirable, batch.kl)
         reward_B = self.config.beta * ratios_B.detach()
         metrics = {
-            "desirable_reward": masked_mean(reward_B, batch.desirable),
-            "undesirable_reward": masked_mean(reward_B, ~batch.desirable),
+            "desirable_reward": row_mean(reward_B, batch.desirable),
+            "undesirable_reward": row_mean(reward_B, ~batch.desirable),
             "kl": batch.kl,
         }
         return LossOutput(loss_B.mean(), metrics)

@@ -14,7 +14,7 @@ from rft.algorithms.base import Algorithm
 from rft.config import PreferenceConfig, number
 from rft.models.backbone import Role
 from rft.ops.enumerable import Enumerable
-from rft.ops.masked import masked_mean
+from rft.ops.masked import row_mean
 from rft.ops.preference import simpo_loss
 from rft.types import LossOutput, PreferenceBatch, Sequences
 
@@ -51,8 +51,8 @@ class SimPO(Algorithm):
         w_B, l_B = chosen_B.detach(), rejected_B.detach()
         shown = {"chosen_logprob": w_B, "rejected_logprob": l_B, "accuracy": (w_B > l_B).to(w_B)}
         return LossOutput(
-            masked_mean(self.pair_loss(chosen_B, rejected_B), batch.decided),
-            {name: masked_mean(x_B, batch.decided) for name, x_B in shown.items()},
+            row_mean(self.pair_loss(chosen_B, rejected_B), batch.decided),
+            {name: row_mean(x_B, batch.decided) for name, x_B in shown.items()},
         )
 
     def optimum(self, problem: Enumerable) -> Tensor:

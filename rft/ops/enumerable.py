@@ -128,7 +128,9 @@ def _solve_prefix(
         return float(rewards_Y[rows[0]])
     actions = problem.tokens[rows, t].unique()
     branches = [rows[problem.tokens[rows, t] == a] for a in actions]
-    q = torch.tensor([_solve_prefix(problem, x, rewards_Y, beta, b, t + 1, out_Y) for b in branches]).double()
+    q = torch.tensor(
+        [_solve_prefix(problem, x, rewards_Y, beta, b, t + 1, out_Y) for b in branches], dtype=torch.float64
+    )
     ref = torch.stack([problem.ref_logprobs[x, b[0], t] for b in branches]).exp()
     low, high = float(q.max()) - beta, float(q.max())
     for _ in range(200):

@@ -1,9 +1,9 @@
 """Conformance: what every algorithm promises, checked by machine, for ours and for anyone's.
 
-    from rft.testing import check_algorithm
+from rft.testing import check_algorithm
 
-    def test_conformance() -> None:
-        check_algorithm("my_algorithm").require()
+def test_conformance() -> None:
+    check_algorithm("my_algorithm").require()
 """
 
 from __future__ import annotations

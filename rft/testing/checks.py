@@ -168,8 +168,10 @@ def kl_sign(subject: Subject) -> Found:
     start = {k: float(v) for k, v in _kl_metrics(at_start).items()}
     for name, value in start.items():
         if abs(value) > 1e-12:
-            return Found(False, f"metric {name} is {value:.2g} while the policy is the reference; wanted 0", subject.loses)
-    moved = subject.world(nudge=0.3)
+            return Found(
+                False, f"metric {name} is {value:.2g} while the policy is the reference; wanted 0", subject.loses
+            )
+    moved = subject.world(nudge=NUDGE)
     for name, value in _kl_metrics(moved).items():
         if float(value) < 0:
             return Found(
@@ -287,7 +289,9 @@ def endings(subject: Subject) -> Found:
             continue
         gradient = world.gradient([batch[rows]])
         if not bool(torch.isfinite(gradient).all()):
-            return Found(False, f"responses {kind}: the gradient is not finite; do not divide by length − 1", subject.loses)
+            return Found(
+                False, f"responses {kind}: the gradient is not finite; do not divide by length − 1", subject.loses
+            )
     return Found(True, f"{int(kinds['of one token'].sum())} of one token, {int(kinds['cut off'].sum())} cut off")
 
 
@@ -382,7 +386,9 @@ def batch_unchanged(subject: Subject) -> Found:
         else world.algorithm.prepare_step(given)
     )
     if name := _changed(before, _tensors(given)):
-        return Found(False, f"{name} of what prepare is given was changed in place; make a new tensor", subject.prepares)
+        return Found(
+            False, f"{name} of what prepare is given was changed in place; make a new tensor", subject.prepares
+        )
     before = _tensors(batch)
     world.gradient([batch])
     if name := _changed(before, _tensors(batch)):

@@ -38,9 +38,7 @@ def _rank(subject: Subject, rank: int, meet: Path, answer: Connection) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{meet}", rank=rank, world_size=RANKS
-        )
+        torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=RANKS)
         world = subject.world(nudge=NUDGE)
         gradient = world.gradient(_share(world, rank))
         torch.distributed.all_reduce(gradient)

@@ -60,7 +60,9 @@ def _under(algorithm: type[Algorithm], config: Any, variant: Mapping[str, Any]) 
     fields = {f.name for f in dataclasses.fields(config)}
     for key in variant:
         if key not in fields:
-            raise UserError(f"{algorithm.__name__}.variants: {key!r} is no setting; valid are {', '.join(sorted(fields))}")
+            raise UserError(
+                f"{algorithm.__name__}.variants: {key!r} is no setting; valid are {', '.join(sorted(fields))}"
+            )
     changed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), dict(variant)))
     return Subject(algorithm, changed, " ".join(f"{k}={v}" for k, v in variant.items()))
 

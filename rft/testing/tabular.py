@@ -106,9 +106,7 @@ class Arena:
 
     def sequences(self, x_B: Tensor, y_B: Tensor) -> Sequences:
         """Responses to prompts, both by number."""
-        return Sequences(
-            x_B[:, None], torch.ones(len(x_B), 1, dtype=torch.bool), self.tokens[y_B], self.mask[y_B]
-        )
+        return Sequences(x_B[:, None], torch.ones(len(x_B), 1, dtype=torch.bool), self.tokens[y_B], self.mask[y_B])
 
     def problem(self, scale: float) -> Enumerable:
         """The problem with rewards of a size."""
@@ -232,12 +230,16 @@ def reaches_its_optimum(subject: Subject) -> Found:
     detail = f"total variation {apart:.4f} (from {start:.2f})"
     return Found(
         apart < CLOSE,
-        detail if apart < CLOSE else f"{detail}, wanted below {CLOSE}; sign or size of the KL term, or of the advantage?",
+        detail
+        if apart < CLOSE
+        else f"{detail}, wanted below {CLOSE}; sign or size of the KL term, or of the advantage?",
         subject.prepares,
     )
 
 
-def _credited(arena: Arena, algorithm: Algorithm, problem: Enumerable, step: int) -> list[OnPolicyBatch | PreferenceBatch]:
+def _credited(
+    arena: Arena, algorithm: Algorithm, problem: Enumerable, step: int
+) -> list[OnPolicyBatch | PreferenceBatch]:
     """Two minibatches of fresh rollouts."""
     config: Any = algorithm.config
     takes_all = config.batch_rows == config.prompts_per_iteration * config.samples_per_prompt

@@ -41,16 +41,15 @@ class TokenReward:
 
 
 def make_model(seed: int = 0) -> Any:
-    """A random Llama of one layer, in float64."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    """A random GPT-2 of one layer, in float64 throughout (Llama's norm would round to float32)."""
+    from transformers import AutoModelForCausalLM, GPT2Config
 
-    config = LlamaConfig(
+    config = GPT2Config(
         vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        n_positions=16,
         bos_token_id=1,
         eos_token_id=EOS,
         pad_token_id=PAD,

@@ -314,7 +314,10 @@ def _gives(loss: Any) -> type[rloo.RLOO]:
     ("algorithm", "words"),
     [
         (_gives(lambda out: out.loss), "gave a Tensor; wanted LossOutput"),
-        (_gives(lambda out: LossOutput(out.loss.expand(3))), r"loss is torch.float64 \[3\]; wanted one floating number"),
+        (
+            _gives(lambda out: LossOutput(out.loss.expand(3))),
+            r"loss is torch.float64 \[3\]; wanted one floating number",
+        ),
         (_gives(lambda out: LossOutput(out.loss.detach())), "loss has no gradient"),
         (_gives(lambda out: LossOutput(out.loss, {"x": torch.ones(2)})), r"metric 'x' is torch.float32 \[2\]"),
         (_gives(lambda out: LossOutput(out.loss, {"x": 1.0})), "metric 'x' is float"),

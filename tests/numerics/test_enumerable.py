@@ -72,7 +72,9 @@ def test_at_the_tokenwise_optimum_every_prefix_is_at_rest() -> None:
     policy = tokenwise_forward_kl(problem, problem.rewards, beta)
     torch.testing.assert_close(policy.sum(-1), torch.ones(2, dtype=torch.float64))
     for x, t in itertools.product(range(2), range(3)):
-        heads = {tuple(row[:t].tolist()) for row, m in zip(problem.tokens, problem.mask, strict=True) if m[: t + 1].all()}
+        heads = {
+            tuple(row[:t].tolist()) for row, m in zip(problem.tokens, problem.mask, strict=True) if m[: t + 1].all()
+        }
         for head in heads:
             rows = [
                 y
