@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rft.algorithms.base import Algorithm
 from rft.config import PreferenceConfig, number
 from rft.models.backbone import Role
-from rft.ops.losses import dpo_loss
+from rft.ops.preference import conservative_loss
 from rft.types import LossOutput, PreferenceBatch
 
 
@@ -40,14 +40,16 @@ class DPO(Algorithm):
         """The sigmoid loss over a microbatch of pairs."""
         if batch.ref_chosen_logprobs is None or batch.ref_rejected_logprobs is None:
             raise ValueError("DPO needs the reference's log-probs; build the pairs with its `needs`")
-        chosen = self.backbone.logprobs(Role.policy, batch.chosen).sum(-1)
-        rejected = self.backbone.logprobs(Role.policy, batch.rejected).sum(-1)
-        loss, metrics = dpo_loss(
-            chosen,
-            rejected,
-            batch.ref_chosen_logprobs,
-            batch.ref_rejected_logprobs,
-            self.config.beta,
-            self.config.label_smoothing,
-        )
+        config = self.config
+        chosen = self.backbone.logprobs(Role.policy, batch.chosen).sum(-1) - batch.ref_chosen_logprobs
+        rejected = self.backbone.logprobs(Role.policy, batch.rejected).sum(-1) - batch.ref_rejected_logprobs
+        loss = conservative_loss(chosen, rejected, config.beta, config.label_smoothing).mean()
+        chosen_reward, rejected_reward = config.beta * chosen.detach(), config.beta * rejected.detach()
+        margin = chosen_reward - rejected_reward
+        metrics = {
+            "chosen_reward": chosen_reward.mean(),
+            "rejected_reward": rejected_reward.mean(),
+            "margin": margin.mean(),
+            "accuracy": (margin > 0).float().mean(),
+        }
         return LossOutput(loss, metrics)
