@@ -1,20 +1,50 @@
-"""Log-probabilities of tokens. Dimensions: ``N`` counted tokens, ``B`` sequences, ``R`` response tokens, ``H`` hidden,
-``V`` vocabulary.
+"""Log-probabilities and entropies of tokens.
+
+Dimensions: ``N`` counted tokens, ``C`` tokens of a chunk, ``B`` sequences, ``R`` response tokens, ``H`` hidden, ``V``
+vocabulary.
+
+Logits are z = W h / temperature, made from counted tokens only, in chunks, on a contiguous matrix (a strided
+three-dimensional input takes a path ten times slower on CPUs when the head is frozen). They are float32 for float32 and
+shorter hidden states, and float64 for float64 ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-CHUNK = 128  # tokens whose logits exist at once: CHUNK × V float32 numbers
+from rft.ops.masked import check_boolean, check_dimensions, check_floating, check_integer, check_same_shape, shown
+
+CHUNK = 128  # tokens whose logits exist at once: CHUNK × V numbers
+
+
+def _precision(hidden: Tensor) -> torch.dtype:
+    return torch.float64 if hidden.dtype is torch.float64 else torch.float32
 
 
 def _logits(hidden_CH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
-    z_CV = torch.nn.functional.linear(hidden_CH, head_VH).float()
+    z_CV = torch.nn.functional.linear(hidden_CH, head_VH).to(_precision(hidden_CH))
     return z_CV if temperature == 1.0 else z_CV.div_(temperature)
+
+
+def _through_head(
+    ctx: Any, hidden_NH: Tensor, head_VH: Tensor, logit_grads: Callable[[slice], Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients [N, H] and [V, H] from those of W h, which exist for a chunk [C, V] at a time."""
+    grad_hidden = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
+    grad_head = torch.zeros_like(head_VH, dtype=_precision(hidden_NH)) if ctx.needs_input_grad[1] else None
+    for start in range(0, len(hidden_NH), CHUNK):
+        rows = slice(start, start + CHUNK)
+        grad_CV = logit_grads(rows).to(head_VH.dtype)
+        if grad_hidden is not None:
+            grad_hidden[rows] = grad_CV @ head_VH
+        if grad_head is not None:
+            grad_head += (grad_CV.T @ hidden_NH[rows]).to(grad_head.dtype)
+    return grad_hidden, None if grad_head is None else grad_head.to(head_VH.dtype)
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -36,41 +66,104 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return torch.cat(logprobs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         hidden_NH, head_VH, ids_N, lse_N = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
-        grad_head = torch.zeros_like(head_VH, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(ids_N), CHUNK):
-            rows = slice(start, start + CHUNK)
+
+        def logit_grads(rows: slice) -> Tensor:
             grad_C1 = (grads[0][rows] / ctx.temperature)[:, None]
             p_CV = _logits(hidden_NH[rows], head_VH, ctx.temperature).sub_(lse_N[rows, None]).exp_()
-            grad_CV = p_CV.mul_(-grad_C1).scatter_add_(1, ids_N[rows, None], grad_C1).to(head_VH.dtype)
-            if grad_hidden is not None:
-                grad_hidden[rows] = grad_CV @ head_VH
-            if grad_head is not None:
-                grad_head += (grad_CV.T @ hidden_NH[rows]).float()
-        return grad_hidden, None if grad_head is None else grad_head.to(head_VH.dtype), None, None
+            return p_CV.mul_(-grad_C1).scatter_add_(1, ids_N[rows, None], grad_C1)
+
+        return *_through_head(ctx, hidden_NH, head_VH, logit_grads), None, None
+
+
+class _ChunkedEntropy(torch.autograd.Function):
+    """−Σ_v p_v log p_v without ever holding the logits of all tokens; the backward computes them again.
+
+    ∂H/∂z_v = −p_v (log p_v + H).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
+        entropies, normalisers = [], []
+        for hidden_CH in hidden_NH.split(CHUNK):
+            z_CV = _logits(hidden_CH, head_VH, temperature)
+            lse_C = z_CV.logsumexp(-1)
+            logp_CV = z_CV.sub_(lse_C[:, None])
+            entropies.append(-(logp_CV.exp() * logp_CV).sum(-1))
+            normalisers.append(lse_C)
+        entropy_N = torch.cat(entropies)
+        ctx.temperature = temperature
+        ctx.save_for_backward(hidden_NH, head_VH, entropy_N, torch.cat(normalisers))
+        return entropy_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        hidden_NH, head_VH, entropy_N, lse_N = ctx.saved_tensors
+
+        def logit_grads(rows: slice) -> Tensor:
+            grad_C1 = (grads[0][rows] / ctx.temperature)[:, None]
+            logp_CV = _logits(hidden_NH[rows], head_VH, ctx.temperature).sub_(lse_N[rows, None])
+            return logp_CV.exp().mul_(logp_CV.add_(entropy_N[rows, None])).mul_(-grad_C1)
+
+        return *_through_head(ctx, hidden_NH, head_VH, logit_grads), None
+
+
+def _check(hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperature: float) -> None:
+    check_boolean(mask=mask_BR)
+    check_floating(hidden=hidden_BRH, head=head_VH)
+    check_dimensions("BRH", hidden=hidden_BRH)
+    check_dimensions("VH", head=head_VH)
+    if hidden_BRH.shape[:2] != mask_BR.shape:
+        raise ValueError(
+            f"{shown(hidden=hidden_BRH, mask=mask_BR)}: they must agree in [B, R]; "
+            "take the hidden states at the positions before each response token"
+        )
+    if hidden_BRH.shape[2] != head_VH.shape[1]:
+        raise ValueError(
+            f"{shown(hidden=hidden_BRH, head=head_VH)}: they must agree in H; "
+            "give the weight of the output embeddings as [V, H]"
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature}: must be above 0; greedy decoding has no log-probabilities")
 
 
 def token_logprobs(
     hidden_BRH: Tensor, head_VH: Tensor, token_ids_BR: Tensor, mask_BR: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """log p(token) at counted positions, zero elsewhere. Shape [B, R], float32.
+    """log p(token) = z_y − logsumexp(z) in nats at counted positions, zero elsewhere. Shape [B, R].
 
-    ``log p = z_y − logsumexp(z)`` with ``z = W h / temperature`` in float32. The vocabulary projection is done
-    on counted tokens only, in chunks, on a contiguous matrix (a strided three-dimensional input takes a path ten
-    times slower on CPUs when the head is frozen).
+    float32 whatever the hidden states' dtype, but float64 for float64. Differentiable once, in hidden states and head.
 
     Raises:
-        ValueError: if the tokens, the mask and the hidden states do not agree in [B, R].
+        TypeError: unless hidden states and head are floating-point, tokens whole numbers, the mask boolean.
+        ValueError: if the tokens, the mask and the hidden states do not agree in [B, R], or hidden states and head in
+            H; for a temperature that is not above 0.
     """
-    if not hidden_BRH.shape[:2] == token_ids_BR.shape == mask_BR.shape:
-        raise ValueError(
-            f"hidden {tuple(hidden_BRH.shape)}, tokens {tuple(token_ids_BR.shape)} and mask {tuple(mask_BR.shape)} "
-            "must agree in [B, R]; take the hidden states at the positions before each response token"
-        )
-    out = torch.zeros(mask_BR.shape, device=hidden_BRH.device)
-    if not bool(mask_BR.any()):
-        return out
-    logprob_N: Tensor = _ChunkedLogprobs.apply(hidden_BRH[mask_BR], head_VH, token_ids_BR[mask_BR], temperature)  # type: ignore[no-untyped-call]
+    _check(hidden_BRH, head_VH, mask_BR, temperature)
+    check_integer(token_ids=token_ids_BR)
+    check_same_shape(token_ids=token_ids_BR, mask=mask_BR)
+    out = torch.zeros(mask_BR.shape, dtype=_precision(hidden_BRH), device=hidden_BRH.device)
+    ids_N = token_ids_BR[mask_BR].long()
+    logprob_N: Tensor = _ChunkedLogprobs.apply(hidden_BRH[mask_BR], head_VH, ids_N, temperature)  # type: ignore[no-untyped-call]
     return out.masked_scatter(mask_BR, logprob_N)
+
+
+def token_entropy(hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperature: float = 1.0) -> Tensor:
+    """H = −Σ_v p_v log p_v in nats, p = softmax(z), at counted positions, zero elsewhere. Shape [B, R].
+
+    The entropy of the distribution that is sampled from at each token, temperature included (Williams & Peng 1991;
+    Mnih et al. 2016, arXiv 1602.01783, section 4): between 0 and log V. float32 whatever the hidden states' dtype, but
+    float64 for float64. Differentiable once, in hidden states and head.
+
+    Raises:
+        TypeError: unless hidden states and head are floating-point and the mask boolean.
+        ValueError: if the mask and the hidden states do not agree in [B, R], or hidden states and head in H; for a
+            temperature that is not above 0.
+    """
+    _check(hidden_BRH, head_VH, mask_BR, temperature)
+    out = torch.zeros(mask_BR.shape, dtype=_precision(hidden_BRH), device=hidden_BRH.device)
+    entropy_N: Tensor = _ChunkedEntropy.apply(hidden_BRH[mask_BR], head_VH, temperature)  # type: ignore[no-untyped-call]
+    return out.masked_scatter(mask_BR, entropy_N)

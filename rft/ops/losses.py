@@ -1,4 +1,7 @@
-"""Losses, all to be minimised. Dimensions: ``B`` sequences or pairs, ``R`` response tokens."""
+"""Losses of policies, critics and reward models, all to be minimised; those of pairs are in ``preference``.
+
+Dimensions: ``B`` sequences or pairs, ``R`` response tokens.
+"""
 
 from __future__ import annotations
 
@@ -6,77 +9,103 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rft.ops.masked import check_same_shape, masked_mean
+from rft.ops.masked import check_tokens, check_vectors, masked_mean
 
 
-def ppo_policy_loss(
-    logprobs_BR: Tensor, old_logprobs_BR: Tensor, advantages_BR: Tensor, mask_BR: Tensor, clip_range: float
+def clipped_surrogate(
+    logprobs_BR: Tensor,
+    old_logprobs_BR: Tensor,
+    advantages_BR: Tensor,
+    mask_BR: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate: −E_t[min(ρ A, clip(ρ, 1−ε, 1+ε) A)], ρ = exp(log π − log π_old). Shape [].
+    """max(−ρ A, −clip(ρ, 1 − clip_low, 1 + clip_high) A) per token, ρ = exp(log π − log π_old). Shape [B, R].
 
-    Mean over counted tokens (Schulman et al. 2017, arXiv 1707.06347, equation 7). Metrics: mean ratio, the share
-    of tokens where the clipped term is the smaller one, and the k3 estimate of KL(π_old ‖ π) per token.
+    Zero outside the mask; not reduced, so that the caller chooses the normaliser (``rft.ops.masked``). With
+    ``dual_clip`` c > 1, the loss where A < 0 is at most −c A, so that a token that has become far more likely does not
+    pull without bound. Sources: Schulman et al. 2017 (arXiv 1707.06347), equation 7; different bounds, Yu et al. 2025
+    (arXiv 2503.14476), equation 10; dual clip, Ye et al. 2020 (arXiv 1912.09729), equation 5.
+
+    Metrics, detached means over counted tokens, shape []: ``ratio``; ``clip_fraction``, the share of tokens where the
+    clipped term is the greater loss; ``update_kl``, the k3 estimate of KL(π_old ‖ π) in nats per token.
+
+    Raises:
+        TypeError, ValueError: see ``rft.ops.masked.check_tokens``; ValueError also for bounds below 0 and a dual clip
+            that is not above 1.
     """
-    check_same_shape(logprobs=logprobs_BR, old=old_logprobs_BR, advantages=advantages_BR, mask=mask_BR)
+    check_tokens(mask_BR, logprobs=logprobs_BR, old_logprobs=old_logprobs_BR, advantages=advantages_BR)
+    if clip_low < 0 or clip_high < 0:
+        raise ValueError(f"clip_low={clip_low}, clip_high={clip_high}: must be at least 0, the way from a ratio of 1")
+    if dual_clip is not None and dual_clip <= 1:
+        raise ValueError(f"dual_clip={dual_clip}: must be above 1; give None for none")
     log_ratio = torch.where(mask_BR, logprobs_BR - old_logprobs_BR, torch.zeros_like(logprobs_BR))
     ratio = log_ratio.exp()
     unclipped = -ratio * advantages_BR
-    clipped = -ratio.clamp(1 - clip_range, 1 + clip_range) * advantages_BR
-    loss = masked_mean(torch.maximum(unclipped, clipped), mask_BR)
+    clipped = -ratio.clamp(1 - clip_low, 1 + clip_high) * advantages_BR
+    loss = torch.maximum(unclipped, clipped)
+    if dual_clip is not None:
+        loss = torch.where(advantages_BR < 0, torch.minimum(loss, -dual_clip * advantages_BR), loss)
     with torch.no_grad():
         metrics = {
             "ratio": masked_mean(ratio, mask_BR),
             "clip_fraction": masked_mean((clipped > unclipped).float(), mask_BR),
             "update_kl": masked_mean(ratio - 1 - log_ratio, mask_BR),
         }
-    return loss, metrics
+    return torch.where(mask_BR, loss, torch.zeros_like(loss)), metrics
+
+
+def ppo_policy_loss(
+    logprobs_BR: Tensor,
+    old_logprobs_BR: Tensor,
+    advantages_BR: Tensor,
+    mask_BR: Tensor,
+    clip_range: float,
+    clip_high: float | None = None,
+    dual_clip: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped surrogate: −E_t[min(ρ A, clip(ρ, 1 − clip_range, 1 + clip_high) A)]. Shape [].
+
+    Normaliser: the number of counted tokens of the batch (``masked_mean``). ``clip_high`` is ``clip_range`` unless
+    given. The rest is that of ``clipped_surrogate``, with the same sources, metrics and errors.
+    """
+    clip_high = clip_range if clip_high is None else clip_high
+    loss_BR, metrics = clipped_surrogate(
+        logprobs_BR, old_logprobs_BR, advantages_BR, mask_BR, clip_range, clip_high, dual_clip
+    )
+    return masked_mean(loss_BR, mask_BR), metrics
 
 
 def clipped_value_loss(
     values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, clip_range: float
 ) -> Tensor:
-    """½ E_t[max((V − G)², (clip(V, V_old ± ε) − G)²)], mean over counted tokens. Shape [].
+    """½ E_t[max((V − G)², (clip(V, V_old ± clip_range) − G)²)]. Shape [], in squared reward units.
 
-    Source: Huang et al. 2024 (arXiv 2403.17031), detail 11 (value clipping).
+    Normaliser: the number of counted tokens of the batch. Source: Huang et al. 2024 (arXiv 2403.17031), detail 11
+    (value clipping).
+
+    Raises:
+        TypeError, ValueError: see ``rft.ops.masked.check_tokens``; ValueError also for a range below 0.
     """
-    check_same_shape(values=values_BR, old_values=old_values_BR, returns=returns_BR, mask=mask_BR)
+    check_tokens(mask_BR, values=values_BR, old_values=old_values_BR, returns=returns_BR)
+    if clip_range < 0:
+        raise ValueError(f"clip_range={clip_range}: must be at least 0, the way from the old value")
     near = old_values_BR + (values_BR - old_values_BR).clamp(-clip_range, clip_range)
     error = torch.maximum((values_BR - returns_BR).square(), (near - returns_BR).square())
     return 0.5 * masked_mean(error, mask_BR)
 
 
-def dpo_loss(
-    chosen_B: Tensor,
-    rejected_B: Tensor,
-    ref_chosen_B: Tensor,
-    ref_rejected_B: Tensor,
-    beta: float,
-    label_smoothing: float = 0.0,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """−E[(1−ε) log σ(β h) + ε log σ(−β h)], h = (log π/π_ref)(chosen) − (log π/π_ref)(rejected). Shape [].
-
-    The log-probabilities are sums over counted tokens; mean over pairs. Source: Rafailov et al. 2023
-    (arXiv 2305.18290), equation 7; ε as in conservative DPO (Mitchell 2023).
-    """
-    check_same_shape(chosen=chosen_B, rejected=rejected_B, ref_chosen=ref_chosen_B, ref_rejected=ref_rejected_B)
-    chosen_reward = beta * (chosen_B - ref_chosen_B)
-    rejected_reward = beta * (rejected_B - ref_rejected_B)
-    margin = chosen_reward - rejected_reward
-    loss = -((1 - label_smoothing) * logsigmoid(margin) + label_smoothing * logsigmoid(-margin)).mean()
-    metrics = {
-        "chosen_reward": chosen_reward.detach().mean(),
-        "rejected_reward": rejected_reward.detach().mean(),
-        "margin": margin.detach().mean(),
-        "accuracy": (margin.detach() > 0).float().mean(),
-    }
-    return loss, metrics
-
-
 def bradley_terry_loss(first_B: Tensor, second_B: Tensor, preference_B: Tensor) -> Tensor:
-    """−E[p log σ(s₁ − s₂) + (1−p) log σ(s₂ − s₁)], p = P(first is better); mean over pairs. Shape [].
+    """−E[p log σ(s₁ − s₂) + (1−p) log σ(s₂ − s₁)], p = P(first is better) in [0, 1]. Shape [], in nats.
 
-    Source: Bradley & Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155), equation 1, with soft labels.
+    Normaliser: the number of pairs B. Source: Bradley & Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155), equation 1,
+    with soft labels.
+
+    Raises:
+        TypeError: unless all are floating-point numbers.
+        ValueError: unless all are [B].
     """
-    check_same_shape(first=first_B, second=second_B, preference=preference_B)
+    check_vectors(first=first_B, second=second_B, preference=preference_B)
     margin = first_B - second_B
     return -(preference_B * logsigmoid(margin) + (1 - preference_B) * logsigmoid(-margin)).mean()
