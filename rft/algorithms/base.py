@@ -16,6 +16,7 @@ from rft.models.module import Module, require_finite
 from rft.ops.enumerable import Enumerable
 from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts, UnpairedBatch
 
+DataKind = Literal["none", "on_policy", "preference", "unpaired"]
 Need = Literal["reference", "value", "reward", "greedy"]
 
 
@@ -28,7 +29,7 @@ class Algorithm(Module):
     ``rft check-algorithm NAME`` checks all that this docstring and the methods' promise.
     """
 
-    data_kind: ClassVar[Literal["none", "on_policy", "preference", "unpaired"]]
+    data_kind: ClassVar[DataKind]
     needs: ClassVar[frozenset[Need]] = frozenset()
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Settings, besides the defaults, under which the conformance suite checks the algorithm."""
@@ -76,12 +77,12 @@ class Algorithm(Module):
         and compares.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} does not say what it converges to; define optimum(problem), for reward less β·KL as "
-            "`return problem.kl_regularised(self.config.kl_coef)`"
+            f"{type(self).__name__} does not say what it converges to; define optimum(problem), for reward less β·KL "
+            "as `return problem.kl_regularised(self.config.kl_coef)`"
         )
 
     @classmethod
-    def best_of(cls, config: Any) -> int:
+    def best_of(cls, config: Any) -> int:  # noqa: ARG003 - a subclass reads it there
         """Responses sampled for each answer given in the final test, of which the reward source picks the best."""
         return 1
 

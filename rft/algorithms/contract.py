@@ -49,8 +49,8 @@ def _check_masked(name: str, x_BR: Tensor | None, seq: Sequences, where: str) ->
     if bool(outside.any()):
         row, token = outside.nonzero()[0].tolist()
         raise ContractError(
-            f"{where}: {name} is {float(x_BR[row, token]):g} at row {row}, token {token}, after the end of the response; "
-            "wanted 0 outside response_mask: multiply by the mask, or use the functions of rft.ops"
+            f"{where}: {name} is {float(x_BR[row, token]):g} at row {row}, token {token}, after the end of the response"
+            "; wanted 0 outside response_mask: multiply by the mask, or use the functions of rft.ops"
         )
 
 
@@ -119,7 +119,7 @@ def check_loss(out: Any, where: str) -> LossOutput:
     """
     if not isinstance(out, LossOutput):
         raise ContractError(f"{where}: gave a {type(out).__name__}; wanted LossOutput(loss, metrics)")
-    loss = out.loss
+    loss: Any = out.loss
     if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
         came = f"{loss.dtype} {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ContractError(
@@ -129,6 +129,7 @@ def check_loss(out: Any, where: str) -> LossOutput:
         raise ContractError(
             f"{where}: loss has no gradient; wanted one that depends on backbone.logprobs(Role.policy, …) of this call"
         )
+    value: Any
     for name, value in out.metrics.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
             came = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,8 +1,8 @@
 """Direct preference optimisation, and the losses that differ from it in one line.
 
-Objective: min E[ℓ(chosen, rejected)] of r_w = log π/π_ref (chosen) and r_l = log π/π_ref (rejected), Rafailov et al. 2023
-(arXiv 2305.18290, equation 7): for the sigmoid loss −log σ(β (r_w − r_l)), the closed-form optimum of reward less β·KL
-under Bradley–Terry preferences, without a reward model. The other losses are in ``rft.ops.preference``.
+Objective: min E[ℓ(r_w, r_l)], r_w = log π/π_ref of the chosen and r_l of the rejected response, Rafailov et al. 2023
+(arXiv 2305.18290, equation 7): with the sigmoid loss −log σ(β (r_w − r_l)) the closed-form optimum of reward less
+β·KL under Bradley–Terry preferences, without a reward model. The other losses are in ``rft.ops.preference``.
 Pairs and labels are those from which the reward model of the other arms learns. No deviation; labels are taken as
 hard (the better response of each pair).
 """
@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from rft.algorithms.base import Algorithm
+from rft.algorithms.base import Algorithm, DataKind
 from rft.config import PreferenceConfig, number
 from rft.models.backbone import Role
 from rft.ops import preference as losses
@@ -58,22 +59,25 @@ class Config(PairLossConfig, PreferenceConfig):
 
 # Of the log-ratios [B] of the chosen and the rejected response, and the settings.
 _LOSSES: Mapping[LossEnum, Callable[[Tensor, Tensor, PairLossConfig], Tensor]] = {
-    LossEnum.sigmoid: lambda w, l, c: losses.sigmoid_loss(w, l, c.beta),
-    LossEnum.ipo: lambda w, l, c: losses.ipo_loss(w, l, c.beta),
-    LossEnum.hinge: lambda w, l, c: losses.hinge_loss(w, l, c.beta),
-    LossEnum.robust: lambda w, l, c: losses.robust_loss(w, l, c.beta, c.label_smoothing),
-    LossEnum.cdpo: lambda w, l, c: losses.conservative_loss(w, l, c.beta, c.label_smoothing),
-    LossEnum.sppo: lambda w, l, c: losses.sppo_loss(w, l, c.beta),
-    LossEnum.apo_zero: lambda w, l, c: losses.apo_zero_loss(w, l, c.beta),
+    LossEnum.sigmoid: lambda won, lost, c: losses.sigmoid_loss(won, lost, c.beta),
+    LossEnum.ipo: lambda won, lost, c: losses.ipo_loss(won, lost, c.beta),
+    LossEnum.hinge: lambda won, lost, c: losses.hinge_loss(won, lost, c.beta),
+    LossEnum.robust: lambda won, lost, c: losses.robust_loss(won, lost, c.beta, c.label_smoothing),
+    LossEnum.cdpo: lambda won, lost, c: losses.conservative_loss(won, lost, c.beta, c.label_smoothing),
+    LossEnum.sppo: lambda won, lost, c: losses.sppo_loss(won, lost, c.beta),
+    LossEnum.apo_zero: lambda won, lost, c: losses.apo_zero_loss(won, lost, c.beta),
 }
 
 
 class DPO(Algorithm):
     """See the module's docstring."""
 
-    data_kind = "preference"
+    data_kind: ClassVar[DataKind] = "preference"
     needs = frozenset({"reference"})
-    variants = tuple({"loss": loss.value} for loss in LossEnum)
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        *({"loss": loss.value, "beta": 0.5} for loss in LossEnum if loss is not LossEnum.sigmoid),
+    )
     config: Config
     temperature = 1.0  # at which log-probs are taken
 
@@ -94,14 +98,16 @@ class DPO(Algorithm):
             for seq, ref in ((batch.chosen, batch.ref_chosen_logprobs), (batch.rejected, batch.ref_rejected_logprobs))
         )
         loss_B = self.expected_loss(chosen_B, rejected_B, batch.preference)
-        w_B, l_B = self.config.beta * chosen_B.detach(), self.config.beta * rejected_B.detach()
+        w_B, l_B = (self.config.beta * x_B.detach() for x_B in (chosen_B, rejected_B))
         shown = {"chosen_reward": w_B, "rejected_reward": l_B, "margin": w_B - l_B, "accuracy": (w_B > l_B).to(w_B)}
         return LossOutput(
             row_mean(loss_B, batch.decided), {name: row_mean(x_B, batch.decided) for name, x_B in shown.items()}
         )
 
-    def optimum(self, problem: Enumerable) -> Tensor:
+    def optimum(self, problem: Enumerable) -> Tensor | None:
         """For the sigmoid π_ref exp(r/β), normalised; else what minimises the loss over all pairs."""
         if self.config.loss is LossEnum.sigmoid:
             return problem.kl_regularised(self.config.beta)
+        if self.config.loss is LossEnum.hinge:
+            return problem.from_hinge(self.config.beta)
         return problem.from_pairs(self.pair_loss)

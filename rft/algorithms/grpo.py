@@ -1,18 +1,20 @@
 """Group relative policy optimisation, with Dr. GRPO and DAPO as settings.
 
-Objective: max E[Σ_t min(ρ_t A, clip(ρ_t, 1−ε_low, 1+ε_high) A) − β k3_t], A = (r − mean of the group) / std of the group,
-Shao et al. 2024 (arXiv 2402.03300, equation 3 and section 4.1.2): no critic, the other responses to a prompt are the
-baseline. In the loss, k3 pulls by the gradient of KL(π_ref ‖ π) at each token, not of KL(π ‖ π_ref): see ``optimum``.
-Settings: the paper's normaliser is ``length_normaliser=sequence``; Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) is
-``length_normaliser=constant scale_by_std=false``; DAPO (Yu et al. 2025, arXiv 2503.14476) is ``clip_range_high=0.28
-overlong=penalty kl_coef=0``.
+Objective: max E[Σ_t min(ρ_t A, clip(ρ_t, 1−ε_low, 1+ε_high) A) − β k3_t], A = (r − mean of the group) / std of the
+group, Shao et al. 2024 (arXiv 2402.03300, equation 3 and section 4.1.2): no critic, the other responses to a prompt
+are the baseline. In the loss, k3 pulls by the gradient of KL(π_ref ‖ π) at each token, not of KL(π ‖ π_ref): see
+``optimum``. Settings: the paper's normaliser is ``length_normaliser=sequence``; Dr. GRPO (Liu et al. 2025, arXiv
+2503.20783) is ``length_normaliser=constant scale_by_std=false``; DAPO (Yu et al. 2025, arXiv 2503.14476) is
+``clip_range_high=0.28 overlong=penalty kl_coef=0``.
 Deviation: means are over tokens by default, as in DAPO; the paper's favour short right and long wrong answers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -78,7 +80,7 @@ class GRPO(Algorithm):
 
     data_kind = "on_policy"
     needs = frozenset({"reference", "reward"})
-    variants = (
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"length_normaliser": "constant", "scale_by_std": False},
         {"length_normaliser": "sequence", "clip_range_high": 0.28, "overlong": "mask"},

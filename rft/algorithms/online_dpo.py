@@ -2,17 +2,20 @@
 
 Objective: DPO's, on the best and the worst of K fresh responses to each prompt: Guo et al. 2024 (arXiv 2402.04792,
 algorithm 1), with the reward source in the annotator's place.
-Deviation: by default a pair counts both ways, by P(best is better) = σ(r_best − r_worst): with hard labels the loss has no
-finite optimum, with these it has that of reward less β·KL. ``soft_labels=false`` is the paper's.
+Deviation: by default a pair counts both ways, by P(best is better) = σ(r_best − r_worst): with hard labels the loss
+has no finite optimum, with these it has that of reward less β·KL. ``soft_labels=false`` is the paper's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from rft.algorithms.base import DataKind
 from rft.algorithms.dpo import DPO, PairLossConfig
 from rft.config import OnPolicyConfig, number
 from rft.ops.advantages import group_extremes
@@ -44,9 +47,9 @@ class Config(PairLossConfig, OnPolicyConfig):
 class OnlineDPO(DPO):
     """See the module's docstring."""
 
-    data_kind = "on_policy"
+    data_kind: ClassVar[DataKind] = "on_policy"
     needs = frozenset({"reference", "reward"})
-    variants = ({}, {"soft_labels": False})
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"soft_labels": False})
     config: Config  # type: ignore[assignment]
 
     @property

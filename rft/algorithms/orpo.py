@@ -1,7 +1,7 @@
 """Odds ratio preference optimisation: imitate the better response, and prefer it by its odds, without a reference.
 
-Objective: min E[−m_w + λ ℓ_OR], m the mean log-probability of a response's tokens, ℓ_OR = −log σ(log odds_w − log odds_l):
-Hong et al. 2024 (arXiv 2403.07691, equations 6 and 7).
+Objective: min E[−m_w + λ ℓ_OR], m the mean log-probability of a response's tokens, ℓ_OR = −log σ(log odds_w − log
+odds_l): Hong et al. 2024 (arXiv 2403.07691, equations 6 and 7).
 Deviation: it starts from the supervised policy, as every arm does; the paper's needs none.
 """
 

@@ -1,8 +1,8 @@
 """Reward-ranked fine-tuning: imitate the best of several responses.
 
-Objective: max E[log π(y*|x)], y* the response with the highest reward of K that the policy gave: Dong et al. 2023 (arXiv
-2304.06767, algorithm 1, ranked within each prompt). Repeated, it puts all mass on the best response; nothing pulls it
-back to the reference but the number of iterations.
+Objective: max E[log π(y*|x)], y* the response with the highest reward of K that the policy gave: Dong et al. 2023
+(arXiv 2304.06767, algorithm 1, ranked within each prompt). Repeated, it puts all mass on the best response; nothing
+pulls it back to the reference but the number of iterations.
 Deviation: one step on each batch, no second pass. A prompt whose responses are all equally good teaches nothing.
 """
 

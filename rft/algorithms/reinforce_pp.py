@@ -1,15 +1,17 @@
 """REINFORCE++: PPO's clip without a critic, advantages normalised over the whole batch.
 
-Objective: max E[r(x, y)] − β KL(π ‖ π_ref), by the clipped surrogate over tokens; the advantage of a token is the sum of
-the rewards from it on (the response's reward at its last token, less β times k1 at each), to zero mean and unit variance
-over all tokens of all ranks: Hu 2025 (arXiv 2501.03262, sections 3.2 and 3.3).
+Objective: max E[r(x, y)] − β KL(π ‖ π_ref), by the clipped surrogate over tokens; the advantage of a token is the sum
+of the rewards from it on (the response's reward at its last token, less β times k1 at each), to zero mean and unit
+variance over all tokens of all ranks: Hu 2025 (arXiv 2501.03262, sections 3.2 and 3.3).
 Settings: ``group_baseline`` takes the mean reward of the responses to a prompt off first (REINFORCE++-baseline, section
 3.4; the paper then adds its KL to the loss, here it stays in the reward). No other deviation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -47,7 +49,7 @@ class ReinforcePP(Algorithm):
 
     data_kind = "on_policy"
     needs = frozenset({"reference", "reward"})
-    variants = ({}, {"group_baseline": True})
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"group_baseline": True})
     config: Config
 
     def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:

@@ -1,9 +1,9 @@
 """REINFORCE with a leave-one-out baseline.
 
-Objective: max E[r(x, y)] − β KL(π ‖ π_ref), by −E[A log π(y|x)] over whole responses, A = R − mean of the other responses'
-R, R = r − β Σ_t log π/π_ref: Ahmadian et al. 2024 (arXiv 2402.14740, section 3.2 and equation 8), after Kool et al. 2019.
-Deviation: with several steps an iteration the likelihood ratio of the response, clipped, stands in place of log π; on
-the first step both have the same gradient.
+Objective: max E[r(x, y)] − β KL(π ‖ π_ref), by −E[A log π(y|x)] over whole responses, A = R − mean of the other
+responses' R, R = r − β Σ_t log π/π_ref: Ahmadian et al. 2024 (arXiv 2402.14740, section 3.2 and equation 8), after
+Kool et al. 2019. Deviation: with several steps an iteration the likelihood ratio of the response, clipped, stands in
+place of log π; on the first step both have the same gradient.
 """
 
 from __future__ import annotations

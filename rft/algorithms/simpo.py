@@ -1,7 +1,8 @@
 """Simple preference optimisation: DPO's idea without a reference, on the mean log-probability of a token.
 
 Objective: min −E[log σ(β (m_w − m_l) − γ)], m the mean log-probability of a response's tokens: Meng et al. 2024 (arXiv
-2405.14734, equation 6). Nothing but the learning rate and the number of steps keeps it near the start policy. No deviation.
+2405.14734, equation 6). Nothing but the learning rate and the number of steps keeps it near the start policy. No
+deviation.
 """
 
 from __future__ import annotations

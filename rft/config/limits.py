@@ -112,8 +112,8 @@ def _check_on_policy(cfg: DictConfig, algorithm: type[OnPolicyConfig], ranks: in
     typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(algorithm), values))
     if typed.batch_rows % parts:
         raise UserError(
-            f"algorithm.minibatches={chosen.minibatches}: the {typed.batch_rows} rows that {chosen.name} learns from in "
-            f"an iteration do not divide into {chosen.minibatches} minibatches × {accumulate} microbatches "
+            f"algorithm.minibatches={chosen.minibatches}: the {typed.batch_rows} rows that {chosen.name} learns from "
+            f"in an iteration do not divide into {chosen.minibatches} minibatches × {accumulate} microbatches "
             f"(strategy.accumulate) × {ranks} processes (strategy.devices); change one of them"
         )
 

@@ -59,7 +59,8 @@ class OnPolicyConfig(AlgorithmConfig):
     @property
     def batch_rows(self) -> int:
         """Rows that credit assignment makes of an iteration's rollouts, over all ranks; an algorithm that makes
-        another number of them says so."""
+        another number of them says so.
+        """
         return self.prompts_per_iteration * self.samples_per_prompt
 
 

@@ -23,7 +23,6 @@ from rft.progress import bar
 from rft.rollout import pad_prompts
 from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, UnpairedBatch, to_device
 
-
 Batch: TypeAlias = PreferenceBatch | UnpairedBatch
 
 
@@ -182,7 +181,8 @@ def to_unpaired(
         comparisons: M of them; 2M responses come out.
         answers: the candidates that they point into.
         others: of ``mismatched``.
-        ref_logprobs, ref_others: summed log-probabilities of both under the reference, [answers].
+        ref_logprobs: summed log-probabilities of the answers under the reference, [answers].
+        ref_others: the same of the others.
     """
     rows = torch.tensor([c.chosen for c in comparisons] + [c.rejected for c in comparisons], dtype=torch.int64)
     return UnpairedBatch(

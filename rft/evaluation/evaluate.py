@@ -67,9 +67,7 @@ def evaluate(
 
     The sampling numbers come from (config.seed, seed, split) and the row: the same for every arm. KL is k1 against
     the reference at temperature 1, in nats per sequence; picking the best of n adds its bound log n − (n−1)/n.
-
-    Args:
-        best_of: responses sampled for each row, of which the proxy picks one; the first is what one alone would be.
+    ``best_of`` responses are sampled for each row, of which the proxy picks one; the first is what one alone would be.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

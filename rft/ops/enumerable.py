@@ -53,6 +53,26 @@ class Enumerable:
         first, second = self.pairs()
         return torch.sigmoid(self.rewards[:, first] - self.rewards[:, second])
 
+    def from_hinge(self, beta: float) -> Tensor:
+        """The policy that minimises max(0, 1 − β h) on all pairs, h the difference of log-ratios. Shape [X, Y].
+
+        A corner, which no smooth solver finds: by linear programming on the log-ratios, a slack for each ordered pair.
+        """
+        from scipy.optimize import linprog
+
+        first, second = self.pairs()
+        better, worse = torch.cat([first, second]), torch.cat([second, first])
+        count, rows = len(self.tokens), torch.arange(2 * len(first))
+        bound = torch.zeros(len(rows), count + len(rows), dtype=torch.float64)
+        bound[rows, better], bound[rows, worse], bound[rows, count + rows] = -beta, beta, -1.0
+        free = [(0.0, 0.0), *[(None, None)] * (count - 1), *[(0.0, None)] * len(rows)]  # only differences matter
+        ratios = []
+        for p_M in self.preferences():
+            price = torch.cat([torch.zeros(count, dtype=torch.float64), p_M, 1 - p_M])
+            found = linprog(price.numpy(), A_ub=bound.numpy(), b_ub=-torch.ones(len(rows)).numpy(), bounds=free)
+            ratios.append(torch.from_numpy(found.x[:count]))
+        return (self.reference + torch.stack(ratios)).softmax(-1)
+
     def from_pairs(self, loss: Callable[[Tensor, Tensor], Tensor], *, per_token: bool = False) -> Tensor:
         """The policy that minimises a loss on all pairs, each labelled by Bradley and Terry. Shape [X, Y].
 
@@ -84,11 +104,11 @@ def minimiser(objective: Callable[[Tensor], Tensor], start_XY: Tensor, steps: in
     def closure() -> Tensor:
         solver.zero_grad()
         value = objective(logits_XY.log_softmax(-1))
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
-        solver.step(closure)  # type: ignore[no-untyped-call]
+        solver.step(closure)
     return logits_XY.detach().softmax(-1)
 
 
@@ -119,7 +139,10 @@ def _solve_prefix(
     """Multiply the policy from one prefix on into ``out_Y``; returns the value of the prefix.
 
     Args:
-        problem, x, rewards_Y, beta: as above, for one prompt.
+        problem: as above.
+        x: the prompt.
+        rewards_Y: its rewards.
+        beta: as above.
         rows: the responses that start with the prefix.
         t: its length.
         out_Y: [Y], changed in place.

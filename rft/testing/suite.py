@@ -10,7 +10,7 @@ from rft.algorithms.base import Algorithm
 from rft.config import compose, to_config
 from rft.config.build import target_class
 from rft.errors import UserError
-from rft.testing.checks import CHECKS, Check, Found, Subject, run_check
+from rft.testing.checks import CHECKS, Check, Found, Subject, no_credit_no_update, run_check
 from rft.testing.gold import class_gold_readers
 from rft.testing.ranks import two_ranks
 from rft.testing.result import CheckResult, Report
@@ -26,17 +26,19 @@ def no_gold(subject: Subject) -> Found:
     return Found(False, f"{reason}; gold belongs to evaluation alone", place)
 
 
-# The first are checked under the defaults and every variant, the others under the defaults.
+# The first are checked under the defaults and every variant, the others under the defaults: a variant may well update
+# without credit, by an entropy bonus.
 EVERY_VARIANT: Mapping[str, Check] = {"optimum": reaches_its_optimum, **CHECKS}
-ONCE: Mapping[str, Check] = {"two ranks": two_ranks, "no gold": no_gold}
+ONCE: Mapping[str, Check] = {"no credit, no update": no_credit_no_update, "two ranks": two_ranks, "no gold": no_gold}
 
 
-def check_class(algorithm: type[Algorithm], config: Any, only: Sequence[str] = ()) -> Report:
+def check_class(algorithm: type[Algorithm], config: Any, only: Sequence[str] = (), *, variants: bool = True) -> Report:
     """Check a class under its config and under each of its variants.
 
     Args:
         algorithm: the class.
         config: its settings.
+        variants: false for the config alone.
         only: names of the checks to run; all if empty.
 
     Raises:
@@ -47,7 +49,7 @@ def check_class(algorithm: type[Algorithm], config: Any, only: Sequence[str] = (
         if name not in known:
             raise UserError(f"--only {name}: no such check; valid are {', '.join(known)}")
     report = Report(str(config.name))
-    for number, variant in enumerate(algorithm.variants):
+    for number, variant in enumerate(algorithm.variants if variants else ({},)):
         subject = _under(algorithm, config, variant)
         checks = EVERY_VARIANT if number else {**EVERY_VARIANT, **ONCE}
         report.results += [run_check(n, c, subject) for n, c in checks.items() if not only or n in only]
@@ -72,14 +74,14 @@ def check_algorithm(name: str, overrides: Sequence[str] = (), only: Sequence[str
 
     Args:
         name: as in ``rft run algorithm=NAME``.
-        overrides: settings in Hydra's grammar, as ``algorithm.loss=ipo``; the class's variants go on top.
+        overrides: settings in Hydra's grammar, as ``algorithm.loss=ipo``, in place of the class's variants.
         only: names of the checks to run; all if empty.
 
     Raises:
         UserError: if there is no such algorithm, or no such setting.
     """
     cfg = compose([f"algorithm={name}", "model=tiny", *overrides])
-    return check_class(target_class(cfg.algorithm), to_config(cfg.algorithm), only)
+    return check_class(target_class(cfg.algorithm), to_config(cfg.algorithm), only, variants=not overrides)
 
 
 def algorithm_names() -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences, Unpai
 
 EOS, PAD = 0, 0
 CLOSE = 0.02  # largest total variation from the optimum
-STEPS, LR = 400, 0.05
+STEPS = 400
+RATES = (0.05, 0.2, 0.8)  # one after the other until it is there: an optimum at an edge is far off in logits
 GROUP = 256  # responses to a prompt where the algorithm takes all of them: as good as the expectation
 SCALES = (0.03, 0.1, 0.3, 1.0, 3.0)  # of rewards; the one whose optimum is farthest from trivial is taken
 
@@ -169,16 +171,16 @@ class Arena:
                 rows.append(row.repeat_interleave(n, 0))
         x_B, chosen, rejected = torch.cat(rows).unbind(1)
         good, bad = self.sequences(x_B, chosen), self.sequences(x_B, rejected)
-        ref = [self.table.logprobs(Role.reference, s).sum(-1) for s in (good, bad)]
+        ref_good, ref_bad = (self.table.logprobs(Role.reference, s).sum(-1) for s in (good, bad))
         if algorithm.data_kind == "preference":
-            return PreferenceBatch(good, bad, torch.ones(len(x_B), dtype=torch.float64), *ref)
-        x, y = torch.cat([x_B, x_B]), torch.cat([chosen, rejected])
-        other = self.sequences((x + 1) % self.table.prompts, y)
+            return PreferenceBatch(good, bad, torch.ones(len(x_B), dtype=torch.float64), ref_good, ref_bad)
+        x_N, y_N = torch.cat([x_B, x_B]), torch.cat([chosen, rejected])
+        other = self.sequences((x_N + 1) % self.table.prompts, y_N)
         return UnpairedBatch(
-            self.sequences(x, y),
-            torch.arange(len(x)) < len(x_B),
+            self.sequences(x_N, y_N),
+            torch.arange(len(x_N)) < len(x_B),
             other,
-            torch.cat(ref),
+            torch.cat([ref_good, ref_bad]),
             self.table.logprobs(Role.reference, other).sum(-1),
         )
 
@@ -216,16 +218,12 @@ def reaches_its_optimum(subject: Subject) -> Found:
     optimizer = algorithm.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Optimizer)
     data = None if on_policy else arena.labelled(algorithm, problem)
-    for step in range(STEPS):
-        rate = LR * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / STEPS)))
-        for group in optimizer.param_groups:
-            group["lr"] = float(rate)
-        batches = _credited(arena, algorithm, problem, step) if on_policy else [algorithm.prepare_step(data)]
-        for batch in batches:
-            optimizer.zero_grad()
-            algorithm.checked_loss(batch).loss.backward()
-            optimizer.step()
-    apart = total_variation(arena.policy(), wanted)
+    apart = 1.0
+    for rate in RATES:
+        _train(arena, algorithm, problem, optimizer, rate, data)
+        apart = total_variation(arena.policy(), wanted)
+        if apart < CLOSE:
+            break
     start = total_variation(problem.reference.exp(), wanted)
     detail = f"total variation {apart:.4f} (from {start:.2f})"
     return Found(
@@ -235,6 +233,20 @@ def reaches_its_optimum(subject: Subject) -> Found:
         else f"{detail}, wanted below {CLOSE}; sign or size of the KL term, or of the advantage?",
         subject.prepares,
     )
+
+
+def _train(
+    arena: Arena, algorithm: Algorithm, problem: Enumerable, optimizer: torch.optim.Optimizer, rate: float, data: Any
+) -> None:
+    """Steps whose rate falls to nothing by a cosine."""
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        fresh = data is None
+        for batch in _credited(arena, algorithm, problem, step) if fresh else [algorithm.prepare_step(data)]:
+            optimizer.zero_grad()
+            algorithm.checked_loss(batch).loss.backward()
+            optimizer.step()
 
 
 def _credited(

@@ -63,8 +63,14 @@ def make_model(seed: int = 0) -> Any:
 def settings_for_checks(config: Any) -> Any:
     """An algorithm's settings at the size of this world: one pass, one step, groups of four."""
     if isinstance(config, OnPolicyConfig):
-        sizes = {"prompts_per_iteration": len(PROMPTS), "samples_per_prompt": SAMPLES, "epochs": 1, "minibatches": 1}
-        return dataclasses.replace(config, **sizes, temperature=TEMPERATURE)
+        return dataclasses.replace(
+            config,
+            prompts_per_iteration=len(PROMPTS),
+            samples_per_prompt=SAMPLES,
+            epochs=1,
+            minibatches=1,
+            temperature=TEMPERATURE,
+        )
     if isinstance(config, PreferenceConfig):
         return dataclasses.replace(config, epochs=1, pairs_per_step=8)
     return config

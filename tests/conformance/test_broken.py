@@ -85,8 +85,8 @@ class LengthWithPadding(dpo.DPO):
     """A mean log-probability over the padded width."""
 
     def loss(self, batch: PreferenceBatch) -> LossOutput:
-        w, l = (self.backbone.logprobs(Role.policy, s).mean(-1) for s in (batch.chosen, batch.rejected))
-        return LossOutput(-torch.nn.functional.logsigmoid(w - l).mean())
+        won, lost = (self.backbone.logprobs(Role.policy, s).mean(-1) for s in (batch.chosen, batch.rejected))
+        return LossOutput(-torch.nn.functional.logsigmoid(won - lost).mean())
 
 
 class WhitensInTheLoss(rloo.RLOO):
@@ -277,9 +277,9 @@ def _hands_over(**changed: Any) -> type[rloo.RLOO]:
 @pytest.mark.parametrize(
     ("algorithm", "words"),
     [
-        (_hands_over(advantages=lambda x: x[:, 0]), r"advantages is torch.float64 \[32\]; wanted a float tensor \[B, R\] = \[32, 5\]"),
+        (_hands_over(advantages=lambda x: x[:, 0]), r"float64 \[32\]; wanted a float tensor \[B, R\] = \[32, 5\]"),
         (_hands_over(advantages=lambda x: x.long()), r"advantages is torch.int64 \[32, 5\]; wanted a float"),
-        (_hands_over(advantages=lambda x: x + 1), r"advantages is 1 at row \d+, token \d+, after the end of the response"),
+        (_hands_over(advantages=lambda x: x + 1), r"is 1 at row \d+, token \d+, after the end of the response"),
         (_hands_over(advantages=lambda x: x / 0), r"advantages has NaN or infinite entries"),
         (_hands_over(advantages=lambda x: x.requires_grad_()), r"advantages carries a gradient"),
         (_hands_over(logprobs=lambda _: None), r"logprobs is a NoneType"),

@@ -52,17 +52,35 @@ def test_without_a_pull_all_mass_is_on_the_best_response(problem: Enumerable) ->
 
 
 def test_the_sigmoid_loss_on_all_pairs_has_the_closed_forms_optimum(problem: Enumerable) -> None:
-    found = problem.from_pairs(lambda w, l: sigmoid_loss(w, l, 0.4))
+    found = problem.from_pairs(lambda chosen, rejected: sigmoid_loss(chosen, rejected, 0.4))
     assert total_variation(found, problem.kl_regularised(0.4)) < 1e-5
 
 
 def test_ipo_on_all_pairs_has_its_own_closed_form(problem: Enumerable) -> None:
     """log π/π_ref (y) = (mean over y' of P(y ≻ y') − ½) / β up to a constant: least squares on a complete graph."""
     beta = 0.4
-    found = problem.from_pairs(lambda w, l: ipo_loss(w, l, beta))
+    found = problem.from_pairs(lambda chosen, rejected: ipo_loss(chosen, rejected, beta))
     r = problem.rewards
     wins = torch.sigmoid(r[:, :, None] - r[:, None, :]).mean(-1)  # P(y ≻ y) = ½ adds a constant
     assert total_variation(found, (problem.reference + (wins - 0.5) / beta).softmax(-1)) < 1e-5
+
+
+def test_no_policy_near_it_has_a_lower_hinge_loss_than_the_corner() -> None:
+    problem, beta = Arena(limit=2).problem(1.0), 0.5
+    first, second = problem.pairs()
+    p = problem.preferences()
+
+    def loss(policy: torch.Tensor) -> torch.Tensor:
+        ratio = policy.log() - problem.reference
+        h = ratio[:, first] - ratio[:, second]
+        return (p * (1 - beta * h).relu() + (1 - p) * (1 + beta * h).relu()).sum(-1)
+
+    corner = problem.from_hinge(beta)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1e-3, 1e-2, 0.1, 1.0):
+        for _ in range(50):
+            noise = size * torch.randn(corner.shape, generator=generator, dtype=torch.float64)
+            assert (loss((corner.log() + noise).softmax(-1)) > loss(corner)).all()
 
 
 def test_at_the_tokenwise_optimum_every_prefix_is_at_rest() -> None:
