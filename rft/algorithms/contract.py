@@ -39,10 +39,8 @@ def _check(name: str, x: Any, shape: tuple[int, ...], dtype: str, where: str, le
         raise ContractError(f"{where}: {name} has NaN or infinite entries; {wanted} of finite numbers")
 
 
-def _check_masked(name: str, x_BR: Tensor | None, seq: Sequences, where: str) -> None:
+def _check_masked(name: str, x_BR: Tensor, seq: Sequences, where: str) -> None:
     """Per-token numbers [B, R] that are zero where nothing is counted."""
-    if x_BR is None:
-        return
     mask = seq.response_mask
     _check(name, x_BR, tuple(mask.shape), "float", where, "B, R")
     outside = x_BR.masked_fill(mask, 0) != 0
@@ -100,7 +98,7 @@ def check_batch(batch: Any, where: str) -> None:
             f"{where}: response_mask is {mask.dtype} {list(mask.shape)}; wanted bool [B, R] = "
             f"{list(batch.sequences.response_ids.shape)}, as the rollouts have it"
         )
-    fields = {
+    fields: dict[str, Any] = {
         "logprobs": batch.logprobs,
         "advantages": batch.advantages,
         "returns": batch.returns,
@@ -108,7 +106,8 @@ def check_batch(batch: Any, where: str) -> None:
         "ref_logprobs": batch.ref_logprobs,
     }
     for name, x in fields.items():
-        _check_masked(name, x, batch.sequences, where)
+        if x is not None or name in ("logprobs", "advantages"):
+            _check_masked(name, x, batch.sequences, where)
 
 
 def check_loss(out: Any, where: str) -> LossOutput:

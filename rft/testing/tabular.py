@@ -23,9 +23,9 @@ from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences, Unpai
 
 EOS, PAD = 0, 0
 CLOSE = 0.02  # largest total variation from the optimum
-STEPS = 400
-RATES = (0.05, 0.2, 0.8)  # one after the other until it is there: an optimum at an edge is far off in logits
-GROUP = 256  # responses to a prompt where the algorithm takes all of them: as good as the expectation
+STEPS = 300
+RATES = (0.05, 0.4)  # one after the other until it is there: an optimum at an edge is far off in logits
+GROUP = 128  # responses to a prompt where the algorithm takes all of them: as good as the expectation
 SCALES = (0.03, 0.1, 0.3, 1.0, 3.0)  # of rewards; the one whose optimum is farthest from trivial is taken
 
 
@@ -160,7 +160,7 @@ class Arena:
             found.append(int(rows[0]))
         return torch.tensor(found)
 
-    def labelled(self, algorithm: Algorithm, problem: Enumerable, copies: int = 400) -> Any:
+    def labelled(self, algorithm: Algorithm, problem: Enumerable, copies: int = 200) -> Any:
         """Every two responses, in both orders as often as Bradley and Terry's probability says, of `copies`."""
         first, second = problem.pairs()
         times = (problem.preferences() * copies).round().long()
@@ -256,7 +256,7 @@ def _credited(
     config: Any = algorithm.config
     takes_all = config.batch_rows == config.prompts_per_iteration * config.samples_per_prompt
     k = GROUP if takes_all else config.samples_per_prompt
-    groups = max(2 * arena.table.prompts, 2048 // k)
+    groups = max(2 * arena.table.prompts, 1024 // k)
     batch = algorithm.assign_credit(arena.rollouts(algorithm, problem, groups, k, step))
     half = len(batch) // 2
     return [batch[slice(0, half)], batch[slice(half, None)]]

@@ -160,8 +160,11 @@ class TiesAreWins(online_dpo.OnlineDPO):
     """Equal rewards make a winner."""
 
     def prepare(self, rollouts: Rollouts) -> PreferenceBatch:
-        batch = super().prepare(rollouts)
-        return replace(batch, preference=batch.preference.clamp(min=0.6))
+        k, seq = self.config.samples_per_prompt, rollouts.sequences
+        assert rollouts.ref_logprobs is not None
+        ref_B = rollouts.ref_logprobs.sum(-1)
+        won = torch.ones(len(rollouts) // k, dtype=ref_B.dtype)
+        return PreferenceBatch(seq[slice(0, None, k)], seq[slice(1, None, k)], won, ref_B[::k], ref_B[1::k])
 
 
 class ChangesRewards(rloo.RLOO):
