@@ -7,13 +7,16 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Versions of TRL, each in an environment of its own; only `make test-parity` builds them.
+PARITY := 116 112
+PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # The interpreter for a new .venv: the first of these that starts, is 3.11 or newer and can make one.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help env compare quick test test-slow check fmt clean
+.PHONY: help env compare quick test test-slow test-parity check fmt clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -33,11 +36,21 @@ compare: env  ## Run the default study (sft, ppo, dpo, rlaif; three seeds each) 
 quick: env  ## The same flow on a tiny model, in under three minutes
 	$(BIN)/rft compare experiments/quick
 
-test: env  ## Run all tests but the slow ones
-	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow"
+test: env  ## Run all tests but the slow ones and those against TRL
+	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow and not parity"
 
 test-slow: env  ## Run the tests that take minutes
-	$(PYTEST) -m slow --timeout 3600
+	$(PYTEST) -m "slow and not parity" --timeout 3600
+
+test-parity: env $(PARITY:%=.venv-parity-%/.installed)  ## Compare losses and advantages with those of TRL
+	$(PYTEST) -m parity tests/parity
+
+# Only what differs from .venv is installed; the rest is seen through a path file, at the versions of constraints.txt.
+.venv-parity-%/.installed: tests/parity/requirements-%.txt $(STAMP)
+	$(BIN)/python -m venv --clear --without-pip .venv-parity-$*
+	$(BIN)/python -m pip --python .venv-parity-$* install --quiet --no-deps -r $<
+	$(BIN)/python -c '$(PACKAGES)' > "$$(.venv-parity-$*/bin/python -c '$(PACKAGES)')/parent.pth"
+	@touch $@
 
 check: env  ## Check format, lint, types and architecture
 	$(BIN)/ruff format --check .
@@ -49,6 +62,6 @@ fmt: env  ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## Remove .venv, caches and built files; runs and the store stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## Remove environments, caches and built files; runs and the store stay
+	rm -rf $(VENV) $(PARITY:%=.venv-parity-%) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
