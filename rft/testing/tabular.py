@@ -160,7 +160,7 @@ class Arena:
             found.append(int(rows[0]))
         return torch.tensor(found)
 
-    def labelled(self, algorithm: Algorithm, problem: Enumerable, copies: int = 200) -> Any:
+    def labelled(self, algorithm: Algorithm, problem: Enumerable, copies: int = 400) -> Any:
         """Every two responses, in both orders as often as Bradley and Terry's probability says, of `copies`."""
         first, second = problem.pairs()
         times = (problem.preferences() * copies).round().long()
