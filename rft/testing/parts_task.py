@@ -43,7 +43,7 @@ class Built:
 
     def _write(self, name: str, write: Callable[[Path], object]) -> Path:
         out = self.folder / name
-        out.mkdir()
+        out.mkdir(exist_ok=True)
         write(out)
         return out
 
