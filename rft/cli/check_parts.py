@@ -27,13 +27,15 @@ def check(group: str, name: str, overrides: Sequence[str]) -> None:
     table.add_column("check", overflow="fold")
     table.add_column("", no_wrap=True)
     table.add_column("found", overflow="fold")
-    table.add_column("look at", overflow="fold")
     for row in rows:
         verdict = Text("ok", style="green") if row.ok else Text("FAILED", style="bold red")
-        table.add_row(Text(row.name), verdict, Text(row.detail), Text(row.where))
+        table.add_row(Text(row.name), verdict, Text(row.detail))
     out = console()
     out.print(table)
-    failed = sum(not row.ok for row in rows)
-    out.print(f"{len(rows) - failed} of {len(rows)} checks passed", highlight=False)
+    failed = [row for row in rows if not row.ok]
+    out.print(f"{len(rows) - len(failed)} of {len(rows)} checks passed", highlight=False)
+    for row in failed:
+        # Below the table and unwrapped, so that a terminal makes a link of it.
+        out.print(f"{row.name}: look at {row.where}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
