@@ -51,7 +51,7 @@ def row(name: str, found: type[Any], method: str, check: Callable[[], str | None
         return CheckResult(name, True, check() or "")
     except (Failed, UserError) as error:
         return CheckResult(name, False, str(error), where(found, method))
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is what the row tells
+    except Exception as error:
         told = str(error).splitlines()
         return CheckResult(
             name, False, f"raised {type(error).__name__}{f': {told[0]}' if told else ''}", _raised(error, found, method)

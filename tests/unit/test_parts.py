@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,10 +21,7 @@ from rft.rewards.learned import LearnedReward
 from rft.study.parts import part_class, version_of
 from rft.tasks.base import Task
 
-
-@dataclass
-class Config:
-    """Nothing to set."""
+ELSEWHERE = "elsewhere_parts"
 
 
 class GoodReward(Reward):
@@ -71,12 +67,12 @@ class Second(GoodReward):
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> str:
     """A module of another package that holds these classes, allowed by the environment."""
-    module = ModuleType("elsewhere_parts")
-    module.__dict__.update(globals())
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setenv("RFT_ALLOWED_PACKAGES", module.__name__)
+    module = ModuleType(ELSEWHERE)
+    module.__dict__.update({name: found for name, found in globals().items() if isinstance(found, type)})
+    monkeypatch.setitem(sys.modules, ELSEWHERE, module)
+    monkeypatch.setenv("RFT_ALLOWED_PACKAGES", ELSEWHERE)
     allowed_packages.cache_clear()
-    return module.__name__
+    return ELSEWHERE
 
 
 @pytest.fixture(autouse=True)
