@@ -10,7 +10,7 @@ import numpy as np
 
 from rft.feedback.base import Feedback, Labels
 from rft.feedback.judges.base import Judge, Verdicts
-from rft.testing import CheckResult
+from rft.testing.result import CheckResult
 from rft.testing.parts_rows import Failed, gold_row, require, row
 
 if TYPE_CHECKING:

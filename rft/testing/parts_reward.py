@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rft.models.backbone import Role
 from rft.rewards.base import LEAST_STD, Reward, Standardised, check_scores
-from rft.testing import CheckResult
+from rft.testing.result import CheckResult
 from rft.testing.parts_rows import gold_row, require, row
 from rft.types import Sequences
 

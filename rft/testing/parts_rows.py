@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rft.errors import UserError
-from rft.testing import CheckResult
+from rft.testing.result import CheckResult
 from rft.testing.gold import class_gold_readers
 
 

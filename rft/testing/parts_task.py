@@ -15,7 +15,7 @@ from rft.store import Store
 from rft.store.entry import describe_files
 from rft.tasks.base import SPLITS, Example, Prompt, Task
 from rft.tasks.tables import read_questions, read_sft
-from rft.testing import CheckResult
+from rft.testing.result import CheckResult
 from rft.testing.parts_rows import require, row
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from rft.testing.gold import imports
 from tests.architecture.source import PACKAGE, Module, modules, plant
 
 LAYERS = (  # highest first
-    ("__main__", "cli", "study", "testing"),
-    ("callbacks", "evaluation", "report"),
+    ("__main__", "cli", "study"),
+    ("callbacks", "evaluation", "report", "testing"),
     ("algorithms",),
     ("data",),
     ("rollout", "feedback", "rewards"),

@@ -20,7 +20,7 @@ from rft.models.pretrained import LoraConfig
 from rft.rewards.base import Reward, Standardised
 from rft.rewards.learned import Config as LearnedConfig
 from rft.rewards.learned import LearnedReward
-from rft.testing import CheckResult
+from rft.testing.result import CheckResult
 from rft.testing.parts_reward import reward_rows
 from rft.types import Sequences
 from tests.numerics.backbones import EOS, PAD, VOCABULARY, make_backbone

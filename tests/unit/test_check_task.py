@@ -18,7 +18,7 @@ from rft.feedback.simulated import Simulated
 from rft.store import Store
 from rft.tasks.base import SPLITS, Example, Prompt, Task
 from rft.tasks.tables import write_questions, write_sft
-from rft.testing import CheckResult
+from rft.testing.result import CheckResult
 from rft.testing.parts_judge import feedback_rows
 from rft.testing.parts_task import Limits, task_rows
 from tests.tokenizers import bytewise

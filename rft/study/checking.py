@@ -15,8 +15,8 @@ from rft.errors import UserError
 from rft.store import Store
 from rft.study.parts import part_class
 from rft.study.pipeline import Pipeline, settings_of
-from rft.testing import CheckResult
 from rft.testing.parts_rows import row
+from rft.testing.result import CheckResult, Report
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,8 +46,8 @@ SMALL = (
 MISSING = object()
 
 
-def check_part(group: str, name: str, overrides: Sequence[str] = (), store: Store | None = None) -> list[CheckResult]:
-    """All checks of one option, one row each; what comes before it in the flow is kept in the store as in any run.
+def check_part(group: str, name: str, overrides: Sequence[str] = (), store: Store | None = None) -> Report:
+    """All checks of one option; what comes before it in the flow is kept in the store as in any run.
 
     Args:
         group: reward, judge, feedback or task.
@@ -65,7 +65,7 @@ def check_part(group: str, name: str, overrides: Sequence[str] = (), store: Stor
     with tempfile.TemporaryDirectory() as folder:
         pipeline = Pipeline(cfg, store or Store.default(), Path(folder))
         _ = pipeline.strategy  # sets the threads
-        return CHECKS[group](pipeline)
+        return Report(f"{group}={name}", CHECKS[group](pipeline))
 
 
 def small_config(group: str, name: str, overrides: Sequence[str]) -> DictConfig:
