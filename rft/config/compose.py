@@ -163,7 +163,9 @@ def _check_feedback(cfg: DictConfig) -> None:
     if needed is None:
         return
     files = {path.stem: path for group, path in option_files() if group == "feedback"}
-    options = {name: (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("_target_") for name, path in files.items()}
+    options = {
+        name: (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("_target_") for name, path in files.items()
+    }
     if options.get(needed) != target:
         given = next((name for name, other in options.items() if other == target), target)
         raise UserError(f"feedback={given}: algorithm={cfg.algorithm.name} means feedback={needed}; leave it out")

@@ -25,7 +25,7 @@ from rft.types import Sequences
 ASSET, TABLE, OWN = "sentiment-lexicon", "vader_lexicon.txt", "lexicon.json"
 NEGATED = -0.74
 NEGATIONS = frozenset(
-    "not no never none nobody nothing nowhere neither nor without cannot hardly barely rarely seldom".split()
+    "not no never none nobody nothing nowhere neither nor without cannot hardly barely rarely seldom".split()  # noqa: SIM905
 )
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
@@ -24,17 +25,21 @@ def part_class(group: str, node: DictConfig | Mapping[str, Any]) -> Any:
     Raises:
         UserError: naming the class and what is wrong with it.
     """
-    found, base = target_class(node), target_class({"_target_": BASES[group]})
+    found: Any = target_class(node)
+    base = target_class({"_target_": BASES[group]})
     name = node["_target_"]
-    if not (isinstance(found, type) and issubclass(found, base)):
+    if not (inspect.isclass(found) and issubclass(found, base)):
         raise UserError(f"{group}: {name} does not extend {BASES[group]}; derive the class from it")
     if missing := getattr(found, "__abstractmethods__", None):
         raise UserError(f"{group}: {name} does not define {', '.join(sorted(missing))}; see {BASES[group]}")
     if group == "task" and "response_tokens" not in node:
-        raise UserError(f"task: the Config of {name} has no field response_tokens; add it (the longest response, EOS included)")
+        raise UserError(
+            f"task: the Config of {name} has no field response_tokens; add it (the longest response, EOS included)"
+        )
     if hasattr(base, "needs"):
         known = _known_needs(base)
-        if unknown := sorted(set(found.needs) - known):
+        declared: Any = found
+        if unknown := sorted(set(declared.needs) - known):
             raise UserError(
                 f"{group}: {name} needs {', '.join(unknown)}; what can be needed is {', '.join(sorted(known))}"
             )

@@ -10,8 +10,8 @@ import numpy as np
 
 from rft.feedback.base import Feedback, Labels
 from rft.feedback.judges.base import Judge, Verdicts
-from rft.testing.result import CheckResult
 from rft.testing.parts_rows import Failed, gold_row, require, row
+from rft.testing.result import CheckResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

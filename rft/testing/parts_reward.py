@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rft.models.backbone import Role
 from rft.rewards.base import LEAST_STD, Reward, Standardised, check_scores
-from rft.testing.result import CheckResult
 from rft.testing.parts_rows import gold_row, require, row
+from rft.testing.result import CheckResult
 from rft.types import Sequences
 
 PROBES = 12  # sequences that most checks look at
@@ -164,5 +164,7 @@ def _critic(standard: Standardised, fresh: Callable[[], Reward], seq: Sequences)
     with torch.no_grad():
         values = again.source.backbone.values(seq)[seq.response_mask]
     require(bool(torch.isfinite(values).all()), "the critic's values are not finite")
-    require(torch.equal(_scored(again.source, seq), before), f"starting the critic changed the role {Role.reward.value}")
+    require(
+        torch.equal(_scored(again.source, seq), before), f"starting the critic changed the role {Role.reward.value}"
+    )
     return f"values from {float(values.min()):.3g} to {float(values.max()):.3g}"

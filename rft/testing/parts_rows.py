@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rft.errors import UserError
-from rft.testing.result import CheckResult
 from rft.testing.gold import class_gold_readers
+from rft.testing.result import CheckResult
 
 
 class Failed(Exception):

@@ -15,8 +15,8 @@ from rft.store import Store
 from rft.store.entry import describe_files
 from rft.tasks.base import SPLITS, Example, Prompt, Task
 from rft.tasks.tables import read_questions, read_sft
-from rft.testing.result import CheckResult
 from rft.testing.parts_rows import require, row
+from rft.testing.result import CheckResult
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,7 +101,9 @@ def _address(built: Built) -> None:
         except (TypeError, ValueError) as error:
             error.args = (f"{name} is no JSON: {error}",)
             raise
-        require(first == second, f"{name} differs between two tasks of the same settings: results are never found again")
+        require(
+            first == second, f"{name} differs between two tasks of the same settings: results are never found again"
+        )
     Store.key("questions", 1, {}, task.asset_keys)
 
 
@@ -126,9 +128,7 @@ def _disjoint(built: Built) -> None:
     starts: dict[tuple[int, ...], str] = {}
     for prompt in built.prompts:
         other = starts.setdefault(prompt.token_ids, prompt.split)
-        require(
-            other == prompt.split, f"{prompt.prompt_id}: the same question is in {other} and in {prompt.split}"
-        )
+        require(other == prompt.split, f"{prompt.prompt_id}: the same question is in {other} and in {prompt.split}")
 
 
 def _ids(built: Built) -> None:
@@ -161,7 +161,8 @@ def _decode(built: Built) -> None:
     size = len(built.tokenizer)
     for prompt in built.prompts:
         require(
-            all(0 <= token < size for token in prompt.token_ids), f"{prompt.prompt_id} has a token outside 0 to {size - 1}"
+            all(0 <= token < size for token in prompt.token_ids),
+            f"{prompt.prompt_id} has a token outside 0 to {size - 1}",
         )
         text = str(built.tokenizer.decode(list(prompt.token_ids), clean_up_tokenization_spaces=False))
         require(text == prompt.text, f"{prompt.prompt_id}: its tokens are {text!r}, its text is {prompt.text!r}")
@@ -176,7 +177,9 @@ def _equal(first: Path, second: Path) -> str:
     require(one, "no files were written")
     require(set(one) == set(two), f"one build wrote {', '.join(sorted(one))}, another {', '.join(sorted(two))}")
     changed = [name for name in one if one[name] != two[name]]
-    require(not changed, f"{', '.join(changed)} differ between two builds of the same settings: draw from the seed alone")
+    require(
+        not changed, f"{', '.join(changed)} differ between two builds of the same settings: draw from the seed alone"
+    )
     return ", ".join(sorted(one))
 
 
@@ -190,10 +193,8 @@ def _gold(built: Built) -> str:
             f"{name} gives shape {list(found.shape)} or numbers that are not finite for {len(texts)} texts",
         )
     low, high = float(probability.min()), float(probability.max())
-    require(0 <= low and high <= 1, f"probabilities go from {low} to {high}: [0, 1] is wanted")
-    require(
-        bool(np.allclose(probability, 1 / (1 + np.exp(-logit)), atol=1e-6)), "the probability is not σ(logit)"
-    )
+    require(low >= 0 and high <= 1, f"probabilities go from {low} to {high}: [0, 1] is wanted")
+    require(bool(np.allclose(probability, 1 / (1 + np.exp(-logit)), atol=1e-6)), "the probability is not σ(logit)")
     alone = np.concatenate([np.asarray(gold.logit([text])) for text in texts])
     require(bool(np.allclose(alone, logit, atol=1e-6)), "the logit of a text depends on the others")
     return f"from {low:.2f} to {high:.2f}"

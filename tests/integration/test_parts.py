@@ -92,7 +92,9 @@ class Shorter(ImdbSentiment):
 ''',
     "ownparts_conf/__init__.py": "",
     "ownparts-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: ownparts\nVersion: 1.0\n",
-    "ownparts-1.0.dist-info/entry_points.txt": "[rft.plugins]\nownparts = ownparts\n\n[rft.conf]\nownparts = ownparts_conf\n",
+    "ownparts-1.0.dist-info/entry_points.txt": (
+        "[rft.plugins]\nownparts = ownparts\n\n[rft.conf]\nownparts = ownparts_conf\n"
+    ),
 }
 OPTIONS = {
     "reward/letters": "reward.Letters",
@@ -193,7 +195,9 @@ def test_what_comes_along_passes_its_checks(shared: Path, warm: Warm, tmp_path: 
         (("reward", "lexicon", "reward.least_word=3"), "did you mean 'least_words'"),
     ],
 )
-def test_what_there_is_not_is_refused(fresh: Path, warm: Warm, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_what_there_is_not_is_refused(
+    fresh: Path, warm: Warm, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
     outcome = warm(["check", *arguments], tmp_path, fresh)
     assert words in outcome.error
 
@@ -240,7 +244,8 @@ def test_a_reward_model_is_where_it_was_before_there_were_other_sources(shared: 
     (entry,) = [
         found
         for path in (shared / "reward_model").glob("*/manifest.json")
-        if (found := json.loads(path.read_text(encoding="utf-8")))["inputs"]["preferences"] in labels_of(shared, "simulated")
+        if (found := json.loads(path.read_text(encoding="utf-8")))["inputs"]["preferences"]
+        in labels_of(shared, "simulated")
     ]
     assert set(entry["config"]) == {"reward", "lora", "strategy"}
     assert set(entry["config"]["reward"]) == {"_target_", "lr", "epochs", "prompts_per_step", "pooling", "seed"}

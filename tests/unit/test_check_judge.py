@@ -17,8 +17,8 @@ from rft.feedback.base import Feedback, Labels, check_pairs
 from rft.feedback.judges.base import Judge, Verdicts
 from rft.feedback.judges.few_shot import Config as FewShotConfig
 from rft.feedback.judges.few_shot import FewShotJudge
-from rft.testing.result import CheckResult
 from rft.testing.parts_judge import feedback_rows, judge_rows
+from rft.testing.result import CheckResult
 from tests.tokenizers import bytewise
 from tests.unit.test_judge import SHOTS, random_model
 

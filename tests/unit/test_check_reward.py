@@ -20,8 +20,8 @@ from rft.models.pretrained import LoraConfig
 from rft.rewards.base import Reward, Standardised
 from rft.rewards.learned import Config as LearnedConfig
 from rft.rewards.learned import LearnedReward
-from rft.testing.result import CheckResult
 from rft.testing.parts_reward import reward_rows
+from rft.testing.result import CheckResult
 from rft.types import Sequences
 from tests.numerics.backbones import EOS, PAD, VOCABULARY, make_backbone
 
@@ -166,7 +166,12 @@ def test_a_source_that_is_right_passes(found: type[Reward]) -> None:
 @pytest.mark.parametrize(
     ("found", "check", "method", "words"),
     [
-        (DividesByLength, "empty, one-token and truncated responses", "score", "for a response without a counted token"),
+        (
+            DividesByLength,
+            "empty, one-token and truncated responses",
+            "score",
+            "for a response without a counted token",
+        ),
         (ReadsPadding, "padding counts nowhere", "score", "with more padding"),
         (ReadsPromptPadding, "padding counts nowhere", "score", "with more padding"),
         (Ranks, "a row depends on no other row", "score", "alone"),

@@ -1,4 +1,4 @@
-"""Each check of a task passes tasks that are right and catches the one that breaks it; simulated annotators pass too."""
+"""Each check of a task passes what is right and catches what breaks it; simulated annotators pass theirs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rft.feedback.simulated import Simulated
 from rft.store import Store
 from rft.tasks.base import SPLITS, Example, Prompt, Task
 from rft.tasks.tables import write_questions, write_sft
-from rft.testing.result import CheckResult
 from rft.testing.parts_judge import feedback_rows
 from rft.testing.parts_task import Limits, task_rows
+from rft.testing.result import CheckResult
 from tests.tokenizers import bytewise
 
 if TYPE_CHECKING:
