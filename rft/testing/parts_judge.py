@@ -10,7 +10,7 @@ import numpy as np
 
 from rft.feedback.base import Feedback, Labels
 from rft.feedback.judges.base import Judge, Verdicts
-from rft.testing.parts_rows import Failed, gold_row, require, row
+from rft.testing.parts_rows import Failed, gold_row, require, row, strayed
 from rft.testing.result import CheckResult
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ AWKWARD = (
     "so good " * 600,
 )
 PAIRS = np.array([[0, 1], [2, 0], [3, 5], [4, 2], [1, 5], [5, 3], [2, 2]])
-TOLERANCE = 1e-4
+SYMMETRY = 1e-6  # of p and 1 − p
 
 
 def judge_rows(judge: Judge) -> list[CheckResult]:
@@ -87,13 +87,12 @@ def _independent(judge: Judge) -> str:
     backwards = _verdicts(judge, TEXTS[::-1]).scores[::-1]
     among = _verdicts(judge, [*TEXTS, TEXTS[3] * 4]).scores[: len(TEXTS)]
     for got, what in ((alone, "alone"), (backwards, "in another order"), (among, "beside a longer text")):
-        off = np.abs(got - whole) / (1 + np.abs(whole))
-        worst = int(off.argmax())
-        require(
-            off[worst] <= TOLERANCE,
-            f"text {worst} scores {got[worst]:.6g} {what} and {whole[worst]:.6g} with the others: equal scores are "
-            "wanted",
-        )
+        worst = strayed(got, whole)
+        if worst is not None:
+            raise Failed(
+                f"text {worst} scores {got[worst]:.6g} {what} and {whole[worst]:.6g} with the others: equal scores are "
+                "wanted"
+            )
     return f"largest difference {np.abs(alone - whole).max():.1e}"
 
 
@@ -197,7 +196,7 @@ def _swapped(source: Feedback) -> str:
     off = np.abs(forward + backward - 1)
     worst = int(off.argmax())
     require(
-        off[worst] <= TOLERANCE,
+        off[worst] <= SYMMETRY,
         f"pair {worst} gives {forward[worst]:.4f}, the other way round {backward[worst]:.4f}: "
         f"{1 - forward[worst]:.4f} is wanted, or symmetric = False",
     )

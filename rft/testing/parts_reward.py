@@ -12,12 +12,11 @@ from torch import Tensor
 
 from rft.models.backbone import Role
 from rft.rewards.base import LEAST_STD, Reward, Standardised, check_scores
-from rft.testing.parts_rows import gold_row, require, row
+from rft.testing.parts_rows import Failed, gold_row, require, row, strayed
 from rft.testing.result import CheckResult
 from rft.types import Sequences
 
 PROBES = 12  # sequences that most checks look at
-TOLERANCE = 1e-4  # of 1 + |score|: other shapes of a batch round otherwise
 
 
 def reward_rows(standard: Standardised, fresh: Callable[[], Reward], candidates: Sequences) -> list[CheckResult]:
@@ -55,13 +54,12 @@ def _scored(source: Reward, seq: Sequences) -> Tensor:
 
 def _same(got_B: Tensor, wanted_B: Tensor, what: str) -> str:
     """The largest difference, which must be one of rounding."""
-    off = (got_B - wanted_B).abs() / (1 + wanted_B.abs())
-    worst = int(off.argmax())
-    require(
-        float(off[worst]) <= TOLERANCE,
-        f"row {worst} scores {float(got_B[worst]):.6g} {what} and {float(wanted_B[worst]):.6g} otherwise: equal "
-        "scores are wanted",
-    )
+    worst = strayed(got_B.numpy(), wanted_B.numpy())
+    if worst is not None:
+        raise Failed(
+            f"row {worst} scores {float(got_B[worst]):.6g} {what} and {float(wanted_B[worst]):.6g} otherwise: equal "
+            "scores are wanted"
+        )
     return f"largest difference {float((got_B - wanted_B).abs().max()):.1e}"
 
 

@@ -6,11 +6,16 @@ import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rft.errors import UserError
 from rft.testing.gold import class_gold_readers
 from rft.testing.result import CheckResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Failed(Exception):
@@ -21,6 +26,16 @@ def require(condition: object, otherwise: str) -> None:
     """Fail the running check unless the condition holds."""
     if not condition:
         raise Failed(otherwise)
+
+
+def strayed(got: NDArray[np.float64], wanted: NDArray[np.float64]) -> int | None:
+    """The row in which two columns of scores differ most, if it is by more than rounding; shapes [N].
+
+    Rounding is a thousandth of the scores' own spread, plus a few bits of float32.
+    """
+    off = np.abs(got - wanted) - 1e-3 * wanted.std() - 2e-6 * (1 + np.abs(wanted))
+    worst = int(off.argmax())
+    return worst if off[worst] > 0 else None
 
 
 def where(found: type[Any], method: str) -> str:

@@ -38,8 +38,8 @@ class Built:
     """A task's files, made when the first check asks for them: twice, each by a task made anew."""
 
     def __init__(self, make: Callable[[], Task], tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-        self.make, self.tokenizer, self.folder = make, tokenizer, folder
-        self.task = make()
+        self.tokenizer, self.folder = tokenizer, folder
+        self.task, self.other = make(), make()
 
     def _write(self, name: str, write: Callable[[Path], object]) -> Path:
         out = self.folder / name
@@ -50,16 +50,13 @@ class Built:
     @cached_property
     def questions(self) -> tuple[Path, Path]:
         """Two folders with questions and demonstrations."""
-        first, second = (
-            self._write(name, lambda out: self.make().build_questions(self.tokenizer, out)) for name in ("q1", "q2")
-        )
-        return first, second
+        first = self._write("q1", lambda out: self.task.build_questions(self.tokenizer, out))
+        return first, self._write("q2", lambda out: self.other.build_questions(self.tokenizer, out))
 
     @cached_property
     def gold(self) -> tuple[Path, Path]:
         """Two folders with the gold reward."""
-        first, second = (self._write(name, self.make().fit_gold) for name in ("g1", "g2"))
-        return first, second
+        return self._write("g1", self.task.fit_gold), self._write("g2", self.other.fit_gold)
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -95,7 +92,7 @@ def _address(built: Built) -> None:
     version = getattr(type(task), "version", None)
     require(isinstance(version, int), f"version is {version!r}: a whole number on the class is wanted")
     for name in ("questions_config", "gold_config"):
-        first, second = dict(getattr(task, name)), dict(getattr(built.make(), name))
+        first, second = dict(getattr(task, name)), dict(getattr(built.other, name))
         try:
             Store.key("questions", 1, first, {})
         except (TypeError, ValueError) as error:

@@ -89,6 +89,11 @@ class ReadsPadding(MeanToken):
         return sequences.response_ids.float().mean(-1)
 
 
+class ReadsPaddingFaintly(MeanToken):
+    def score(self, sequences: Sequences) -> Tensor:
+        return 2e-6 * sequences.response_ids.float().mean(-1)
+
+
 class ReadsPromptPadding(MeanToken):
     def score(self, sequences: Sequences) -> Tensor:
         return super().score(sequences) + sequences.prompt_ids.float().sum(-1)
@@ -173,6 +178,7 @@ def test_a_source_that_is_right_passes(found: type[Reward]) -> None:
             "for a response without a counted token",
         ),
         (ReadsPadding, "padding counts nowhere", "score", "with more padding"),
+        (ReadsPaddingFaintly, "padding counts nowhere", "score", "with more padding"),
         (ReadsPromptPadding, "padding counts nowhere", "score", "with more padding"),
         (Ranks, "a row depends on no other row", "score", "alone"),
         (WithGradient, "no gradient", "score", "no_grad"),
