@@ -40,6 +40,33 @@ class Leaky(Reward):
     def score(self, sequences):
         return sequences.response_ids.float().mean(-1)
 ''',
+    "ownparts/greedy.py": HEAD
+    + '''
+from rft.rewards.base import Reward
+@dataclass
+class Config:
+    """None."""
+class Greedy(Reward):
+    """Asks for labels that it did not declare."""
+    def fit(self, fitting):
+        fitting.comparisons(8, 1, 0)
+    def score(self, sequences):
+        return sequences.lengths.float()
+''',
+    "ownparts/endless.py": HEAD
+    + '''
+from rft.rewards.base import Reward
+@dataclass
+class Config:
+    """Settings."""
+    longest: float = float("inf")
+    """No number that an address can hold."""
+class Endless(Reward):
+    """First letters."""
+    def score(self, sequences):
+        firsts = [(t.strip() + "x")[0] for t in self.responses(sequences)]
+        return torch.tensor([float(ord(letter)) for letter in firsts])
+''',
     "ownparts/judge.py": HEAD
     + '''
 from rft.feedback.judges.base import Judge, Verdicts
@@ -99,6 +126,8 @@ class Shorter(ImdbSentiment):
 OPTIONS = {
     "reward/letters": "reward.Letters",
     "reward/leaky": "leaky.Leaky",
+    "reward/greedy": "greedy.Greedy",
+    "reward/endless": "endless.Endless",
     "judge/counter": "judge.Counter",
     "feedback/sharp": "feedback.Sharp",
     "task/shorter": "task.Shorter",
@@ -159,15 +188,28 @@ def test_the_packages_parts_pass_their_checks(site: str, shared: Path, tmp_path:
     assert f"{group}={name}" in outcome.stdout
 
 
-def test_a_broken_part_fails_with_file_and_line(site: str, shared: Path, tmp_path: Path) -> None:
-    outcome = check(site, tmp_path, shared, "reward", "leaky")
+@pytest.mark.parametrize(
+    ("name", "failed", "words", "method"),
+    [
+        ("leaky", "padding counts nowhere", "with more padding", "def score"),
+        ("greedy", "can be fitted", "Greedy asks for labels; declare needs", "def fit"),
+        ("endless", "an address", "raised ValueError", None),
+    ],
+)
+def test_a_broken_part_fails_its_own_check_with_file_and_line(
+    site: str, shared: Path, tmp_path: Path, name: str, failed: str, words: str, method: str | None
+) -> None:
+    outcome = check(site, tmp_path, shared, "reward", name)
     assert outcome.code == 1, outcome.stdout + outcome.stderr
-    (line,) = [line for line in outcome.stdout.splitlines() if " failed " in line]
-    assert line.split("failed")[0].strip() == "padding counts nowhere"
-    assert "12 of 13 checks passed" in outcome.stdout
-    where = FILES["ownparts/leaky.py"].splitlines().index("    def score(self, sequences):") + 1
-    (told,) = [line for line in outcome.stdout.splitlines() if line.startswith("padding counts nowhere: look at ")]
-    assert told.rstrip().endswith(f"ownparts/leaky.py:{where}")
+    lines = outcome.stdout.splitlines()
+    (row,) = [line for line in lines if " failed " in line]
+    assert row.split("failed")[0].strip() == failed
+    assert words in row
+    (told,) = [line for line in lines if line.startswith(f"{failed}: look at ")]
+    if method is not None:
+        source = FILES[f"ownparts/{name}.py"].splitlines()
+        line = next(i for i, text in enumerate(source, start=1) if method in text)
+        assert told.rstrip().endswith(f"ownparts/{name}.py:{line}")
 
 
 @pytest.mark.parametrize(

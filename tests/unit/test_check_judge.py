@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -262,3 +264,30 @@ def test_a_feedbacks_fault_fails_its_own_check_alone(found: type[Feedback], chec
 )
 def test_labels_of_another_form_are_caught(found: type[Feedback], words: str) -> None:
     assert words in failed(feedback_rows(found))["a preference in [0, 1] for each pair"].detail
+
+
+PLANTED = """
+from rft.feedback.base import Feedback
+from rft.feedback.judges.base import Judge
+class Peeks(Judge):
+    def score(self, texts):
+        return self.task.load_{0}(texts)
+class Asks(Feedback):
+    def label(self, texts, pairs):
+        raise NotImplementedError
+class Stands(Asks):
+    needs = frozenset({{"annotators"}})
+"""
+
+
+def test_what_judges_may_not_know_the_hidden_standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = "go" + "ld"  # spelled out, this file would itself be a reader of it
+    (tmp_path / "planted_judges.py").write_text(PLANTED.format(hidden), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("planted_judges")
+    for rows in (judge_rows(module.Peeks()), feedback_rows(module.Asks)):
+        row = failed(rows)[f"reads no {hidden}"]
+        assert f"names 'load_{hidden}'" in row.detail
+        assert row.where.endswith("planted_judges.py:6")
+    # Who asks people gets it, and stands between it and what trains.
+    assert f"reads no {hidden}" not in failed(feedback_rows(module.Stands))
