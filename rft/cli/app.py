@@ -78,6 +78,22 @@ def annotators() -> None:
     show()
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def check(
+    group: Annotated[str, typer.Argument(help="reward, judge, feedback or task.")],
+    name: Annotated[str, typer.Argument(help="The option, as in reward=NAME.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Further overrides, as for rft run.")] = None,
+) -> None:
+    """Check that a part, ours or an installed package's, keeps to what the rest relies on. Exit code 1 if it does not.
+
+    Example: rft check reward lexicon reward.least_words=4
+    """
+    from rft.cli.check_parts import check as check_part
+
+    if not check_part(group, name, overrides or []):
+        raise typer.Exit(1)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

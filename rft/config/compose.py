@@ -157,6 +157,20 @@ def _check_group(group: str, node: Any) -> type[Any]:
     return declared
 
 
+def _check_feedback(cfg: DictConfig) -> None:
+    """Refuse another feedback than the algorithm's name stands for, by the classes that the options name."""
+    needed, target = cfg.algorithm.requires_feedback, str(cfg.feedback["_target_"])
+    if needed is None:
+        return
+    files = {path.stem: path for group, path in option_files() if group == "feedback"}
+    options = {
+        name: (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("_target_") for name, path in files.items()
+    }
+    if options.get(needed) != target:
+        given = next((name for name, other in options.items() if other == target), target)
+        raise UserError(f"feedback={given}: algorithm={cfg.algorithm.name} means feedback={needed}; leave it out")
+
+
 def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Check every group against its schema again: ``+`` and ``++`` pass by OmegaConf's own check.
 
@@ -170,11 +184,7 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         for missing in sorted(OmegaConf.missing_keys(merged) - set(GROUPS)):
             raise UserError(f"{missing}: has no value; give one as {missing}=…")
         classes = {group: _check_group(group, merged[group]) for group in GROUPS}
-        needed, given = merged.algorithm.requires_feedback, str(merged.feedback["_target_"]).split(".")[-2]
-        if needed not in (None, given):
-            raise UserError(
-                f"feedback={given}: algorithm={merged.algorithm.name} means feedback={needed}; leave it out"
-            )
+        _check_feedback(merged)
         OmegaConf.to_container(merged, resolve=True)
         check_ranges(RunConfig, merged, "")
         for name, config in (("sft", SFTConfig), ("candidates", CandidatesConfig), ("evaluation", EvaluationConfig)):

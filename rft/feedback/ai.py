@@ -32,6 +32,7 @@ class AiFeedback(Feedback):
     """
 
     needs = frozenset({"judge"})
+    symmetric = True
 
     def __init__(self, config: Config, judge: Judge) -> None:
         if not config.temperature > 0:

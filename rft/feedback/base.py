@@ -25,10 +25,15 @@ class Labels:
 class Feedback(ABC):
     """A source of labels. The same texts and pairs always get the same labels.
 
-    What a source `needs` is passed to its constructor by that name: a judge, or the gold with the annotators.
+    The constructor takes the module's ``Config`` and, by name, what the source `needs`: a ``judge``, or with
+    ``annotators`` the hidden ``gold`` and the model of people that was fitted to it. A source that says it is
+    `symmetric` gives 1 − p for a pair in the other order. Raise `version` when the code changes what the labels are:
+    results under the old one are then not reused.
     """
 
     needs: ClassVar[frozenset[Literal["judge", "annotators"]]] = frozenset()
+    symmetric: ClassVar[bool] = False
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def label(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> Labels:

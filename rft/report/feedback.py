@@ -17,8 +17,9 @@ def feedback(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
     """The metrics of the stages `preferences` and `reward_model`, and the agreement of the feedback sources.
 
     ``preferences`` and ``reward_model`` are lists with one entry for each set of arms that used the same
-    results: ``{"arms", "source", "results", "metrics": {name: {"mean", "min", "max"}}}``. ``agreement`` compares
-    two sources that labelled the same pairs: ``{"a", "b", "pairs", "share"}``.
+    results: ``{"arms", "source", "reward", "results", "metrics": {name: {"mean", "min", "max"}}}``, with the options of
+    feedback and reward. ``agreement`` compares two sources that labelled the same pairs:
+    ``{"a", "b", "pairs", "share"}``.
     """
     return {
         **{stage: [_measured(results, group) for group in _groups(results, arms, stage)] for stage in STAGES},
@@ -54,7 +55,8 @@ def _measured(results: StudyResults, group: Group) -> dict[str, Any]:
                 values.setdefault(name, []).append(float(value))
     return {
         "arms": list(arms),
-        "source": _source(results, arms[0]),
+        "source": _option(results, arms[0], "feedback"),
+        "reward": _option(results, arms[0], "reward"),
         "results": len(uses),
         "metrics": {
             name: {"mean": sum(found) / len(found), "min": min(found), "max": max(found)}
@@ -63,10 +65,16 @@ def _measured(results: StudyResults, group: Group) -> dict[str, Any]:
     }
 
 
-def _source(results: StudyResults, arm: str) -> str:
-    """The feedback source's name as its option is called; empty if the trial's record does not say."""
-    target = (results.arm(arm)[0].config.get("feedback") or {}).get("_target_", "")
-    return str(target).rpartition(".")[0].rpartition(".")[2]
+def is_rule(group: Mapping[str, Any]) -> bool:
+    """Whether a reward source learned from none of the labels that it is measured on."""
+    return bool(group["metrics"].get("train_pairs", {}).get("mean") == 0)
+
+
+def _option(results: StudyResults, arm: str, group: str) -> str:
+    """The name of a group's option: its module's in rft, its class's elsewhere; empty if the record does not say."""
+    target = str((results.arm(arm)[0].config.get(group) or {}).get("_target_", ""))
+    module, _, name = target.rpartition(".")
+    return module.rpartition(".")[2] if target.startswith("rft.") else name
 
 
 def _agreement(results: StudyResults, arms: Sequence[str]) -> list[dict[str, Any]]:
@@ -76,7 +84,11 @@ def _agreement(results: StudyResults, arms: Sequence[str]) -> list[dict[str, Any
         entry, labels = uses[0].entry, _labels(uses[0].file(LABELS_FILE))
         if entry and labels:
             sources.append(
-                (f"{_source(results, names[0])} ({', '.join(names)})", labels, entry.inputs.get("candidates"))
+                (
+                    f"{_option(results, names[0], 'feedback')} ({', '.join(names)})",
+                    labels,
+                    entry.inputs.get("candidates"),
+                )
             )
     found = []
     for (a, ours, asked), (b, theirs, also_asked) in combinations(sources, 2):

@@ -19,6 +19,7 @@ from markupsafe import Markup
 import rft
 from rft.errors import UserError
 from rft.report import figures, svg, wording
+from rft.report.feedback import is_rule
 from rft.report.load import Rows, StudyResults
 from rft.store.space import disk_full_reason
 
@@ -191,7 +192,9 @@ def learned_from(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         for group in summary["feedback"][stage]:
             row = rows.setdefault(tuple(group["arms"]), {"arms": group["arms"], "source": group["source"]})
             row[stage] = group["metrics"]
-    return [{"preferences": {}, "reward_model": {}, **row} for row in rows.values()]
+            if is_rule(group):
+                row["rule"] = group["reward"]
+    return [{"preferences": {}, "reward_model": {}, "rule": "", **row} for row in rows.values()]
 
 
 def stage_groups(stage: Mapping[str, Any]) -> dict[str, Any]:

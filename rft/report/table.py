@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rft.evaluation.statistics import PROMPTS_ONLY
+from rft.report.feedback import is_rule
 from rft.report.wording import brief, level, listing, number, percent, span, title
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _table(arms: Column, columns: Sequence[Column]) -> Table:
 
 
 def _feedback(summary: Mapping[str, Any]) -> list[str]:
-    """One sentence for each reward model that says how good it is."""
+    """One sentence for each reward source that says how good it is."""
     sentences = []
     for group in summary["feedback"]["reward_model"]:
         metrics = group["metrics"]
@@ -144,9 +145,8 @@ def _feedback(summary: Mapping[str, Any]) -> list[str]:
         if parts:
             whose = f"{group['source']} feedback" if group["source"] else "the feedback"
             ceiling = f" (one human: {percent(metrics['human_ceiling']['mean'])})" if "human_ceiling" in metrics else ""
-            sentences.append(
-                f"reward model from {whose} ({listing(group['arms'])}): right on {listing(parts)}{ceiling}."
-            )
+            what = f"reward {group['reward']}, beside {whose}" if is_rule(group) else f"reward model from {whose}"
+            sentences.append(f"{what} ({listing(group['arms'])}): right on {listing(parts)}{ceiling}.")
     return sentences
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rft.config.ranges import number
 from rft.models.backbone import Backbone, PoolingEnum, Role
 from rft.models.module import Module, linear_decay, require_finite
 from rft.ops.losses import bradley_terry_loss
+from rft.rewards.base import Fitting, Reward
 from rft.types import ComparisonBatch, Sequences
+
+FILE = "reward.safetensors"
 
 
 @dataclass
@@ -57,17 +62,34 @@ class RewardModelTraining(Module):
         return linear_decay(optimizer, self.steps)
 
 
-class LearnedReward:
-    """The reward source of RL from a reward model: its score, standardised on the start policy's responses.
+class LearnedReward(Reward):
+    """The reward source of RL from a reward model: its score, which is trained in the stage ``reward_model``."""
 
-    Standardising keeps the KL coefficient's meaning across reward models (Huang et al. 2024, arXiv 2403.17031,
-    detail 3: the reward of the start policy has mean 0).
-    """
-
-    def __init__(self, config: Config, backbone: Backbone, mean: float, std: float) -> None:
-        self.config, self.backbone, self.mean, self.std = config, backbone, mean, std
+    needs = frozenset({"labels", "role"})
+    config: Config
 
     @torch.no_grad()
     def score(self, sequences: Sequences) -> Tensor:
-        """Standard scores. Shape [B]."""
-        return (self.backbone.scores(sequences, self.config.pooling) - self.mean) / self.std
+        """The reward model's scores. Shape [B], float32."""
+        return self.backbone.scores(sequences, self.config.pooling)
+
+    def fit(self, fitting: Fitting) -> None:
+        """Train on the comparisons."""
+        batches = fitting.comparisons(self.config.prompts_per_step, self.config.epochs, self.config.seed)
+        fitting.train(RewardModelTraining(self.config, self.backbone, len(batches)), batches)
+
+    def save(self, folder: Path) -> None:
+        """``reward.safetensors``: adapter (or weights) and head."""
+        save_file(self.backbone.role_state(Role.reward), folder / FILE)
+
+    def load(self, folder: Path) -> None:
+        """See the base class."""
+        self.backbone.load_role(Role.reward, load_file(folder / FILE))
+
+    def start_critic(self, mean: float, std: float) -> None:
+        """Start the critic as the reward model, in the units of the standardised score."""
+        self.backbone.load_role(Role.critic, self.backbone.role_state(Role.reward))
+        head = self.backbone.heads[Role.critic.value]
+        with torch.no_grad():
+            head.weight.div_(std)  # type: ignore[operator]
+            head.bias.sub_(mean).div_(std)  # type: ignore[operator]

@@ -104,6 +104,22 @@ ASSETS: Mapping[str, Asset] = {
                 "vaderSentiment-3.3.2/LICENSE.txt",
             ),
         ),
+        # The same file again, as an asset of its own: another member of the ratings would change their address.
+        Asset(
+            name="sentiment-lexicon",
+            package="vaderSentiment",
+            version="3.3.2",
+            filename="vaderSentiment-3.3.2.tar.gz",
+            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+            license="MIT",
+            bytes=2_466_783,
+            source="https://pypi.org/project/vaderSentiment/3.3.2/",
+            citation="Hutto & Gilbert 2014, VADER, ICWSM",
+            members=(
+                "vaderSentiment-3.3.2/vaderSentiment/vader_lexicon.txt",
+                "vaderSentiment-3.3.2/LICENSE.txt",
+            ),
+        ),
     )
 }
 

@@ -21,6 +21,7 @@ from rft.config.build import target_class
 from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
+from rft.study.parts import part_class, version_of
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -98,6 +99,7 @@ class Pipeline:
     @cached_property
     def task(self) -> Task:
         """What the questions are about and what counts as good."""
+        part_class("task", self.cfg.task)
         task: Task = build(self.cfg.task, store=self.store)
         return task
 
@@ -122,6 +124,11 @@ class Pipeline:
     def response_tokens(self) -> int:
         """Longest response, in tokens."""
         return int(self.cfg.task.response_tokens)
+
+    def _part(self, group: str) -> tuple[Any, dict[str, Any]]:
+        """The class of a group's option and what the addresses of its stages take from it."""
+        found = part_class(group, self.cfg[group])
+        return found, settings_of(self.cfg[group]) | version_of(found)
 
     def _stage(
         self,
@@ -205,17 +212,16 @@ class Pipeline:
     @cached_property
     def preferences(self) -> Entry:
         """Step 3: labels on the pairs, by the feedback source."""
-        address = {"feedback": settings_of(self.cfg.feedback)}
+        source, settings = self._part("feedback")
+        address = {"feedback": settings}
         # The gold labels for simulated annotators; for a judge it only measures how far the labels agree with it.
         inputs: dict[str, Entry] = {"candidates": self.candidates, "gold": self.gold}
-        needs = target_class(self.cfg.feedback).needs
-        if "judge" in needs:
-            address |= {
-                "judge": settings_of(self.cfg.judge),
-                "strategy": self.strategy.identity(distributed=False),
-            }
-            inputs["model"] = self.model
-        if "annotators" in needs:
+        if "judge" in source.needs:
+            judge, address["judge"] = self._part("judge")
+            if "model" in judge.needs:
+                address["strategy"] = self.strategy.identity(distributed=False)
+                inputs["model"] = self.model
+        if "annotators" in source.needs:
             inputs["annotators"] = self.annotators
 
         def make(out: Path) -> Mapping[str, Any]:
@@ -225,26 +231,34 @@ class Pipeline:
 
         return self._stage("preferences", address, inputs, make)
 
-    @cached_property
-    def reward_model(self) -> Entry:
-        """Step 4: a scalar model of the labels, with its agreement with labels and humans it never saw."""
-        address = {
-            "reward": settings_of(self.cfg.reward),
-            "lora": asdict(self.lora),
-            "strategy": self.strategy.identity(distributed=False),
-        }
-        ratings = fetch(self.store, "human-ratings")
-        inputs = {
+    @property
+    def reward_inputs(self) -> dict[str, Entry]:
+        """What the reward source is made from and measured on."""
+        return {
             "sft": self.sft,
             "candidates": self.candidates,
             "preferences": self.preferences,
-            "ratings": ratings,
+            "ratings": fetch(self.store, "human-ratings"),
+            **{name: fetch(self.store, name) for name in part_class("reward", self.cfg.reward).assets},
         }
+
+    @cached_property
+    def reward_model(self) -> Entry:
+        """Step 4: the reward source, with its agreement with labels and humans it never saw.
+
+        A source that learns from no labels, a rule, depends on them all the same: they measure it.
+        """
+        address = {
+            "reward": self._part("reward")[1],
+            "lora": asdict(self.lora),
+            "strategy": self.strategy.identity(distributed=False),
+        }
+        inputs = self.reward_inputs
 
         def make(out: Path) -> Mapping[str, Any]:
             from rft.study.shared import make_reward_model
 
-            return make_reward_model(to_config(self.cfg.reward), self.lora, inputs, self.strategy, out)
+            return make_reward_model(self.cfg.reward, self.lora, inputs, self.strategy, out)
 
         return self._stage("reward_model", address, inputs, make)
 
@@ -277,7 +291,7 @@ class Pipeline:
             return train_policy(
                 self.algorithm_class,
                 to_config(self.cfg.algorithm),
-                to_config(self.cfg.reward),
+                self.cfg.reward,
                 self.lora,
                 inputs,
                 self.strategy,
@@ -322,7 +336,7 @@ class Pipeline:
             self.make_logger()
             return make_evaluation(
                 config,
-                to_config(self.cfg.reward),
+                self.cfg.reward,
                 self.lora,
                 self.task,
                 inputs,

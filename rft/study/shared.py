@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build
+from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
+from rft.config.build import target_class
 from rft.data.offline import (
     comparison_batches,
     example_batches,
@@ -24,24 +25,26 @@ from rft.data.offline import (
     to_pairs,
     to_sequences,
 )
+from rft.errors import UserError
 from rft.evaluation.evaluate import evaluate
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.annotators import load_annotators
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.ratings import human_pairs, read_ratings
 from rft.models.backbone import Role
+from rft.models.module import Module
 from rft.models.pretrained import LoraConfig, load_folder, save_folder
 from rft.models.supervised import SupervisedFineTuning
 from rft.progress import bar
-from rft.rewards.learned import Config as RewardConfig
-from rft.rewards.learned import LearnedReward, RewardModelTraining
+from rft.rewards.base import Fitting, Reward, Standardised, check_scores
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.store import Entry
 from rft.strategy import Strategy
 from rft.study.training import fit_shared, load_reward, make_backbone
-from rft.types import ExampleBatch, PreferenceBatch, Sequences, to_device
+from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, to_device
 
 if TYPE_CHECKING:
+    from rft.feedback.judges.base import Judge
     from rft.tasks.base import Task
 
 BATCH = 64  # sequences scored or generated at once
@@ -132,6 +135,17 @@ def make_candidates(
     }
 
 
+def make_judge(node: DictConfig, model: Entry | None, strategy: Strategy) -> Judge:
+    """The judge, with the study's model if it needs one."""
+    runtime: dict[str, Any] = {}
+    if model is not None:
+        weights, tokenizer = load_folder(model.path, strategy.dtype)
+        weights.to(device=strategy.device)  # type: ignore[call-arg]
+        runtime = {"model": weights, "tokenizer": tokenizer}
+    judge: Judge = build(node, **runtime)
+    return judge
+
+
 def make_labels(
     feedback_node: DictConfig,
     judge_node: DictConfig,
@@ -144,12 +158,10 @@ def make_labels(
     candidates = read_table(inputs["candidates"].path / "candidates.parquet")
     pairs = read_table(inputs["candidates"].path / "pairs.parquet")
     gold = task.load_gold(inputs["gold"].path)
-    runtime: dict[str, Any] = {}
-    if "model" in inputs:
-        model, tokenizer = load_folder(inputs["model"].path, strategy.dtype)
-        model.to(device=strategy.device)  # type: ignore[call-arg]
-        runtime["judge"] = build(judge_node, model=model, tokenizer=tokenizer)
-    if "annotators" in inputs:
+    needs, runtime = target_class(feedback_node).needs, dict[str, Any]()
+    if "judge" in needs:
+        runtime["judge"] = make_judge(judge_node, inputs.get("model"), strategy)
+    if "annotators" in needs:
         runtime |= {"gold": gold, "annotators": load_annotators(inputs["annotators"].path)}
     source = build(feedback_node, **runtime)
     texts = [c["prompt"] + c["response"] for c in candidates]
@@ -179,16 +191,23 @@ def _gold_agreement(texts: list[str], index: Any, preference: Any, gold: Any) ->
 
 
 @torch.no_grad()
-def _scores(reward: LearnedReward, seq: Sequences) -> torch.Tensor:
-    parts = [to_device(seq[slice(i, i + BATCH)], reward.backbone.device) for i in range(0, len(seq), BATCH)]
-    return torch.cat([reward.backbone.scores(p, reward.config.pooling) for p in parts]).cpu()
+def _scores(source: Reward, seq: Sequences) -> torch.Tensor:
+    """The source's own scores, in batches. Shape [len(seq)], on the CPU."""
+    found = []
+    for start in range(0, len(seq), BATCH):
+        part = to_device(seq[slice(start, start + BATCH)], source.backbone.device)
+        scores = source.score(part)
+        check_scores(source, scores, len(part))
+        found.append(scores.cpu())
+    return torch.cat(found)
 
 
-def _pair_accuracy(reward: LearnedReward, pairs: PreferenceBatch) -> float | None:
-    """Share of pairs whose chosen response scores higher; None if there is no pair."""
+def _pair_accuracy(source: Reward, pairs: PreferenceBatch) -> float | None:
+    """Share of pairs whose chosen response scores higher, equal scores as half; None if there is no pair."""
     if len(pairs) == 0:
         return None
-    return float((_scores(reward, pairs.chosen) > _scores(reward, pairs.rejected)).float().mean())
+    chosen, rejected = _scores(source, pairs.chosen), _scores(source, pairs.rejected)
+    return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
 
 
 def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[PreferenceBatch, float]:
@@ -207,38 +226,61 @@ def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[Pref
     return PreferenceBatch(sequences(better), sequences(worse), torch.ones(len(better))), ceiling
 
 
-def make_reward_model(
-    config: RewardConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy, out: Path
-) -> dict[str, Any]:
-    """Train the reward model on the comparisons; accuracy on held-out labels and on human ratings it never saw."""
-    backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, [Role.reward], [Role.reward], config.seed)
+def fit_reward(
+    node: DictConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy
+) -> tuple[Standardised, Sequences]:
+    """The reward source, fitted and standardised, and the candidates that it was standardised on."""
+    found: type[Reward] = target_class(node)
+    config, learns = to_config(node), "labels" in found.needs
+    roles = [Role.reward] if "role" in found.needs else []
+    backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, roles, roles, int(getattr(config, "seed", 0)))
+    source = found(config, backbone)
     folders = inputs["candidates"].path, inputs["preferences"].path
-    answers = backbone.with_trunk(load_answers(folders[0], backbone.pad_id))
-    comparisons = load_comparisons(*folders, heldout=False)
-    batches = comparison_batches(comparisons, answers, config.prompts_per_step, config.epochs, config.seed)
-    fit_shared(RewardModelTraining(config, backbone, len(batches)), batches, len(batches), "reward model", strategy)
-    reward = LearnedReward(config, backbone, 0.0, 1.0)
-    scores = _scores(reward, answers).double()
-    save_file(backbone.role_state(Role.reward), out / "reward.safetensors")
-    standardise = {"mean": float(scores.mean()), "std": max(float(scores.std()), 1e-6)}
-    (out / "standardise.json").write_text(json.dumps(standardise), encoding="utf-8")
-    human, ceiling = _human_pairs(inputs["ratings"], backbone.tokenizer, int(answers.prompt_ids.shape[1]))
-    train = to_pairs(comparisons, answers)
+    answers = load_answers(folders[0], backbone.pad_id)
+    answers = backbone.with_trunk(answers) if roles else answers
+    comparisons = load_comparisons(*folders, heldout=False) if learns else []
+
+    def batches(prompts_per_step: int, epochs: int, seed: int) -> list[ComparisonBatch]:
+        if not learns:
+            raise UserError(f"reward: {found.__name__} asks for labels; declare needs = frozenset({{'labels'}})")
+        return comparison_batches(comparisons, answers, prompts_per_step, epochs, seed)
+
+    def train(module: Module, batches: Seq[ComparisonBatch]) -> None:
+        fit_shared(module, batches, len(batches), "reward model", strategy)
+
+    source.fit(Fitting(answers, {name: inputs[name].path for name in found.assets}, batches, train))
+    return Standardised.on(source, _scores(source, answers)), answers
+
+
+def make_reward_model(
+    node: DictConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy, out: Path
+) -> dict[str, Any]:
+    """Make the reward source; measure it on held-out labels and on human ratings that it never saw.
+
+    A source that needs no labels has no training pairs (``train_pairs`` is 0) and is measured in the same way, on the
+    same held-out ones.
+    """
+    standard, answers = fit_reward(node, lora, inputs, strategy)
+    standard.save(out)
+    source, folders = standard.source, (inputs["candidates"].path, inputs["preferences"].path)
+    learns = "labels" in source.needs
+    human, ceiling = _human_pairs(inputs["ratings"], source.backbone.tokenizer, int(answers.prompt_ids.shape[1]))
+    train = to_pairs(load_comparisons(*folders, heldout=False) if learns else [], answers)
     heldout = to_pairs(load_comparisons(*folders, heldout=True), answers)
     return {
         "train_pairs": len(train),
-        "train_accuracy": _pair_accuracy(reward, train[slice(0, 256)]),
+        "train_accuracy": _pair_accuracy(source, train[slice(0, 256)]),
         "heldout_pairs": len(heldout),
-        "heldout_accuracy": _pair_accuracy(reward, heldout),
+        "heldout_accuracy": _pair_accuracy(source, heldout),
         "human_pairs": len(human),
-        "human_accuracy": _pair_accuracy(reward, human),
+        "human_accuracy": _pair_accuracy(source, human),
         "human_ceiling": ceiling,
     }
 
 
 def make_evaluation(
     config: EvaluationConfig,
-    reward_config: RewardConfig,
+    reward_node: DictConfig,
     lora: LoraConfig,
     task: Task,
     inputs: Mapping[str, Entry],
@@ -250,9 +292,10 @@ def make_evaluation(
     best_of: int = 1,
 ) -> dict[str, Any]:
     """Evaluate a policy entry on the unseen questions."""
-    backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, [Role.policy, Role.reward])
+    scorer = [Role.reward] if "role" in target_class(reward_node).needs else []
+    backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, [Role.policy, *scorer])
     backbone.load_role(Role.policy, load_file(inputs["policy"].path / "policy.safetensors"))
-    reward = load_reward(inputs["reward_model"], reward_config, backbone)
+    reward = load_reward(inputs["reward_model"].path, reward_node, backbone)
     questions = read_table(inputs["questions"].path / "questions.parquet")
     return evaluate(
         backbone,

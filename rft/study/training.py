@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from omegaconf import DictConfig
+from safetensors.torch import save_file
 
 from rft.algorithms.base import Algorithm
 from rft.callbacks.training import History, TrainingBar
-from rft.config import OnPolicyConfig, PreferenceConfig
+from rft.config import OnPolicyConfig, PreferenceConfig, build
+from rft.config.build import target_class
 from rft.data.offline import (
     OfflineData,
     OfflineStream,
@@ -31,8 +33,7 @@ from rft.data.offline import (
 from rft.data.on_policy import OnPolicyData, RolloutStream
 from rft.models.backbone import Backbone, Role
 from rft.models.pretrained import LoraConfig, load_folder
-from rft.rewards.learned import Config as RewardConfig
-from rft.rewards.learned import LearnedReward
+from rft.rewards.base import Reward, Standardised
 from rft.rollout import RolloutEngine
 from rft.runtime import cores
 from rft.store import Entry
@@ -92,34 +93,22 @@ def fit_shared(module: Any, batches: Any, total: int, name: str, strategy: Strat
     module.backbone.to(strategy.device)
 
 
-def load_reward(entry: Entry, config: RewardConfig, backbone: Backbone) -> LearnedReward:
-    """The reward source of a reward-model entry, on this backbone's ``reward`` role."""
-    backbone.load_role(Role.reward, load_file(entry.path / "reward.safetensors"))
-    stats = json.loads((entry.path / "standardise.json").read_text(encoding="utf-8"))
-    return LearnedReward(config, backbone, stats["mean"], stats["std"])
+def load_reward(folder: Path, node: DictConfig, backbone: Backbone) -> Standardised:
+    """The reward source that the stage ``reward_model`` left in a folder, on this backbone."""
+    return Standardised.load(build(node, backbone=backbone), folder)
 
 
-def critic_from(reward: LearnedReward) -> None:
-    """Start the critic as the reward model, in the units of the standardised reward."""
-    backbone = reward.backbone
-    backbone.load_role(Role.critic, backbone.role_state(Role.reward))
-    head = backbone.heads[Role.critic.value]
-    with torch.no_grad():
-        head.weight.div_(reward.std)  # type: ignore[operator]
-        head.bias.sub_(reward.mean).div_(reward.std)  # type: ignore[operator]
-
-
-def roles_of(algorithm: type[Algorithm]) -> tuple[list[Role], list[Role]]:
+def roles_of(algorithm: type[Algorithm], reward: type[Reward]) -> tuple[list[Role], list[Role]]:
     """The roles that an algorithm's backbone has, and those that are trained."""
     trained = [Role.policy] + ([Role.critic] if "value" in algorithm.needs else [])
-    frozen = [Role.reward] if {"reward", "value"} & algorithm.needs else []
+    frozen = [Role.reward] if {"reward", "value"} & algorithm.needs and "role" in reward.needs else []
     return trained + frozen, trained
 
 
 def make_data(
     algorithm: Algorithm,
     engine: RolloutEngine,
-    reward: LearnedReward | None,
+    reward: Standardised | None,
     inputs: dict[str, Entry],
     strategy: Strategy,
     *,
@@ -168,7 +157,7 @@ def checkpointing(folder: Path) -> tuple[Any, Path | None]:
 def train_policy(
     algorithm_class: type[Algorithm],
     config: Any,
-    reward_config: RewardConfig,
+    reward_node: DictConfig,
     lora: LoraConfig,
     inputs: dict[str, Entry],
     strategy: Strategy,
@@ -184,11 +173,11 @@ def train_policy(
     Writes ``policy.safetensors`` and ``history.json`` into `out` (rank 0) and returns the last metrics.
     """
     quiet()
-    roles, trained = roles_of(algorithm_class)
+    roles, trained = roles_of(algorithm_class, target_class(reward_node))
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, roles, trained, seed)
-    reward = load_reward(inputs["reward_model"], reward_config, backbone) if Role.reward in roles else None
+    reward = load_reward(inputs["reward_model"].path, reward_node, backbone) if "reward_model" in inputs else None
     if reward is not None and Role.critic in roles:
-        critic_from(reward)
+        reward.start_critic()
     algorithm = algorithm_class(config, backbone)
     history = History()
     if algorithm_class.data_kind != "none":

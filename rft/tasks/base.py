@@ -55,6 +55,10 @@ class GoldReward(Protocol):
 class Task(ABC):
     """Makes the files of the stages ``questions`` and ``gold``.
 
+    The constructor takes the module's ``Config``, which has a field ``response_tokens`` (the longest response, EOS
+    included), and by name the ``store``. If the config also has ``train_prompts`` and ``prompt_tokens``, they mean
+    what they do in `rft.tasks.imdb_sentiment`. Raise `version` when the code changes what the files hold.
+
     The address of a stage's entry is made of `version`, the stage's config below and `asset_keys`, so
     `questions_config` and `gold_config` must hold all settings that their stage's files depend on, and no
     others: then a change of the prompts leaves the gold reward where it is.
@@ -111,6 +115,10 @@ class Task(ABC):
     @abstractmethod
     def build_questions(self, tokenizer: PreTrainedTokenizerBase, out: Path) -> dict[str, Json]:
         """Write ``questions.parquet`` and ``sft.parquet`` into the folder `out`; returns metrics.
+
+        `rft.tasks.tables` writes them. Every one of SPLITS has a question, and both splits of the demonstrations have
+        one; no source text stands in two of them, nor in what the gold reward is fitted on. The same settings, seed
+        included, give the same bytes.
 
         Raises:
             UserError: if the data cannot give what the config asks for.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rft.testing.gold import imports
 from tests.architecture.source import PACKAGE, Module, modules, plant
 
 LAYERS = (  # highest first
@@ -30,28 +31,9 @@ def _part(dotted: str) -> str | None:
     return parts[1] if parts[0] == "rft" and len(parts) > 1 else None
 
 
-def _from(module: Module, node: ast.ImportFrom) -> list[str]:
-    base = node.module or ""
-    if node.level:
-        package = module.name.split(".")
-        kept = len(package) - node.level + module.is_package
-        base = ".".join([*package[:kept], *([base] if base else [])])
-    if base != "rft":
-        return [base]
-    return [f"rft.{alias.name}" for alias in node.names if alias.name != "__version__"]
-
-
 def imported(module: Module) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
     """Every import wherever it stands: at the top, in a function, under TYPE_CHECKING, by name."""
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Import):
-            yield from ((node, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from ((node, name) for name in _from(module, node))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            first = node.args[0] if node.args else None
-            if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                yield node, first.value
+    return imports(module.tree, module.name, is_package=module.is_package)
 
 
 def upward_imports(package: Path) -> list[str]:

@@ -108,7 +108,8 @@ def test_every_default_is_in_its_own_range() -> None:
     from rft.config.extract import config_class
     from rft.config.schemas import CandidatesConfig, EvaluationConfig, SFTConfig
 
-    names = ("algorithms.ppo", "algorithms.dpo", "algorithms.sft", "algorithms.rlaif", "strategy", "rewards.learned")
+    algorithms = ("algorithms.ppo", "algorithms.dpo", "algorithms.sft", "algorithms.rlaif")
+    names = (*algorithms, "strategy", "rewards.learned", "rewards.lexicon")
     for config in (CandidatesConfig, EvaluationConfig, SFTConfig, *(config_class(f"rft.{name}") for name in names)):
         check_ranges(config, OmegaConf.structured(config), "")
 

@@ -18,12 +18,13 @@ from rft.data.on_policy import OnPolicyData, RolloutStream
 from rft.models.backbone import PoolingEnum, Role
 from rft.models.pretrained import LoraConfig
 from rft.ops.kl import sequence_kl
+from rft.rewards.base import Standardised
 from rft.rewards.learned import Config as RewardConfig
 from rft.rewards.learned import LearnedReward
 from rft.rollout import RolloutEngine
 from rft.strategy import AcceleratorEnum, PrecisionEnum, Strategy
 from rft.strategy import Config as StrategyConfig
-from rft.study.training import checkpointing, critic_from, quiet
+from rft.study.training import checkpointing, quiet
 from rft.types import Rollouts, Sequences
 from tests.numerics.backbones import EOS, PAD, make_backbone, make_model
 
@@ -133,7 +134,7 @@ def test_the_coefficient_goes_on_from_a_checkpoint_where_it_stood(tmp_path: Path
     def run(epochs: int) -> PPO:
         ppo = make_ppo(kl_coef=0.1, kl_target=target, kl_horizon=horizon, prompts_per_iteration=rollouts, minibatches=2)
         engine = RolloutEngine(make_model("llama"), EOS, PAD)
-        reward = LearnedReward(RewardConfig(), ppo.backbone, 0.0, 1.0)
+        reward = LearnedReward(RewardConfig(), ppo.backbone)
         stream = RolloutStream(ppo, engine, reward, [[5, 6], [7, 8, 9], [3], [4, 5]], response_tokens=4, seed=0)
         keep, last = checkpointing(tmp_path)
         trainer = strategy.trainer(epochs=epochs, root=tmp_path, callbacks=[keep])
@@ -156,10 +157,10 @@ def test_the_critic_starts_as_the_reward_model_in_the_units_of_the_standardised_
     backbone = make_backbone("llama", LORA, (Role.policy, Role.critic))
     with torch.no_grad():
         backbone.heads["reward"].bias.fill_(0.3)  # as training leaves it; a new one is zero
-    reward = LearnedReward(RewardConfig(pooling=pooling), backbone, mean=0.7, std=2.5)
+    reward = Standardised(LearnedReward(RewardConfig(pooling=pooling), backbone), mean=0.7, std=2.5)
     score = reward.score(sequences)
 
-    critic_from(reward)
+    reward.start_critic()
 
     assert torch.equal(reward.score(sequences), score)
     with torch.no_grad():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,7 +102,7 @@ class FewShotJudge(Judge):
             self.model.train(training)
         if not np.isfinite(answers).all():
             raise UserError("judge: the model gives log-probabilities that are NaN or infinite; choose another one")
-        raw: list[Mapping[str, float]] = [{"positive": float(p), "negative": float(n)} for p, n in answers]
+        raw: list[Mapping[str, Any]] = [{"positive": float(p), "negative": float(n)} for p, n in answers]
         return Verdicts(answers[:, 0] - answers[:, 1], raw)
 
     def _encode(self, text: str) -> list[int]:

@@ -1,0 +1,60 @@
+"""Parts of a study that may come from any package: their classes, what these declare, and their stages' addresses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import DictConfig
+
+from rft.config.build import target_class
+from rft.errors import UserError
+
+BASES: Mapping[str, str] = {
+    "reward": "rft.rewards.base.Reward",
+    "judge": "rft.feedback.judges.base.Judge",
+    "feedback": "rft.feedback.base.Feedback",
+    "task": "rft.tasks.base.Task",
+}
+
+
+def part_class(group: str, node: DictConfig | Mapping[str, Any]) -> Any:
+    """The class of a group's option, which must extend the group's base class and need only what can be given.
+
+    Raises:
+        UserError: naming the class and what is wrong with it.
+    """
+    found: Any = target_class(node)
+    base = target_class({"_target_": BASES[group]})
+    name = node["_target_"]
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise UserError(f"{group}: {name} does not extend {BASES[group]}; derive the class from it")
+    if missing := getattr(found, "__abstractmethods__", None):
+        raise UserError(f"{group}: {name} does not define {', '.join(sorted(missing))}; see {BASES[group]}")
+    if group == "task" and "response_tokens" not in node:
+        raise UserError(
+            f"task: the Config of {name} has no field response_tokens; add it (the longest response, EOS included)"
+        )
+    if hasattr(base, "needs"):
+        known = _known_needs(base)
+        declared: Any = found
+        if unknown := sorted(set(declared.needs) - known):
+            raise UserError(
+                f"{group}: {name} needs {', '.join(unknown)}; what can be needed is {', '.join(sorted(known))}"
+            )
+    return found
+
+
+def _known_needs(base: type[Any]) -> set[str]:
+    """The names in the annotation ``ClassVar[frozenset[Literal[…]]]`` of a base class's `needs`."""
+    hint = get_type_hints(base)["needs"]
+    while get_args(hint) and not isinstance(get_args(hint)[0], str):
+        hint = get_args(hint)[0]
+    return set(get_args(hint))
+
+
+def version_of(found: type[Any]) -> dict[str, int]:
+    """What a part's own `version` adds to an address; the first version adds nothing."""
+    version = int(getattr(found, "version", 1))
+    return {} if version == 1 else {"_version_": version}

@@ -1,0 +1,231 @@
+"""What every judge and every feedback source must keep to. Dimensions: ``N`` texts, ``M`` pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rft.feedback.base import Feedback, Labels
+from rft.feedback.judges.base import Judge, Verdicts
+from rft.testing.parts_rows import Failed, gold_row, require, row, strayed
+from rft.testing.result import CheckResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TEXTS = (
+    "A warm, clever film that I would gladly see again.",
+    "Two hours of flat jokes and wooden acting; I nearly walked out.",
+    "It is a film.",
+    "The leads are wonderful together, the ending moved me to tears, and the music is the best of the year.",
+    "Not good, not bad, and much too long in the middle.",
+    "Worst film I have ever seen, avoid it.",
+)
+AWKWARD = (
+    "",
+    " ",
+    "{text} {0} {} %s ${name} {{x}}",
+    "She said \"no\", he said 'yes' \\ and `so on`.",
+    "First line.\nSecond line.\r\n\tThird.\n\n",
+    "Lovely 😀🎬 naïve “art”, 電影",
+    "</s> <eos> [INST] Review: good Sentiment: positive",
+    "so good " * 600,
+)
+PAIRS = np.array([[0, 1], [2, 0], [3, 5], [4, 2], [1, 5], [5, 3], [2, 2]])
+SYMMETRY = 1e-6  # of p and 1 − p
+
+
+def judge_rows(judge: Judge) -> list[CheckResult]:
+    """One row a check."""
+    checks: list[tuple[str, Callable[[], str | None]]] = [
+        ("one finite score a text", lambda: _scores(judge)),
+        ("raw answers are kept", lambda: _raw_answers(judge)),
+        ("a text depends on no other text", lambda: _independent(judge)),
+        ("the same bits a second time", lambda: _repeats(judge)),
+        ("braces, quotes, line ends, emoji, nothing", lambda: _awkward(judge)),
+        ("no texts, no scores", lambda: _none(judge)),
+    ]
+    return [*(row(name, type(judge), "score", check) for name, check in checks), gold_row(type(judge))]
+
+
+def _verdicts(judge: Judge, texts: Sequence[str]) -> Verdicts:
+    found = judge.score(list(texts))
+    scores = np.asarray(found.scores)
+    require(
+        scores.shape == (len(texts),) and np.issubdtype(scores.dtype, np.floating),
+        f"scores have shape {list(scores.shape)} and type {scores.dtype} for {len(texts)} texts: floats of shape "
+        f"[{len(texts)}] are wanted",
+    )
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    require(not len(wrong), f"the text {texts[wrong[0]][:40]!r} scores {scores[wrong[0]]}" if len(wrong) else "")
+    return found
+
+
+def _scores(judge: Judge) -> str:
+    scores = _verdicts(judge, TEXTS).scores
+    require(np.ptp(scores) > 0, f"all {len(scores)} texts score {scores[0]:.6g}: such a judge prefers nothing")
+    return f"from {scores.min():.3g} to {scores.max():.3g}"
+
+
+def _raw_answers(judge: Judge) -> None:
+    raw = _verdicts(judge, TEXTS).raw
+    require(len(raw) == len(TEXTS), f"{len(raw)} raw answers for {len(TEXTS)} texts: one each is wanted")
+    for i, answer in enumerate(raw):
+        try:
+            json.dumps(answer, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise Failed(f"the raw answer to text {i} is no JSON ({error}); keep plain numbers and strings") from error
+        require(answer, f"the raw answer to text {i} is empty: what was answered is wanted")
+
+
+def _independent(judge: Judge) -> str:
+    whole = _verdicts(judge, TEXTS).scores
+    alone = np.concatenate([_verdicts(judge, [text]).scores for text in TEXTS])
+    backwards = _verdicts(judge, TEXTS[::-1]).scores[::-1]
+    among = _verdicts(judge, [*TEXTS, TEXTS[3] * 4]).scores[: len(TEXTS)]
+    for got, what in ((alone, "alone"), (backwards, "in another order"), (among, "beside a longer text")):
+        worst = strayed(got, whole)
+        if worst is not None:
+            raise Failed(
+                f"text {worst} scores {got[worst]:.6g} {what} and {whole[worst]:.6g} with the others: equal scores are "
+                "wanted"
+            )
+    return f"largest difference {np.abs(alone - whole).max():.1e}"
+
+
+def _repeats(judge: Judge) -> None:
+    first, second = _verdicts(judge, TEXTS), _verdicts(judge, TEXTS)
+    changed = int((first.scores != second.scores).sum())
+    require(not changed, f"{changed} of {len(TEXTS)} scores changed at a second call: the same bits are wanted")
+
+
+def _awkward(judge: Judge) -> None:
+    for text in AWKWARD:
+        try:
+            _verdicts(judge, [text])
+        except Exception as error:
+            error.args = (f"for the text {text[:40]!r}: {error}",)
+            raise
+    _verdicts(judge, AWKWARD)
+
+
+def _none(judge: Judge) -> None:
+    found = judge.score([])
+    require(
+        np.asarray(found.scores).shape == (0,) and len(found.raw) == 0,
+        f"no texts give scores of shape {list(np.asarray(found.scores).shape)}: [0] is wanted",
+    )
+
+
+def feedback_rows(make: Callable[[], Feedback]) -> list[CheckResult]:
+    """One row a check; `make` gives the source anew."""
+    source = make()
+    found = type(source)
+    checks: list[tuple[str, Callable[[], str | None]]] = [
+        ("a preference in [0, 1] for each pair", lambda: _preferences(source)),
+        ("raw answers are JSON", lambda: _raw_labels(source)),
+        ("the same labels a second time", lambda: _relabels(source, make)),
+        ("a pair the other way round gives 1 − p", lambda: _swapped(source)),
+        ("refuses pairs that are none", lambda: _refuses(source)),
+        ("no pairs, no labels", lambda: _no_pairs(source)),
+        ("braces, quotes, line ends, emoji, nothing", lambda: _awkward_pairs(source)),
+    ]
+    rows = [row(name, found, "label", check) for name, check in checks]
+    # With the annotators a source is given the gold: it stands between that and what trains.
+    return rows if "annotators" in found.needs else [*rows, gold_row(found)]
+
+
+def _labels(source: Feedback, texts: Sequence[str], pairs: NDArray[np.int64]) -> Labels:
+    found = source.label(list(texts), pairs.copy())
+    preference, scores = np.asarray(found.preference), np.asarray(found.scores)
+    require(
+        preference.shape == (len(pairs),),
+        f"preferences have shape {list(preference.shape)} for {len(pairs)} pairs: [{len(pairs)}] is wanted",
+    )
+    outside = np.flatnonzero(~((preference >= 0) & (preference <= 1)))
+    require(
+        not len(outside),
+        f"the preference of pair {outside[0]} is {preference[outside[0]]}: P(first is better), in [0, 1], is wanted"
+        if len(outside)
+        else "",
+    )
+    require(
+        scores.shape == (len(texts),),
+        f"scores have shape {list(scores.shape)} for {len(texts)} texts: [{len(texts)}] is wanted, NaN for a text that "
+        "was not asked about",
+    )
+    require(len(found.raw) == len(pairs), f"{len(found.raw)} raw answers for {len(pairs)} pairs: one each is wanted")
+    return found
+
+
+def _preferences(source: Feedback) -> str:
+    preference = _labels(source, TEXTS, PAIRS).preference
+    require(bool((preference != 0.5).any()), f"all {len(PAIRS)} pairs are ties: such labels teach nothing")
+    return f"from {preference.min():.2f} to {preference.max():.2f}"
+
+
+def _raw_labels(source: Feedback) -> None:
+    for m, answer in enumerate(_labels(source, TEXTS, PAIRS).raw):
+        try:
+            json.loads(answer)
+        except (TypeError, ValueError) as error:
+            raise Failed(f"the raw answer to pair {m} is no JSON ({error}); write it with json.dumps") from error
+
+
+def _relabels(source: Feedback, make: Callable[[], Feedback]) -> None:
+    first = _labels(source, TEXTS, PAIRS)
+    for again, what in ((source, "at a second call"), (make(), "from the source made anew")):
+        labels = _labels(again, TEXTS, PAIRS)
+        changed = int((labels.preference != first.preference).sum())
+        same = np.array_equal(labels.scores, first.scores, equal_nan=True)
+        require(
+            not changed and same,
+            f"{changed} of {len(PAIRS)} preferences{'' if same else ', and scores,'} changed {what}: the same texts "
+            "and pairs always get the same labels",
+        )
+
+
+def _swapped(source: Feedback) -> str:
+    if not source.symmetric:
+        return "not claimed (symmetric = False)"
+    forward = _labels(source, TEXTS, PAIRS).preference
+    backward = _labels(source, TEXTS, PAIRS[:, ::-1]).preference
+    off = np.abs(forward + backward - 1)
+    worst = int(off.argmax())
+    require(
+        off[worst] <= SYMMETRY,
+        f"pair {worst} gives {forward[worst]:.4f}, the other way round {backward[worst]:.4f}: "
+        f"{1 - forward[worst]:.4f} is wanted, or symmetric = False",
+    )
+    return f"largest difference {off.max():.1e}"
+
+
+def _refuses(source: Feedback) -> None:
+    n = len(TEXTS)
+    for pairs, wanted, what in (
+        (np.array([[0, 1, 2]]), ValueError, "of three texts"),
+        (np.array([0, 1]), ValueError, "of shape [2]"),
+        (np.array([[0.0, 1.0]]), ValueError, "of floats"),
+        (np.array([[0, n]]), IndexError, "with a row that there is not"),
+        (np.array([[-1, 0]]), IndexError, "with a negative row"),
+    ):
+        try:
+            source.label(list(TEXTS), pairs)
+        except wanted:
+            continue
+        except Exception as error:
+            error.args = (f"for pairs {what}, where {wanted.__name__} is wanted: {error}",)
+            raise
+        raise Failed(f"takes pairs {what}: {wanted.__name__} is wanted; call rft.feedback.base.check_pairs first")
+
+
+def _no_pairs(source: Feedback) -> None:
+    _labels(source, TEXTS, np.empty((0, 2), dtype=np.int64))
+
+
+def _awkward_pairs(source: Feedback) -> None:
+    n = len(AWKWARD)
+    _labels(source, AWKWARD, np.array([[i, (i + 1) % n] for i in range(n)]))

@@ -1,0 +1,147 @@
+"""Classes from elsewhere: what they must be, what their addresses hold, and which option a feedback is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from rft.config import compose
+from rft.config.plugins import allowed_packages
+from rft.errors import UserError
+from rft.feedback.ai import AiFeedback
+from rft.feedback.base import Feedback
+from rft.feedback.judges.base import Judge
+from rft.rewards.base import Reward
+from rft.rewards.learned import LearnedReward
+from rft.study.parts import part_class, version_of
+from rft.tasks.base import Task
+
+ELSEWHERE = "elsewhere_parts"
+
+
+class GoodReward(Reward):
+    def score(self, sequences: Any) -> Any:
+        return sequences.lengths.float()
+
+
+class Unfinished(Reward):
+    pass
+
+
+class Greedy(GoodReward):
+    needs = frozenset({"labels", "lables"})  # type: ignore[arg-type]
+
+
+class NeedsPeople(Feedback):
+    needs = frozenset({"people"})  # type: ignore[arg-type]
+
+    def label(self, texts: Any, pairs: Any) -> Any:
+        raise NotImplementedError
+
+
+class NeedsWeights(Judge):
+    needs = frozenset({"weights"})  # type: ignore[arg-type]
+
+    def score(self, texts: Any) -> Any:
+        raise NotImplementedError
+
+
+class Stray:
+    def score(self, sequences: Any) -> Any:
+        return sequences.lengths.float()
+
+
+class HalfTask(Task):
+    pass
+
+
+class Second(GoodReward):
+    version = 2
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of another package that holds these classes, allowed by the environment."""
+    module = ModuleType(ELSEWHERE)
+    module.__dict__.update({name: found for name, found in globals().items() if isinstance(found, type)})
+    monkeypatch.setitem(sys.modules, ELSEWHERE, module)
+    monkeypatch.setenv("RFT_ALLOWED_PACKAGES", ELSEWHERE)
+    allowed_packages.cache_clear()
+    return ELSEWHERE
+
+
+@pytest.fixture(autouse=True)
+def _forget_packages() -> Any:
+    yield
+    allowed_packages.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "words"),
+    [
+        ("reward", "GoodReward", None),
+        ("reward", "Stray", r"does not extend rft\.rewards\.base\.Reward"),
+        ("reward", "NeedsPeople", r"does not extend rft\.rewards\.base\.Reward"),
+        ("reward", "Unfinished", "does not define score"),
+        ("reward", "Greedy", "needs lables; what can be needed is labels, role"),
+        ("feedback", "NeedsPeople", "needs people; what can be needed is annotators, judge"),
+        ("judge", "NeedsWeights", "needs weights; what can be needed is model"),
+        ("task", "HalfTask", "does not define asset_keys, build_questions"),
+    ],
+)
+def test_a_foreign_class_is_one_of_its_group(elsewhere: str, group: str, name: str, words: str | None) -> None:
+    node = OmegaConf.create({"_target_": f"{elsewhere}.{name}"})
+    if words is None:
+        assert part_class(group, node) is globals()[name]
+    else:
+        with pytest.raises(UserError, match=words):
+            part_class(group, node)
+
+
+def test_a_task_without_a_longest_response_is_refused() -> None:
+    node = {"_target_": "rft.tasks.imdb_sentiment.ImdbSentiment"}
+    with pytest.raises(UserError, match="no field response_tokens"):
+        part_class("task", node)
+    part_class("task", node | {"response_tokens": 3})
+
+
+def test_the_first_version_leaves_an_address_as_it_was() -> None:
+    assert version_of(LearnedReward) == version_of(AiFeedback) == version_of(GoodReward) == {}
+    assert version_of(Second) == {"_version_": 2}
+
+
+def test_an_algorithms_feedback_is_told_by_its_class_not_by_the_name_of_its_module() -> None:
+    with pytest.raises(UserError, match="feedback=simulated: algorithm=rlaif means feedback=ai; leave it out"):
+        compose(["algorithm=rlaif", "feedback=simulated"])
+    with pytest.raises(UserError, match=r"feedback=simulated: algorithm=ppo means feedback=ai"):
+        compose(["algorithm.requires_feedback=ai"])
+    assert compose(["algorithm.requires_feedback=ai", "feedback=ai"]).algorithm.name == "ppo"
+
+
+MINE = """
+from dataclasses import dataclass
+@dataclass
+class Config:
+    strength: float = 1.0
+class Mine: ...
+"""
+
+
+def test_a_module_that_is_only_called_like_the_feedback_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "minebox").mkdir()
+    (tmp_path / "minebox" / "__init__.py").touch()
+    (tmp_path / "minebox" / "ai.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("RFT_ALLOWED_PACKAGES", "minebox")
+    allowed_packages.cache_clear()
+    mine = ["feedback=ai", "feedback._target_=minebox.ai.Mine", "~feedback.temperature"]
+    assert compose(["algorithm=ppo", *mine]).feedback["_target_"] == "minebox.ai.Mine"
+    with pytest.raises(UserError, match=r"feedback=minebox\.ai\.Mine: algorithm=rlaif means feedback=ai"):
+        compose(["algorithm=rlaif", *mine])
