@@ -74,7 +74,7 @@ class Forks:
         self.ready = False
         self.gone = ""
         """Why the server is no more."""
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115, it is open as long as the server is
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rft.study.warm"],
             stdin=subprocess.PIPE,

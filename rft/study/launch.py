@@ -101,7 +101,7 @@ def _leave(number: int, _frame: object) -> NoReturn:
 class Launcher:
     """Runs jobs with a live line for each; a job that fails ends alone.
 
-    As a context it keeps the process that jobs are forked from, and ends on SIGTERM as it does on Ctrl-C: with its jobs.
+    As a context it keeps the process that jobs are forked from, and ends on SIGTERM as on Ctrl-C: with its jobs.
     """
 
     def __init__(self, console: Console) -> None:

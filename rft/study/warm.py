@@ -72,7 +72,7 @@ AT_IMPORT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking CUDA itself would spoil it for the forks
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow has a thread for an allocator that it does not use
 }
 GRACE = 30.0  # seconds from SIGTERM to SIGKILL: a trial ends with its step, closes its tracker, writes its record
 
@@ -205,8 +205,6 @@ def become_rft(request: Mapping[str, Any], server: Server) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(code & 0xFF)
-
-
 
 
 class Server:

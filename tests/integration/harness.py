@@ -14,7 +14,6 @@ from typing import Any
 
 from rft.study.forks import Forked, Forks
 
-
 REPOSITORY = Path(__file__).parents[2]
 
 # The smallest settings with which every stage still has something to do.
@@ -88,15 +87,16 @@ def environment(store: Path, **more: str | None) -> dict[str, str]:
 
 def rft(arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> Outcome:
     """``python -m rft …`` from nothing: imports and all."""
-    command = [sys.executable, "-m", "rft", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment(store, **more), capture_output=True, text=True, check=False)
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    return _cold([sys.executable, "-m", "rft", *arguments], cwd, environment(store, **more))
 
 
 def script(arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> Outcome:
     """The installed ``rft …`` from nothing."""
-    command = [str(Path(sys.executable).with_name("rft")), *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment(store, **more), capture_output=True, text=True, check=False)
+    return _cold([str(Path(sys.executable).with_name("rft")), *arguments], cwd, environment(store, **more))
+
+
+def _cold(command: Sequence[str], cwd: Path, env: dict[str, str]) -> Outcome:
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
