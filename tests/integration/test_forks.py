@@ -276,7 +276,7 @@ def test_an_interrupt_before_the_server_is_ready_is_quick(place: Path, tmp_path:
 @pytest.mark.assets
 @pytest.mark.timeout(900)
 def test_a_study_of_forks_computes_the_same_bits(fresh: Path, tmp_path: Path) -> None:
-    where = study(tmp_path / "study", arms={name: OF[name] for name in ("ppo", "rlaif")}, jobs=1)  # all cores a job
+    where = study(tmp_path / "study", arms={name: OF[name] for name in ("ppo",)}, jobs=1)  # all cores a job
     digests = []
     for switch in ("0", "1"):
         store, cwd = tmp_path / f"store-{switch}", tmp_path / switch
@@ -285,6 +285,6 @@ def test_a_study_of_forks_computes_the_same_bits(fresh: Path, tmp_path: Path) ->
         outcome = rft(["compare", str(where)], cwd, store, **{SWITCH: switch})
         assert outcome.code == 0, outcome.stderr
         trials = [Result(file.parent, store) for file in sorted((cwd / "runs" / "study").rglob("trial.json"))]
-        assert len(trials) == 2
+        assert len(trials) == 1
         digests.append([trial.digests for trial in trials])
     assert digests[0] == digests[1]
