@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-WARM = Path(__file__).with_name("warm.py")
+from rft.study.forks import Forked, Forks
+
 REPOSITORY = Path(__file__).parents[2]
 
 # The smallest settings with which every stage still has something to do.
@@ -86,45 +87,45 @@ def environment(store: Path, **more: str | None) -> dict[str, str]:
 
 def rft(arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> Outcome:
     """``python -m rft …`` from nothing: imports and all."""
-    command = [sys.executable, "-m", "rft", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment(store, **more), capture_output=True, text=True, check=False)
+    return _cold([sys.executable, "-m", "rft", *arguments], cwd, environment(store, **more))
+
+
+def script(arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> Outcome:
+    """The installed ``rft …`` from nothing."""
+    return _cold([str(Path(sys.executable).with_name("rft")), *arguments], cwd, environment(store, **more))
+
+
+def _cold(command: Sequence[str], cwd: Path, env: dict[str, str]) -> Outcome:
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 class Warm:
-    """Forks ``rft`` processes from one that has imported everything; one at a time."""
+    """Forks ``rft`` processes from one that has imported everything, as the trials of a study are."""
 
     def __init__(self, scratch: Path, **more: str | None) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
         self.scratch, self.more, self.count = scratch, more, 0
-        self._server = subprocess.Popen(
-            [sys.executable, str(WARM)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment(scratch / "no-store", **more),
-            text=True,
-        )
+        self._forks = Forks(environment(scratch / "no-store", **more))
+        self._last: Forked | None = None
 
     def start(self, arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> int:
         """Start a process; returns its id."""
         self.count += 1
-        request = {
-            "arguments": list(arguments),
-            "cwd": str(cwd),
-            "environment": environment(store, **{**self.more, **more}),
-            "stdout": str(self.scratch / f"{self.count}.out"),
-            "stderr": str(self.scratch / f"{self.count}.err"),
-        }
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return int(self._line())
+        out, err = self._streams()
+        own = environment(store, **{**self.more, **more})
+        self._last = job = self._forks.start(arguments, cwd=cwd, environment=own, stdout=out, stderr=err)
+        while job.pid is None:
+            assert not job.lost, job.lost
+            self._forks.listen(60.0)
+        return job.pid
 
     def wait(self) -> Outcome:
         """How the process that was started last ended."""
-        code = int(self._line())
-        streams = [(self.scratch / f"{self.count}.{end}").read_text(encoding="utf-8") for end in ("out", "err")]
-        return Outcome(code, *streams)
+        assert self._last is not None
+        code = self._last.wait()
+        assert not self._last.lost, self._last.lost
+        return Outcome(code, *(path.read_text(encoding="utf-8") for path in self._streams()))
 
     def __call__(self, arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> Outcome:
         """Start and wait."""
@@ -133,15 +134,10 @@ class Warm:
 
     def close(self) -> None:
         """End the server."""
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(timeout=30)
+        self._forks.close()
 
-    def _line(self) -> str:
-        assert self._server.stdout is not None
-        line = self._server.stdout.readline()
-        assert line, "the warm process ended"
-        return line
+    def _streams(self) -> tuple[Path, Path]:
+        return self.scratch / f"{self.count}.out", self.scratch / f"{self.count}.err"
 
 
 @dataclass(frozen=True)

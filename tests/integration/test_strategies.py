@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Sweep
-from tests.integration.harness import OF, TINY, Result, Warm, rft
+from tests.integration.harness import OF, TINY, Result, Warm, rft, script
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -40,7 +40,7 @@ def test_two_processes_and_two_microbatches_train_what_one_does(
     algorithm: str, sweep: Sweep, warm: Warm, tmp_path: Path
 ) -> None:
     # Once as `python -m rft` and once as the installed script: the second process is started in the same way.
-    start = rft if algorithm == "ppo" else warm
+    start = rft if algorithm == "ppo" else script
     ways = {"plain": (warm, "strategy=cpu"), "parts": (warm, "strategy.accumulate=2"), "ddp": (start, "strategy=ddp")}
     for arm, (run, strategy) in ways.items():
         outcome = run(command(algorithm, arm, strategy), tmp_path, sweep.store)

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from rft.errors import UserError
-from rft.study.study import Job, Launcher, StudySpec, load_study, plan
+from rft.study.launch import Job, Launcher, may_fork
+from rft.study.study import StudySpec, load_study, plan
 
 TINY = ["model=tiny"]
 
@@ -71,9 +72,24 @@ def test_an_old_record_does_not_pass_for_a_job_that_failed(tmp_path: Path) -> No
     folder = tmp_path / "ppo" / "seed-0"
     folder.mkdir(parents=True)
     (folder / "trial.json").write_text(json.dumps({"status": "done", "seed": 0}), encoding="utf-8")
-    job = Job("ppo seed 0", ("algorithm=ppo", "algorithm.clip_rang=2"), folder)
-    failed = Launcher(Console(file=io.StringIO())).run([job], 1, "trials")
+    job = Job("ppo seed 0", ("algorithm=ppo", "algorithm.clip_rang=2"), folder, forks=False)
+    with Launcher(Console(file=io.StringIO())) as launcher:
+        failed = launcher.run([job], 1, "trials")
     assert "did you mean 'clip_range'?" in failed["ppo seed 0"]
     record = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
     assert (record["status"], record["seed"]) == ("failed", 0)
     assert "clip_range" in record["error"]
+
+
+def test_trials_of_several_processes_or_on_a_gpu_start_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rft.study.launch.GPUS", (str(tmp_path / "gpu"),))
+    arms = {name: ["algorithm=dpo", f"strategy={name}"] for name in ("auto", "cpu", "ddp")}
+    for expected in ({"auto": True, "cpu": True, "ddp": False}, {"auto": False, "cpu": True, "ddp": False}):
+        jobs = plan("s", spec(**arms), tmp_path)
+        assert {job.folder.parent.name: job.forks for job in jobs.trials} == expected
+        (tmp_path / "gpu").touch()
+
+
+def test_a_strategy_that_says_nothing_of_its_devices_starts_plainly() -> None:
+    assert not may_fork({"accelerator": "cpu"})
+    assert not may_fork({"accelerator": "cpu", "distribution": "single", "devices": 2})

@@ -1,0 +1,290 @@
+"""A study's jobs as forks: they are what plain processes are, end alone, and leave nothing behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rft.study.forks import SUPPORTED, Forked
+from rft.study.launch import SWITCH, Job, Launcher, Process
+from tests.integration.harness import OF, REPOSITORY, Result, environment, rft, study, wait_until
+
+pytestmark = pytest.mark.skipif(not SUPPORTED, reason="jobs are forked on Linux alone")
+
+# A task from another package, built where a trial begins, which does what the job asks of it.
+PROBE = '''
+import gc, json, os, signal, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rft.tasks.imdb_sentiment import Config as ImdbConfig
+
+
+@dataclass
+class Config(ImdbConfig):
+    act: str = ""
+    place: str = ""
+
+
+class Probe:
+    def __init__(self, config, store):
+        print("acts", config.act, flush=True)
+        getattr(self, config.act)(Path(config.place))
+        sys.exit(0)
+
+    def nothing(self, place):
+        pass
+
+    def leave(self, place):
+        print("last words")
+        sys.exit(3)
+
+    def die(self, place):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def meet(self, place):
+        """Come back when two are there."""
+        place.mkdir(exist_ok=True)
+        (place / str(os.getpid())).touch()
+        while len(list(place.iterdir())) < 2:
+            time.sleep(0.01)
+
+    def wait(self, place):
+        """Until SIGTERM comes."""
+        def asked(*_):
+            place.with_suffix(".asked").touch()
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, asked)
+        beside = place.with_suffix(".new")
+        beside.write_text(str(os.getpid()))
+        beside.rename(place)
+        time.sleep(300)
+
+    def look(self, place):
+        import __main__
+        import pandas, sklearn.linear_model, torch
+        import pyarrow as pa
+        from threadpoolctl import threadpool_info
+        pools = {(os.path.basename(p["filepath"]), p["num_threads"]) for p in threadpool_info()}
+        ours = lambda name: name.startswith(("RFT_", "OMP_", "MKL_", "OPENBLAS_", "TQDM_", "TOKEN", "PYTORCH", "WANDB"))
+        found = {
+            "threads": [torch.get_num_threads(), torch.get_num_interop_threads(), pa.cpu_count(), sorted(pools)],
+            "environment": {k: v for k, v in sorted(os.environ.items()) if ours(k)},
+            "command": [sys.argv, __main__.__spec__.name, sys.path, os.getcwd()],
+            "signals": [str(signal.getsignal(n)) for n in (2, 13, 15, 17)],
+            "masked": [int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+            "streams": [os.readlink("/proc/self/fd/0"), sys.stdout.line_buffering, sys.stderr.line_buffering,
+                        sys.stdout.encoding, os.fstat(1).st_ino == os.fstat(2).st_ino],
+            "collects": gc.isenabled(),
+        }
+        place.write_text(json.dumps(found, indent=1))
+'''
+RUN = ("model=tiny", "tracker=none", "task._target_=probe.Probe")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The current folder, with the package of the probe beside it."""
+    folder = tmp_path_factory.mktemp("forks")
+    (folder / "probe.py").write_text(PROBE, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(folder / "store", RFT_THREADS=None).items():
+            patch.setenv(name, value)
+        patch.setenv("PYTHONPATH", f"{REPOSITORY}:{folder}")
+        patch.setenv("RFT_ALLOWED_PACKAGES", "probe")
+        patch.delenv(SWITCH, raising=False)
+        patch.chdir(folder)
+        yield folder
+
+
+def job(folder: Path, name: str, act: str, at: str = "place") -> Job:
+    return Job(name, (*RUN, f"+task.act={act}", f"+task.place='{folder / at}'"), folder / "runs" / name)
+
+
+@pytest.fixture(scope="module")
+def launcher(place: Path) -> Iterator[Launcher]:
+    with Launcher(Console(file=io.StringIO(), width=500)) as made:
+        yield made
+
+
+def said(launcher: Launcher) -> str:
+    assert isinstance(launcher.console.file, io.StringIO)
+    return launcher.console.file.getvalue()
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2]
+    except OSError:
+        return False
+    return not state.startswith(("Z", "X"))
+
+
+class TestOneServer:
+    def test_a_fork_has_the_surroundings_of_a_plain_process(
+        self, launcher: Launcher, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        look, found = job(tmp_path, "look", "look", "seen.json"), []
+        for way in (Forked, subprocess.Popen):
+            process: Process = launcher.start(look, threads=2)
+            assert isinstance(process, way)
+            assert process.wait(120) == 0, look.log.read_text(encoding="utf-8")
+            found.append(json.loads((tmp_path / "seen.json").read_text(encoding="utf-8")))
+            found[-1]["environment"].pop(SWITCH, None)
+            monkeypatch.setenv(SWITCH, "0")
+        assert found[0] == found[1]
+        assert found[0]["threads"][0] == 2
+
+    @pytest.mark.parametrize(
+        ("act", "code", "line"),
+        [("nothing", 0, "acts nothing"), ("leave", 3, "last words"), ("die", -signal.SIGKILL, "acts die")],
+    )
+    def test_a_job_ends_as_it_ends(self, launcher: Launcher, tmp_path: Path, act: str, code: int, line: str) -> None:
+        assert launcher.start(job(tmp_path, act, act), 1).wait(60) == code
+        assert (tmp_path / "runs" / act / "log.txt").read_text(encoding="utf-8").splitlines()[-1] == line
+
+    def test_jobs_run_at_once_and_fail_alone(self, launcher: Launcher, tmp_path: Path) -> None:
+        refused = Job("refused", ("algorithm=ppo", "algorithm.clip_rang=2"), tmp_path / "runs" / "refused")
+        acts = {"one": "meet", "two": "meet", "dead": "die", "left": "leave"}
+        jobs = [refused, *(job(tmp_path, name, act, "meeting") for name, act in acts.items())]
+        failed = launcher.run(jobs, 2, "jobs")
+        assert set(failed) == {"refused", "dead", "left"}
+        assert "did you mean 'clip_range'?" in failed["refused"]
+        assert (failed["dead"], failed["left"]) == ("acts die", "last words")
+
+    def test_a_job_that_may_not_fork_starts_plainly(self, launcher: Launcher, tmp_path: Path) -> None:
+        process = launcher.start(Job("plain", ("algorithm.no=1",), tmp_path, forks=False), 1)
+        assert isinstance(process, subprocess.Popen)
+        assert process.wait(60) == 2
+
+
+def test_with_the_server_go_its_jobs_and_the_others_start_plainly(place: Path, tmp_path: Path) -> None:
+    lost, refused = job(tmp_path, "lost", "wait", "pid"), Job("refused", ("algorithm.no=1",), tmp_path / "refused")
+    lost.folder.mkdir(parents=True)
+    (lost.folder / "trial.json").write_text(json.dumps({"status": "done"}), encoding="utf-8")
+
+    def kill() -> None:
+        wait_until((tmp_path / "pid").exists)
+        assert launcher._forks is not None
+        os.kill(launcher._forks.pid, signal.SIGKILL)
+
+    with Launcher(Console(file=io.StringIO(), width=500)) as launcher:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        failed = launcher.run([lost, refused], 1, "jobs")
+        killer.join()
+    assert "ended with exit code -9, and this job with it; start it again" in failed["lost"]
+    assert "no such key" in failed["refused"]
+    assert said(launcher).count("jobs start as plain processes from here on") == 1
+    assert json.loads((lost.folder / "trial.json").read_text(encoding="utf-8"))["status"] == "failed"
+    pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
+    wait_until(lambda: not alive(pid))
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("raise ImportError('planted')", "ImportError: planted"),
+        (
+            "import threading, time; threading.Thread(target=time.sleep, args=(99,), name='busy', daemon=True).start()",
+            "busy",
+        ),
+    ],
+)
+def test_a_server_that_cannot_serve_costs_no_job(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, words: str
+) -> None:
+    (tmp_path / "krippendorff.py").write_text(module, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    with Launcher(Console(file=io.StringIO(), width=500)) as launcher:
+        failed = launcher.run([Job("refused", ("algorithm.no=1",), tmp_path / "refused")], 1, "jobs")
+        fine = launcher.start(job(tmp_path, "fine", "nothing"), 1)
+        assert isinstance(fine, subprocess.Popen)
+        assert fine.wait(60) == 0
+    assert "no such key" in failed["refused"]
+    assert words in said(launcher)
+
+
+def using(store: Path) -> list[int]:
+    """Processes that were started with this store."""
+    mark = f"RFT_STORE={store}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            started_with = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if mark in started_with and alive(int(folder.name)):
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "switch"),
+    [
+        (signal.SIGINT, 128 + signal.SIGINT, "1"),
+        (signal.SIGTERM, 128 + signal.SIGTERM, "1"),
+        (signal.SIGKILL, -signal.SIGKILL, "1"),
+        (signal.SIGTERM, 128 + signal.SIGTERM, "0"),
+    ],
+)
+def test_an_interrupted_study_leaves_no_process(
+    place: Path, tmp_path: Path, number: signal.Signals, code: int, switch: str
+) -> None:
+    where = study(
+        tmp_path / "study",
+        overrides=[*RUN, "+task.act=wait", f"+task.place='{tmp_path / 'pid'}'"],
+    )
+    store = tmp_path / "store"
+    started = subprocess.Popen(
+        [sys.executable, "-m", "rft", "compare", str(where)],
+        cwd=tmp_path,
+        env=dict(os.environ) | {"RFT_STORE": str(store), SWITCH: switch},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until((tmp_path / "pid").exists)
+    pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
+    assert {started.pid, pid} < set(using(store)) if switch == "1" else {started.pid, pid} == set(using(store))
+    started.send_signal(number)
+    assert started.wait(60) == code
+    wait_until(lambda: not using(store))
+    assert (tmp_path / "pid.asked").exists()  # it was asked to end before it was made to
+
+
+def test_an_interrupt_before_the_server_is_ready_is_quick(place: Path, tmp_path: Path) -> None:
+    with Launcher(Console(file=io.StringIO(), width=500)) as launcher:
+        process = launcher.start(job(tmp_path, "early", "wait", "pid"), 1)
+        began = time.monotonic()
+        process.terminate()
+        assert process.wait(10) == -signal.SIGKILL
+    assert time.monotonic() - began < 2
+    assert not (tmp_path / "pid").exists()
+
+
+@pytest.mark.assets
+@pytest.mark.timeout(900)
+def test_a_study_of_forks_computes_the_same_bits(fresh: Path, tmp_path: Path) -> None:
+    where = study(tmp_path / "study", arms={name: OF[name] for name in ("ppo",)}, jobs=1)  # all cores a job
+    digests = []
+    for switch in ("0", "1"):
+        store, cwd = tmp_path / f"store-{switch}", tmp_path / switch
+        cwd.mkdir()
+        subprocess.run(["cp", "-r", fresh, store], check=True)
+        outcome = rft(["compare", str(where)], cwd, store, **{SWITCH: switch})
+        assert outcome.code == 0, outcome.stderr
+        trials = [Result(file.parent, store) for file in sorted((cwd / "runs" / "study").rglob("trial.json"))]
+        assert len(trials) == 1
+        digests.append([trial.digests for trial in trials])
+    assert digests[0] == digests[1]
