@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rft.testing.checks import NUDGE, SAME, Found, NotApplicableError, Subject
+from rft.testing.subject import NUDGE, SAME, Found, NotApplicableError, Subject
 from rft.testing.world import World
 
 RANKS = 2

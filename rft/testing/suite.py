@@ -10,10 +10,11 @@ from rft.algorithms.base import Algorithm
 from rft.config import compose, to_config
 from rft.config.build import target_class
 from rft.errors import UserError
-from rft.testing.checks import CHECKS, Check, Found, Subject, no_credit_no_update, run_check
+from rft.testing.checks import CHECKS, no_credit_no_update
 from rft.testing.gold import class_gold_readers
 from rft.testing.ranks import two_ranks
 from rft.testing.result import CheckResult, Report
+from rft.testing.subject import Check, Found, Subject, run_check
 from rft.testing.tabular import reaches_its_optimum
 
 

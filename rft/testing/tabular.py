@@ -18,7 +18,7 @@ from rft.config import OnPolicyConfig
 from rft.models.backbone import Role
 from rft.ops.enumerable import Enumerable
 from rft.ops.kl import best_of_n_kl
-from rft.testing.checks import Found, NotApplicableError, Subject
+from rft.testing.subject import Found, NotApplicableError, Subject
 from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences, UnpairedBatch
 
 EOS, PAD = 0, 0
