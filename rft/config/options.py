@@ -153,6 +153,9 @@ def schemas() -> Iterator[tuple[str, str, dict[str, Any]]]:
 def _own_faults(plugin: Plugin | None) -> Iterator[Fault]:
     """Faults of one plugin: each once, whichever of its options have it."""
     found: dict[str, set[tuple[str, str]]] = {text: set() for _, text in (plugin.faults if plugin else ())}
+    for folder in plugin.folders if plugin else ():
+        if not any(option.path.is_relative_to(folder) for option in options()):
+            found[f"{folder}: holds no option; put them into {', '.join(f'{group}/' for group in GROUPS)}"] = set()
     for option in options():
         if option.plugin == plugin and (error := _read(option)[1]):
             found.setdefault(error, set()).add(option.key)

@@ -76,6 +76,11 @@ class TestAnOption:
             ]  # fmt: skip
             assert warnings(outcome) == []
 
+    def test_is_read_without_running_any_of_its_package(self, tmp_path: Path) -> None:
+        site = install(tmp_path / "site", {"rft_toy/__init__.py": "raise RuntimeError\n"})
+        assert "kl_coef: 0.1" in run(site, "run", "algorithm=toy", "--cfg", "job").stdout
+        assert warnings(run(site, "run", "algorithm=dpo", "--cfg", "job")) == []
+
     def test_of_every_group(self, tmp_path: Path) -> None:
         files: dict[str, str | None] = {YAML: None}
         for group in GROUPS:
@@ -168,6 +173,9 @@ BROKEN = [
     pytest.param({TOY: MODULE.replace("class Config", "class Other")}, ENTRIES, ["no dataclass named Conf"], id="none"),
     pytest.param({TOY: MODULE.replace("class Toy", "class Tory")}, ENTRIES, ["defines no Toy"], id="class"),
     pytest.param(
+        {YAML: None, "rft_toy/conf/algorithms/toy.yaml": OPTION}, ENTRIES, ["holds no option", "algorithm/"], id="group"
+    ),
+    pytest.param(
         {YAML: OPTION.replace("rft_toy.toy", "os.path")}, ENTRIES, ["_target_=os.path.Toy", "RFT_ALLOWED"], id="target"
     ),
 ]  # fmt: skip
@@ -191,6 +199,7 @@ class TestABrokenOne:
         site = install(tmp_path / "site", {TOY: None})
         assert warnings(run(site, "store", "ls")) == []
         assert warnings(run(site, "version")) == []
+        assert len(warnings(run(site, "run", "--help"))) == 1
 
     def test_is_told_once_for_a_sweep_and_its_processes(self, tmp_path: Path) -> None:
         site = install(tmp_path / "site", {TOY: None})
@@ -243,7 +252,11 @@ class TestOneName:
 
 
 def test_the_code_of_a_plugin_is_part_of_a_results_address(tmp_path: Path) -> None:
-    code = "from rft.config.plugins import code_digest\nprint(code_digest('rft_toy.toy.Toy'), code_digest('rft.x.Y'))\n"
+    code = (
+        "from rft.study.pipeline import settings_of\n"
+        "for target in ('rft_toy.toy.Toy', 'rft.algorithms.ppo.PPO'):\n"
+        "    print(settings_of({'_target_': target, 'lr': 1}).get('code'))\n"
+    )
 
     def digest(site: Path) -> list[str]:
         paths = environment(site / "store", PYTHONPATH=f"{REPOSITORY}{os.pathsep}{site}")

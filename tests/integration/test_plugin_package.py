@@ -74,10 +74,3 @@ def test_it_runs_in_a_sweep_beside_ppo_and_is_compared(
     # The other install has the same code: there is nothing left to compute.
     again = f"rft run algorithm=remax seed=0 study=mine arm=remax {SMALL}"
     assert "nothing to compute" in ok(environments["normal"].shell(again, tmp_path, shared))
-
-
-def test_it_passes_its_own_tests(environments: dict[str, Environment], tmp_path: Path) -> None:
-    tests = environments["editable"].bin.parents[1] / "rft-remax" / "tests"
-    outcome = environments["editable"].shell(f"pytest -q -rN {tests}", tmp_path, tmp_path)
-    assert outcome.code == 0, outcome.stdout
-    assert "2 passed" in outcome.stdout

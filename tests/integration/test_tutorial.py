@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import REPOSITORY
+from tests.integration.harness import REPOSITORY, Result
 from tests.integration.plugin_environment import Environment
 
 PAGE = REPOSITORY / "docs" / "your-algorithm.md"
@@ -73,6 +73,10 @@ def test_the_page_works_as_it_stands(assets: Path, tmp_path: Path) -> None:
     arms = {path.name for path in (tmp_path / "runs" / "mine").iterdir() if path.is_dir()}
     assert arms == {"sft", "ppo", "remax"}
     assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    # The stages before the policy were shared by all trials, those before the change included.
+    trials = [Result(path.parent, tmp_path) for path in (tmp_path / "runs").rglob("trial.json")]
+    assert len(trials) == 10
+    assert len({trial.digests["reward_model"] for trial in trials}) == 1
 
 
 def test_the_page_has_what_the_test_looks_for() -> None:
