@@ -6,7 +6,8 @@ import difflib
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -69,6 +70,12 @@ def _arm(algorithm: str) -> str:
     # Cut names must stay different: they are folders, and two arms in one would overwrite each other.
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{name[: LONGEST_ARM - 9]}-{digest}"
+
+
+def option_files() -> Iterator[tuple[str, Path]]:
+    """Group and file of every option that can be chosen, ours and the plugins'."""
+    faulty = {key for fault in faults() for key in fault.options}
+    yield from ((option.group, option.path) for option in options() if option.key not in faulty)
 
 
 def register() -> None:
