@@ -28,6 +28,8 @@ class Config(OnPolicyConfig):
     They are read without importing this module: keep to builtins, enums and rft.config here.
     """
 
+    lr: float = 1e-3
+    """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
     kl_coef: float = number(0.1, at_least=0)
     """β: reward units (standard deviations of the reward model) per nat."""
 
