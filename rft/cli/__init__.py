@@ -12,9 +12,14 @@ def main() -> NoReturn:
     from rft.errors import UserError
 
     try:
-        from rft.cli.app import app
+        if sys.argv[1:2] and sys.argv[1] in ("-sc", "--shell-completion"):
+            from rft.cli.completion import complete
 
-        app(standalone_mode=True)
+            complete(sys.argv[1:])
+        else:
+            from rft.cli.app import app
+
+            app(standalone_mode=True)
     except UserError as error:
         # The further processes of a distributed trial meet the same fault; the first one says it.
         if os.environ.get("LOCAL_RANK", "0") == "0":

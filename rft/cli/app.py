@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rft.cli import assets, store
+from rft.cli import assets, new, plugins, store
 
 app = typer.Typer(
     name="rft",
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 app.add_typer(store.app, name="store", help="Look at, verify and clean the store of stage results.")
 app.add_typer(assets.app, name="assets", help="Models and data of the default study.")
+app.add_typer(plugins.app, name="plugins", help="Installed plugins: options, versions, faults.")
+app.add_typer(new.app, name="new", help="Write the package of a plugin.")
 
 
 @app.command(

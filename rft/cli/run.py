@@ -15,8 +15,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from rft.config import compose, expand_sweep, quoted, register
+from rft.config.build import target_class
 from rft.config.compose import check
+from rft.config.options import GROUPS
 from rft.config.paths import conf_dir
+from rft.config.plugins import code_digest
 from rft.errors import UserError
 
 
@@ -25,6 +28,13 @@ def _precheck(overrides: Sequence[str], *, sweep: bool) -> None:
     own = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
     for one in expand_sweep(own) if sweep else [own]:
         compose(one)
+
+
+def _import_plugins(cfg: DictConfig) -> None:
+    """Import the plugins that a run uses: one that cannot be is refused now, not after the stages before it."""
+    for group in GROUPS:
+        if code_digest(str(cfg[group]["_target_"])) is not None:
+            target_class(cfg[group])
 
 
 def hydra_run(arguments: Sequence[str]) -> None:
@@ -37,8 +47,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
         UserError: for whatever is wrong with the overrides, or if trials of a sweep failed.
     """
     flags = get_args_parser().parse_args(list(arguments))
-    acts = flags.run or not (flags.help or flags.hydra_help or flags.info or flags.shell_completion)
-    if acts:
+    if not (flags.hydra_help or flags.info or flags.shell_completion):
         _precheck(flags.overrides, sweep=flags.multirun)
     register()
     found: list[tuple[DictConfig, Path, list[str]]] = []
@@ -77,4 +86,5 @@ def hydra_run(arguments: Sequence[str]) -> None:
         prepare_process()
         from rft.study.trial import run_trial
 
+        _import_plugins(cfg)
         run_trial(cfg, folder, overrides)

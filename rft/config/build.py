@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rft.config.plugins import allowed_packages
+from rft.config.plugins import allowed_packages, code_digest
 from rft.errors import UserError
 
 
@@ -28,19 +29,45 @@ def split_target(target: str) -> tuple[str, str]:
     return module, name
 
 
+def _imported(module: str) -> Any:
+    """A module that a ``_target_`` names.
+
+    Raises:
+        UserError: if a plugin's module fails when it is imported; ours keep their traceback.
+    """
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        if code_digest(module) is None:
+            raise
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+        where = f"{frames[-1].filename}:{frames[-1].lineno}"
+        line = str(error).partition("\n")[0]
+        raise UserError(
+            f"{module}: cannot be imported: {type(error).__name__}: {line} ({where}); install what it needs, or mend it"
+        ) from error
+
+
 def to_config(node: DictConfig | Mapping[str, Any]) -> Any:
     """The option's ``Config`` object, of the class in the option's (now imported) module."""
     values = OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True, enum_to_str=True)
     assert isinstance(values, dict)
     module, _ = split_target(str(values.pop("_target_")))
-    declared = importlib.import_module(module).Config
+    declared = _imported(module).Config
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(declared), values))
 
 
 def target_class(node: DictConfig | Mapping[str, Any]) -> Any:
-    """The class that ``_target_`` names."""
+    """The class that ``_target_`` names.
+
+    Raises:
+        UserError: if it comes from elsewhere than allowed, or its module cannot be imported or has no such class.
+    """
     module, name = split_target(str(node["_target_"]))
-    return getattr(importlib.import_module(module), name)
+    found = getattr(_imported(module), name, None)
+    if found is None:
+        raise UserError(f"_target_={module}.{name}: {module} has no {name}; correct the option's YAML or the module")
+    return found
 
 
 def build(node: DictConfig | Mapping[str, Any], **runtime: Any) -> Any:

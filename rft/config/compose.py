@@ -20,18 +20,27 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rft.config.build import split_target
 from rft.config.extract import config_class
 from rft.config.limits import check_fit, check_names, check_ranges
+from rft.config.options import (
+    GROUPS,
+    faults,
+    not_yaml,
+    options,
+    read_option,
+    refuse_faulty,
+    schemas,
+    warn_of_faults,
+)
 from rft.config.paths import conf_dir
-from rft.config.plugins import plugin_conf_dirs
+from rft.config.plugins import plugins
 from rft.config.schemas import CandidatesConfig, EvaluationConfig, RunConfig, SFTConfig
 from rft.errors import UserError
 
-GROUPS = ("task", "model", "feedback", "judge", "reward", "algorithm", "strategy", "tracker")
 LONGEST_ARM = 120  # characters; file systems take 255 bytes
 _COSMETIC = {"algorithm", "seed", "study", "arm", "until"}
 
@@ -41,7 +50,7 @@ class PluginSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: Any) -> None:
         """Append each plugin's folder."""
-        for folder in plugin_conf_dirs():
+        for folder in (folder for plugin in plugins() for folder in plugin.folders):
             search_path.append(provider="rft-plugin", path=f"file://{folder}")
 
 
@@ -64,25 +73,17 @@ def _arm(algorithm: str) -> str:
 
 
 def option_files() -> Iterator[tuple[str, Path]]:
-    """Every option of every group: (group, file), ours and the plugins'."""
-    for root in (conf_dir(), *plugin_conf_dirs()):
-        for group in GROUPS:
-            for path in sorted((root / group).glob("*.yaml")):
-                yield group, path
+    """Group and file of every option that can be chosen, ours and the plugins'."""
+    faulty = {key for fault in faults() for key in fault.options}
+    yield from ((option.group, option.path) for option in options() if option.key not in faulty)
 
 
 def register() -> None:
     """Register schemas, resolver and search path with Hydra; before composing, any number of times."""
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=RunConfig, package="_global_")
-    for group, path in option_files():
-        option = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if target := option.get("_target_"):
-            module, _ = split_target(target)
-            defaults = OmegaConf.to_container(OmegaConf.structured(config_class(module)), enum_to_str=True)
-            assert isinstance(defaults, dict)
-            asked = {k: v for k, v in option.items() if v == "???"}  # merging would keep the default instead
-            store.store(group=f"schema/{group}", name=path.stem, node={"_target_": target} | defaults | asked)
+    for group, name, node in schemas():
+        store.store(group=f"schema/{group}", name=name, node=node)
     OmegaConf.register_new_resolver("rft_arm", _arm, replace=True)
     if PluginSearchPath not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(PluginSearchPath)
@@ -102,24 +103,32 @@ def _keys_at(path: str, overrides: Sequence[str]) -> list[str]:
     if head in GROUPS:
         defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))["defaults"]
         option = chosen.get(head) or next((d[head] for d in defaults if isinstance(d, dict) and head in d), "")
-        files = [p for g, p in option_files() if g == head and p.stem == option]
-        if not files:
+        targets = [read_option(o.path).get("_target_") for o in options() if o.key == (head, option)]
+        if not targets or targets[0] is None:
             return []
-        node = OmegaConf.structured(config_class(split_target(yaml.safe_load(files[0].read_text())["_target_"])[0]))
+        node = OmegaConf.structured(config_class(split_target(str(targets[0]))[0]))
     else:
         node = OmegaConf.select(OmegaConf.structured(RunConfig), head)
     node = OmegaConf.select(node, rest) if rest else node
     return [str(k) for k in node] if isinstance(node, DictConfig) else []
 
 
+def _no_option(group: str, option: str) -> UserError:
+    """An option that is not there: by the fault of the plugin that should have it, or by a wrong name."""
+    for fault in faults():
+        if (group, option) in fault.options or option in fault.names:
+            return UserError(f"{group}={option}: cannot be used: {fault.text}")
+    there = [o.name for o in options() if o.group == group]
+    return UserError(f"{group}={option}: no such option; {_nearest(option, there)}")
+
+
 def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
     """One line for what Hydra or OmegaConf refused: what, where, how to mend."""
+    if isinstance(error, yaml.YAMLError):
+        return not_yaml(error)
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not find '(?:schema/)?([\w/]+)/([^/']+)'", text):
-        group, option = found.groups()
-        return UserError(
-            f"{group}={option}: no such option; {_nearest(option, [p.stem for g, p in option_files() if g == group])}"
-        )
+        return _no_option(*found.groups())
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return UserError(f"{found[1]}: several values make a sweep; start it as rft run -m {found[1]}")
     if found := re.search(r"Could not override '([^']+)'\. No match", text):
@@ -198,23 +207,39 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def _first_option(group: str) -> str:
-    return next((p.stem for g, p in option_files() if g == group), "…")
+    return next((o.name for o in options() if o.group == group), "…")
+
+
+def _asked(overrides: Sequence[str]) -> set[tuple[str, str]]:
+    """Options that overrides name: (group, name)."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:  # composing says what is wrong with it
+        return set()
+    return {(o.key_or_group, str(o.value())) for o in parsed if o.key_or_group in GROUPS}
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The checked configuration of one run.
+    """The checked configuration of one run; what is wrong with plugins that it does not use is a line on stderr.
 
     Raises:
-        UserError: one line, for whatever is wrong with the overrides.
+        UserError: one line, for whatever is wrong with the overrides or with the options that they choose.
     """
     register()
+    refuse_faulty(_asked(overrides))
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = hydra_compose("config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+            cfg = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise _explain(error, overrides) from error
-    return check(cfg, overrides)
+    # Defaults choose options too, ours or those of an option.
+    refuse_faulty({(str(group).partition("@")[0], str(name)) for group, name in cfg.hydra.runtime.choices.items()})
+    with open_dict(cfg):
+        del cfg["hydra"]
+    checked = check(cfg, overrides)
+    warn_of_faults()
+    return checked
 
 
 def quoted(value: str) -> str:

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rft.config.plugins import find_module, parse
 from rft.errors import UserError
 
 _LIGHT = ("rft.config", "omegaconf")
@@ -27,15 +28,12 @@ def _is_light(module: str) -> bool:
 
 
 def source_of(module: str) -> Path:
-    """The file of a module, found without importing it (its parent packages are imported).
+    """The file of a module, found without importing it or its parent packages.
 
     Raises:
         UserError: if there is no such module.
     """
-    try:
-        spec = importlib.util.find_spec(module)
-    except ImportError:
-        spec = None
+    spec = find_module(module)
     if spec is None or spec.origin is None:
         raise UserError(f"_target_: there is no module {module!r}; correct the name or install its package")
     return Path(spec.origin)
@@ -48,7 +46,7 @@ def _selected(tree: ast.Module) -> list[ast.stmt]:
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
             kept.append(node)
             continue
-        light_import = isinstance(node, ast.ImportFrom) and node.module and _is_light(node.module)
+        light_import = isinstance(node, ast.ImportFrom) and node.module and not node.level and _is_light(node.module)
         light_module = isinstance(node, ast.Import) and all(_is_light(a.name) for a in node.names)
         if light_import or light_module:
             kept.append(node)
@@ -62,27 +60,43 @@ def _selected(tree: ast.Module) -> list[ast.stmt]:
     return kept
 
 
-def _imported(tree: ast.Module) -> dict[str, type]:
-    """``from some.option import Config as Name`` at the top of a module, extracted in turn."""
-    found: dict[str, type] = {}
+def _imported(tree: ast.Module, kept: list[ast.stmt], package: str) -> dict[str, Any]:
+    """``from some.option import Config as Name`` at the top of a module, extracted in turn if what is kept uses it."""
+    used = {name.id for node in kept for name in ast.walk(node) if isinstance(name, ast.Name)}
+    found: dict[str, Any] = {}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module and not _is_light(node.module):
+        if isinstance(node, ast.ImportFrom) and node.module and (node.level or not _is_light(node.module)):
+            module = importlib.util.resolve_name("." * node.level + node.module, package)
             for alias in node.names:
-                if alias.name.endswith(("Config", "Enum")):
-                    found[alias.asname or alias.name] = getattr(_shell(node.module), alias.name)
-    return found
+                name = alias.asname or alias.name
+                if name in used and alias.name.endswith(("Config", "Enum")):
+                    found[name] = getattr(_shell(module), alias.name, None)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @cache
 def _shell(module: str) -> types.ModuleType:
-    """A module that holds only the dataclasses and enums of another one's source."""
+    """A module that holds only the dataclasses and enums of another one's source.
+
+    Raises:
+        UserError: if they cannot be executed.
+    """
     path = source_of(module)
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    tree = parse(path)
+    kept = _selected(tree)
     shell = types.ModuleType(f"{module}:Config")
-    shell.__dict__.update(_imported(tree))
     sys.modules[shell.__name__] = shell  # dataclasses and omegaconf look annotations up there
-    code = compile(ast.Module(body=_selected(tree), type_ignores=[]), str(path), "exec")
-    exec(code, shell.__dict__)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    try:
+        shell.__dict__.update(_imported(tree, kept, package))
+        exec(compile(ast.Module(body=kept, type_ignores=[]), str(path), "exec"), shell.__dict__)
+    except UserError:
+        raise
+    except Exception as error:  # a plugin's class body may raise anything, and must end no command that needs it not
+        raise UserError(
+            f"{path}: its Config cannot be read: {type(error).__name__}: {error}; a Config may use builtins, the "
+            "standard library, omegaconf and rft.config"
+        ) from error
     return shell
 
 
@@ -90,9 +104,11 @@ def config_class(module: str) -> type[Any]:
     """The ``Config`` dataclass of a module, the same object at every call.
 
     Raises:
-        UserError: if the module has no ``Config``.
+        UserError: if the module has no ``Config``, or one that cannot be read.
     """
     found = getattr(_shell(module), "Config", None)
     if not isinstance(found, type):
-        raise UserError(f"{module}: has no dataclass named Config; an option's module declares its fields there")
+        raise UserError(
+            f"{source_of(module)}: has no dataclass named Config; an option's module declares its fields there"
+        )
     return found

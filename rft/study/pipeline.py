@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
 from rft.config.build import target_class
+from rft.config.plugins import code_digest
 from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
@@ -48,9 +49,11 @@ def plain(node: Any) -> Any:
 
 
 def settings_of(node: DictConfig) -> dict[str, Any]:
-    """An option's settings with its class: what a stage's address takes from it."""
+    """An option's settings with its class, and with the code of a plugin: what a stage's address takes from it."""
     found = plain(node)
-    return {k: v for k, v in found.items() if k not in ("name", "requires_feedback")}
+    code = code_digest(str(found["_target_"]))
+    kept = {k: v for k, v in found.items() if k not in ("name", "requires_feedback")}
+    return kept if code is None else kept | {"code": code}
 
 
 def require_room(questions: Entry, model: Entry, response_tokens: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rft.config import paths
-from tests.architecture.source import CONF, ROOT
+from tests.architecture.source import CONF, PACKAGE, ROOT
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -66,5 +66,9 @@ def test_a_wheel_carries_every_yaml(tmp_path: Path) -> None:
     assert "config.yaml" in _files(found)
     assert (site / "bin" / "rft").is_file()
     assert (site / "rft" / "py.typed").is_file()
+    templates = PACKAGE / "cli" / "templates"
+    assert {p.relative_to(templates) for p in templates.rglob("*.j2")} == {
+        p.relative_to(site / "rft" / "cli" / "templates") for p in site.glob("rft/cli/templates/**/*.j2")
+    }
     assert not (site / "conf").exists()
     assert not (site / "tests").exists()

@@ -74,7 +74,7 @@ def parse(command: str) -> None:
         return
     group: Any = typer.main.get_command(app)
     name = "rft"
-    while hasattr(group, "commands"):
+    while hasattr(group, "commands") and (words or not group.invoke_without_command):
         assert words, f"{command}: {name} needs a command"
         name = words.pop(0)
         assert name in group.commands, f"{command}: no command {name}; there are {', '.join(group.commands)}"

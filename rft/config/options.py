@@ -1,0 +1,209 @@
+"""The options of every group, ours and the plugins', what is wrong with them, and their schemas."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from rft.config.build import split_target
+from rft.config.extract import config_class, source_of
+from rft.config.paths import conf_dir
+from rft.config.plugins import Plugin, parse, plugins
+from rft.errors import UserError
+
+GROUPS = ("task", "model", "feedback", "judge", "reward", "algorithm", "strategy", "tracker")
+_TOLD = "RFT_PLUGIN_WARNINGS"  # the processes of a sweep inherit what has been told
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One YAML file of a group."""
+
+    group: str
+    name: str
+    path: Path
+    plugin: Plugin | None
+    """Who adds it; None: rft itself."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Group and name, which must be one option's alone."""
+        return self.group, self.name
+
+    @property
+    def origin(self) -> str:
+        """Who adds it, in words."""
+        return "rft itself" if self.plugin is None else str(self.plugin)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something wrong with a plugin: a warning while none of its options is chosen, an error once one is."""
+
+    text: str
+    options: frozenset[tuple[str, str]]
+    """Options that cannot be chosen for it: (group, name)."""
+    names: frozenset[str] = frozenset()
+    """Names under which a user may look for what it should have added."""
+
+
+@cache
+def options() -> tuple[Option, ...]:
+    """Every option of every group; ours first."""
+    roots: list[tuple[Path, Plugin | None]] = [(conf_dir(), None)]
+    roots += [(folder, plugin) for plugin in plugins() for folder in plugin.folders]
+    return tuple(
+        Option(group, path.stem, path, plugin)
+        for root, plugin in roots
+        for group in GROUPS
+        for path in sorted((root / group).glob("*.yaml"))
+    )
+
+
+def read_option(path: Path) -> dict[str, Any]:
+    """The keys of an option's file.
+
+    Raises:
+        UserError: if it is no YAML, with the line.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}; write it in UTF-8") from error
+    except yaml.YAMLError as error:
+        raise not_yaml(error, path) from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds no keys; write `_target_: package.module.Class` and a `defaults` line")
+    return found
+
+
+def not_yaml(error: yaml.YAMLError, path: Path | None = None) -> UserError:
+    """One line for a file that is no YAML; it names the file that the parser had open if no path is given."""
+    mark: Any = getattr(error, "problem_mark", None)
+    where = path or (mark.name if mark else "YAML")
+    return UserError(
+        f"{where}:{mark.line + 1 if mark else 1}: not YAML: {getattr(error, 'problem', error)}; mend that line"
+    )
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Names that a module has at its top."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def _schema(option: Option) -> dict[str, Any] | None:
+    """What is put into Hydra's store under ``schema/group/name``; None if the option starts from another one."""
+    values = read_option(option.path)
+    if not (target := values.get("_target_")):
+        return None
+    module, name = split_target(str(target))
+    if option.plugin and (fault := dict(option.plugin.faults).get(module)):
+        raise UserError(fault)
+    source = source_of(module)
+    defined = _defined(parse(source))
+    if not {name, "*"} & defined:
+        raise UserError(f"{option.path}: _target_={target}: {source} defines no {name}; correct one of the two")
+    declared = config_class(module)
+    try:
+        defaults = OmegaConf.to_container(OmegaConf.structured(declared), enum_to_str=True)
+    except Exception as error:  # a plugin's dataclass may hold anything; whatever it is, the others go on
+        line = str(error).strip().partition("\n")[0]
+        raise UserError(f"{source}: Config: {line}; use bool, int, float, str, enums, lists and dataclasses") from error
+    assert isinstance(defaults, dict)
+    asked = {k: v for k, v in values.items() if v == "???"}  # merging would keep the default instead
+    return {"_target_": target, **{str(k): v for k, v in defaults.items()}, **asked}
+
+
+@cache
+def _read(option: Option) -> tuple[dict[str, Any] | None, str | None]:
+    """An option's schema, and its fault."""
+    try:
+        return _schema(option), None
+    except UserError as error:
+        return None, str(error)
+
+
+def schemas() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Group, name and schema of every option that can be read; of two with one name, the first."""
+    seen: set[tuple[str, str]] = set()
+    for option in options():
+        node, _ = _read(option)
+        if node is not None and option.key not in seen:
+            yield option.group, option.name, node
+        seen.add(option.key)
+
+
+def _own_faults(plugin: Plugin | None) -> Iterator[Fault]:
+    """Faults of one plugin: each once, whichever of its options have it."""
+    found: dict[str, set[tuple[str, str]]] = {text: set() for _, text in (plugin.faults if plugin else ())}
+    for folder in plugin.folders if plugin else ():
+        if not any(option.path.is_relative_to(folder) for option in options()):
+            found[f"{folder}: holds no option; put them into {', '.join(f'{group}/' for group in GROUPS)}"] = set()
+    for option in options():
+        if option.plugin == plugin and (error := _read(option)[1]):
+            found.setdefault(error, set()).add(option.key)
+    names = frozenset(plugin.names) if plugin else frozenset()
+    for text, keys in found.items():
+        chosen = "".join(f"{group}={name}: " for group, name in sorted(keys))
+        yield Fault(f"{plugin or 'rft itself'}: {chosen}{text}", frozenset(keys), names)
+
+
+def _shared_names() -> Iterator[Fault]:
+    """Options that more than one defines."""
+    by_key: dict[tuple[str, str], list[Option]] = {}
+    for option in options():
+        by_key.setdefault(option.key, []).append(option)
+    for (group, name), same in by_key.items():
+        if len(same) > 1:
+            who = " and ".join(f"{option.origin} ({option.path})" for option in same)
+            added = next(option.plugin for option in reversed(same) if option.plugin)
+            yield Fault(
+                f"{group}={name}: defined by {who}; uninstall one, as in `pip uninstall {added.distribution}`, or "
+                "rename its file",
+                frozenset({(group, name)}),
+            )
+
+
+@cache
+def faults() -> tuple[Fault, ...]:
+    """Everything that is wrong with options and plugins."""
+    owners: tuple[Plugin | None, ...] = (None, *plugins())
+    return tuple(fault for owner in owners for fault in _own_faults(owner)) + tuple(_shared_names())
+
+
+def refuse_faulty(chosen: Collection[tuple[str, str]]) -> None:
+    """Refuse options that cannot be used.
+
+    Raises:
+        UserError: what is wrong with the first of them.
+    """
+    for fault in faults():
+        if fault.options & set(chosen):
+            raise UserError(fault.text)
+
+
+def warn_of_faults() -> None:
+    """Tell on stderr what is left out and why; once for a command with all processes that it starts."""
+    told = os.environ.get(_TOLD, "").split("\n")
+    fresh = [fault.text for fault in faults() if fault.text not in told]
+    for text in fresh:
+        sys.stderr.write(f"rft: warning: {text}\n")
+    if fresh:
+        os.environ[_TOLD] = "\n".join([*told, *fresh])

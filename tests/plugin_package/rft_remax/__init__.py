@@ -1,0 +1,1 @@
+"""The algorithm remax, for rft."""

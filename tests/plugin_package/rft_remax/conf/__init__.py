@@ -1,0 +1,1 @@
+"""YAML that rft puts on Hydra's search path: one folder a group, one file an option."""
