@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.config import OnPolicyConfig, number
+from rft.config import GroupConfig, number
 from rft.models.backbone import Role
 from rft.ops.advantages import group_relative, overlong_penalty
 from rft.ops.enumerable import Enumerable, standardised, tokenwise_forward_kl
@@ -46,17 +46,9 @@ class OverlongEnum(str, Enum):
 
 
 @dataclass
-class Config(OnPolicyConfig):
+class Config(GroupConfig):
     """Settings of GRPO."""
 
-    lr: float = 1e-3
-    """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
-    prompts_per_iteration: int = 8
-    """Groups in an iteration, over all ranks."""
-    samples_per_prompt: int = number(4, at_least=2)
-    """Responses in a group."""
-    minibatches: int = 4
-    """Optimiser steps in a pass."""
     kl_coef: float = number(0.04, at_least=0)
     """β of the k3 term (the paper's default), per nat and unit of advantage."""
     clip_range: float = number(0.2, above=0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.config import OnPolicyConfig, number
+from rft.config import GroupConfig
 from rft.models.backbone import Role
 from rft.ops.advantages import group_extremes
 from rft.ops.enumerable import Enumerable
@@ -22,15 +22,9 @@ from rft.types import LossOutput, OnPolicyBatch, Rollouts
 
 
 @dataclass
-class Config(OnPolicyConfig):
+class Config(GroupConfig):
     """Settings of RAFT."""
 
-    lr: float = 1e-3
-    """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
-    prompts_per_iteration: int = 8
-    """Prompts drawn in an iteration, over all ranks."""
-    samples_per_prompt: int = number(4, at_least=2)
-    """Responses to a prompt, of which the best is imitated."""
     minibatches: int = 2
     """Optimiser steps in a pass; must divide the number of prompts."""
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.config import OnPolicyConfig, number
+from rft.config import GroupConfig, number
 from rft.models.backbone import Role
 from rft.ops.advantages import leave_one_out
 from rft.ops.enumerable import Enumerable
@@ -25,17 +25,9 @@ from rft.types import LossOutput, OnPolicyBatch, Rollouts
 
 
 @dataclass
-class Config(OnPolicyConfig):
+class Config(GroupConfig):
     """Settings of RLOO."""
 
-    lr: float = 1e-3
-    """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
-    prompts_per_iteration: int = 8
-    """Prompts drawn in an iteration, over all ranks."""
-    samples_per_prompt: int = number(4, at_least=2)
-    """Responses to a prompt, each the others' baseline."""
-    minibatches: int = 4
-    """Optimiser steps in a pass."""
     kl_coef: float = number(0.1, at_least=0)
     """β: reward units per nat."""
     clip_range: float = number(0.2, above=0)

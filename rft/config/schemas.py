@@ -65,6 +65,20 @@ class OnPolicyConfig(AlgorithmConfig):
 
 
 @dataclass
+class GroupConfig(OnPolicyConfig):
+    """Fields of every on-policy algorithm that compares the responses to one prompt with each other."""
+
+    lr: float = 1e-3
+    """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
+    prompts_per_iteration: int = 8
+    """Groups in an iteration, over all ranks."""
+    samples_per_prompt: int = number(4, at_least=2)
+    """Responses in a group."""
+    minibatches: int = 4
+    """Optimiser steps in a pass; must divide the number of rows that are learned from."""
+
+
+@dataclass
 class PreferenceConfig(AlgorithmConfig):
     """Fields of every algorithm that learns from pairs."""
 
