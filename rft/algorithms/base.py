@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rft.algorithms.contract import check_batch, check_loss, check_rollouts, place
+from rft.algorithms.contract import check_batch, check_loss, check_mask, check_rollouts, check_step, place
 from rft.config.schemas import AlgorithmConfig
 from rft.models.backbone import Backbone, Role
 from rft.models.module import Module, require_finite
@@ -99,7 +99,20 @@ class Algorithm(Module):
         check_rollouts(rollouts, self.needs, where)
         batch = self.prepare(rollouts)
         check_batch(batch, where)
+        if isinstance(batch, OnPolicyBatch):
+            check_mask(batch.sequences, self.backbone.eos_id, where)
         return batch
+
+    @torch.no_grad()
+    def see_step(self, batch: Any) -> Any:
+        """``prepare_step``, its result checked.
+
+        Raises:
+            ContractError: if other rows come back.
+        """
+        seen = self.prepare_step(batch)
+        check_step(batch, seen, place(self.prepare_step))
+        return seen
 
     def checked_loss(self, batch: Any) -> LossOutput:
         """``loss``, its result checked.

@@ -110,6 +110,34 @@ def check_batch(batch: Any, where: str) -> None:
             _check_masked(name, x, batch.sequences, where)
 
 
+def check_mask(seq: Sequences, eos_id: int, where: str) -> None:
+    """Refuse a mask that counts what follows the end of a response.
+
+    Raises:
+        ContractError: naming the place.
+    """
+    mask = seq.response_mask
+    ended = ((seq.response_ids == eos_id) & mask).long().cumsum(-1) > 0
+    beyond = mask[:, 1:] & (~mask[:, :-1] | ended[:, :-1])
+    if bool(beyond.any()):
+        row, token = beyond.nonzero()[0].tolist()
+        raise ContractError(
+            f"{where}: response_mask counts token {token + 1} of row {row}, after the end of the response; wanted the "
+            "rollouts' own mask: EOS is the last counted token, what follows it is padding"
+        )
+
+
+def check_step(given: Any, back: Any, where: str) -> None:
+    """Refuse other rows than an optimiser step has.
+
+    Raises:
+        ContractError: naming what came back.
+    """
+    if type(back) is not type(given) or len(back) != len(given):
+        came = f"a {type(back).__name__}" + (f" of {len(back)} rows" if hasattr(back, "__len__") else "")
+        raise ContractError(f"{where}: gave {came}; wanted the {type(given).__name__} of {len(given)} rows that it got")
+
+
 def check_loss(out: Any, where: str) -> LossOutput:
     """Refuse a loss that is no scalar or that nothing can learn from, and metrics that are no scalars.
 

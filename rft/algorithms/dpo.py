@@ -45,8 +45,19 @@ class PairLossConfig:
     """sigmoid (DPO), ipo, hinge (SLiC), robust and cdpo (both for flipped labels), sppo, apo_zero."""
     beta: float = number(0.1, above=0)
     """β above 0: the strength of the pull to the reference (the paper's default)."""
-    label_smoothing: float = number(0.1, at_least=0, below=0.5)
-    """Assumed share of flipped labels, in [0, 0.5); for robust and cdpo."""
+    label_smoothing: float | None = number(None, at_least=0, below=0.5)
+    """ε, the assumed share of flipped labels in [0, 0.5), for robust and cdpo alone; none takes 0.1 there."""
+
+    @property
+    def smoothing(self) -> float:
+        """ε of robust and cdpo."""
+        return 0.1 if self.label_smoothing is None else self.label_smoothing
+
+    def conflict(self) -> str | None:
+        """The other losses know no flipped labels."""
+        if self.label_smoothing is not None and self.loss not in (LossEnum.robust, LossEnum.cdpo):
+            return f"label_smoothing={self.label_smoothing}: loss={self.loss.value} has none; take robust or cdpo"
+        return None
 
 
 @dataclass
@@ -62,8 +73,8 @@ _LOSSES: Mapping[LossEnum, Callable[[Tensor, Tensor, PairLossConfig], Tensor]] =
     LossEnum.sigmoid: lambda won, lost, c: losses.sigmoid_loss(won, lost, c.beta),
     LossEnum.ipo: lambda won, lost, c: losses.ipo_loss(won, lost, c.beta),
     LossEnum.hinge: lambda won, lost, c: losses.hinge_loss(won, lost, c.beta),
-    LossEnum.robust: lambda won, lost, c: losses.robust_loss(won, lost, c.beta, c.label_smoothing),
-    LossEnum.cdpo: lambda won, lost, c: losses.conservative_loss(won, lost, c.beta, c.label_smoothing),
+    LossEnum.robust: lambda won, lost, c: losses.robust_loss(won, lost, c.beta, c.smoothing),
+    LossEnum.cdpo: lambda won, lost, c: losses.conservative_loss(won, lost, c.beta, c.smoothing),
     LossEnum.sppo: lambda won, lost, c: losses.sppo_loss(won, lost, c.beta),
     LossEnum.apo_zero: lambda won, lost, c: losses.apo_zero_loss(won, lost, c.beta),
 }

@@ -5,7 +5,7 @@ group, Shao et al. 2024 (arXiv 2402.03300, equation 3 and section 4.1.2): no cri
 are the baseline. In the loss, k3 pulls by the gradient of KL(π_ref ‖ π) at each token, not of KL(π ‖ π_ref): see
 ``optimum``. Settings: the paper's normaliser is ``length_normaliser=sequence``; Dr. GRPO (Liu et al. 2025, arXiv
 2503.20783) is ``length_normaliser=constant scale_by_std=false``; DAPO (Yu et al. 2025, arXiv 2503.14476) is
-``clip_range_high=0.28 overlong=penalty kl_coef=0``.
+``clip_range_high=0.28 overlong=penalty kl_coef=0``, without its dynamic sampling.
 Deviation: means are over tokens by default, as in DAPO; the paper's favour short right and long wrong answers.
 """
 
@@ -65,6 +65,12 @@ class Config(GroupConfig):
     """Tokens below the limit at which the penalty starts."""
     max_tokens: int = number(24, at_least=1)
     """The limit: the longest response that is allowed (`conf/algorithm/grpo.yaml` takes the task's)."""
+
+    def conflict(self) -> str | None:
+        """The penalty must start above the empty response."""
+        if self.overlong is OverlongEnum.penalty and self.overlong_buffer > self.max_tokens:
+            return f"overlong_buffer={self.overlong_buffer}: must be at most max_tokens ({self.max_tokens}); lower it"
+        return None
 
 
 class GRPO(Algorithm):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rft.algorithms.base import DataKind
-from rft.algorithms.dpo import DPO, PairLossConfig
+from rft.algorithms.dpo import DPO, LossEnum, PairLossConfig
 from rft.config import OnPolicyConfig, number
 from rft.ops.advantages import group_extremes
 from rft.ops.enumerable import Enumerable
@@ -73,5 +73,9 @@ class OnlineDPO(DPO):
         return preference_B * self.pair_loss(chosen_B, rejected_B) + (1 - preference_B) * swapped_B
 
     def optimum(self, problem: Enumerable) -> Tensor | None:
-        """With soft labels DPO's; with hard ones all mass on the best response."""
+        """With soft labels DPO's; with hard ones all mass on the best response. None is known for the other losses,
+        whose own depends on how often the policy draws a pair.
+        """
+        if self.config.loss is not LossEnum.sigmoid:
+            return None
         return super().optimum(problem) if self.config.soft_labels else problem.kl_regularised(0.0)

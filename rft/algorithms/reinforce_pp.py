@@ -43,13 +43,19 @@ class Config(OnPolicyConfig):
     group_baseline: bool = False
     """Take off the mean reward of a prompt's responses; needs two samples a prompt or more."""
 
+    def conflict(self) -> str | None:
+        """A lone response less its own mean is nothing."""
+        if self.group_baseline and self.samples_per_prompt < 2:
+            return f"samples_per_prompt={self.samples_per_prompt}: group_baseline needs 2 or more; raise it"
+        return None
+
 
 class ReinforcePP(Algorithm):
     """See the module's docstring."""
 
     data_kind = "on_policy"
     needs = frozenset({"reference", "reward"})
-    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"group_baseline": True})
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"group_baseline": True, "samples_per_prompt": 4})
     config: Config
 
     def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:

@@ -54,8 +54,12 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
             "ask for fewer, or raise candidates.samples_per_prompt"
         )
     ranks, accumulate = int(cfg.strategy.get("devices", 1)), int(cfg.strategy.get("accumulate", 1))
-    if issubclass(algorithm, OnPolicyConfig):
-        _check_on_policy(cfg, algorithm, ranks, accumulate)
+    values = {str(k): v for k, v in cfg.algorithm.items() if k != "_target_"}
+    typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(algorithm), values))
+    if told := typed.conflict():
+        raise UserError(f"algorithm.{told}")
+    if isinstance(typed, OnPolicyConfig):
+        _check_on_policy(cfg, typed, ranks, accumulate)
     if issubclass(algorithm, PreferenceConfig):
         _check_pairs(cfg)
         if cfg.algorithm.pairs_per_step % (ranks * accumulate):
@@ -83,7 +87,7 @@ def train_prompts(cfg: DictConfig) -> int | None:
     return int(cfg.task.train_prompts) if known else None
 
 
-def _check_on_policy(cfg: DictConfig, algorithm: type[OnPolicyConfig], ranks: int, accumulate: int) -> None:
+def _check_on_policy(cfg: DictConfig, typed: OnPolicyConfig, ranks: int, accumulate: int) -> None:
     chosen, there = cfg.algorithm, train_prompts(cfg)
     if there is not None and chosen.prompts_per_iteration > there:
         raise UserError(
@@ -108,8 +112,6 @@ def _check_on_policy(cfg: DictConfig, algorithm: type[OnPolicyConfig], ranks: in
             f"samples_per_prompt) do not divide into {chosen.minibatches} minibatches × {accumulate} microbatches "
             f"(strategy.accumulate) × {ranks} processes (strategy.devices); change one of them"
         )
-    values = {str(k): v for k, v in chosen.items() if k != "_target_"}
-    typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(algorithm), values))
     if typed.batch_rows % parts:
         raise UserError(
             f"algorithm.minibatches={chosen.minibatches}: the {typed.batch_rows} rows that {chosen.name} learns from "

@@ -38,6 +38,10 @@ class AlgorithmConfig:
     requires_feedback: str | None = None
     """The only feedback that this algorithm's name stands for; none if any will do."""
 
+    def conflict(self) -> str | None:
+        """What does not fit together in these settings and how to mend it, from the key on; None if all fits."""
+        return None
+
 
 @dataclass
 class OnPolicyConfig(AlgorithmConfig):

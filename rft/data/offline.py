@@ -36,7 +36,7 @@ class Learner(Protocol):
         """Finished Lightning epochs."""
         ...
 
-    def prepare_step(self, batch: Any) -> Any:
+    def see_step(self, batch: Any) -> Any:
         """What a step needs to know of all its rows before any of them is learned from."""
         ...
 
@@ -301,7 +301,7 @@ class OfflineStream(IterableDataset[Batch]):
         micro = len(step) // parts
         # Interleaved, as ranks take their microbatches in turn.
         rows = torch.arange(len(step)).view(self.accumulate, self.world, micro)[:, self.rank].reshape(-1)
-        mine = self.algorithm.prepare_step(to_device(step[rows], self.algorithm.backbone.device))
+        mine = self.algorithm.see_step(to_device(step[rows], self.algorithm.backbone.device))
         total = max(self.algorithm.loss_count(step), 1)
         for start in range(0, len(mine), micro):
             part = mine[slice(start, start + micro)]

@@ -173,7 +173,7 @@ class World:
         """A whole minibatch: rollouts with credit assigned, or the rows of a step that the algorithm has seen."""
         if self.algorithm.data_kind == "on_policy":
             return self.algorithm.assign_credit(self.rollouts())
-        return self.algorithm.prepare_step(self.labelled())
+        return self.algorithm.see_step(self.labelled())
 
     def microbatches(self, accumulate: int) -> Iterator[Any]:
         """The microbatches of one optimiser step."""

@@ -160,7 +160,7 @@ class Learner:
     def __init__(self) -> None:
         self.seen: list[list[int]] = []
 
-    def prepare_step(self, batch: PreferenceBatch) -> PreferenceBatch:
+    def see_step(self, batch: PreferenceBatch) -> PreferenceBatch:
         self.seen.append(batch.chosen.response_ids.flatten().tolist())
         return batch
 
