@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rft.tasks.imdb_sentiment import Config as ImdbConfig
+from rft.tasks.imdb_sentiment import ImdbSentiment
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Config(ImdbConfig):
     place: str = ""
 
 
-class Probe:
+class Probe(ImdbSentiment):
     def __init__(self, config, store):
         print("acts", config.act, flush=True)
         getattr(self, config.act)(Path(config.place))

@@ -169,12 +169,17 @@ def test_a_trial_of_foreign_parts_alone_runs_and_its_stages_know_their_classes_a
     }
     assert manifest["questions"]["config"]["task"] == "ownparts.task.Shorter"
     labels = manifest["preferences"]
+    code = labels["config"]["judge"]["code"]  # another package's results are addressed by its code too
     assert labels["config"] == {
-        "feedback": {"_target_": "ownparts.feedback.Sharp", "sharpness": 50.0},
-        "judge": {"_target_": "ownparts.judge.Counter", "letter": "e"},
+        "feedback": {"_target_": "ownparts.feedback.Sharp", "sharpness": 50.0, "code": code},
+        "judge": {"_target_": "ownparts.judge.Counter", "letter": "e", "code": code},
     }
     assert set(labels["inputs"]) == {"candidates", "gold"}
-    assert manifest["reward_model"]["config"]["reward"] == {"_target_": "ownparts.reward.Letters", "letter": "a"}
+    assert manifest["reward_model"]["config"]["reward"] == {
+        "_target_": "ownparts.reward.Letters",
+        "letter": "a",
+        "code": code,
+    }
     rows = trial.history()
     assert len(rows) == 3
     assert all(math.isfinite(row["rollout/reward"]) for row in rows)

@@ -19,6 +19,7 @@ from rft.ops import advantages, kl, logprobs, losses, masked, preference
 MASK_BR = torch.ones(2, 3, dtype=torch.bool)
 X_BR, X_B, LENGTHS_B = torch.zeros(2, 3), torch.zeros(2), torch.ones(2, dtype=torch.long)
 GROUP_B, DESIRABLE_B = torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.bool)
+KEPT_B = DESIRABLE_B
 HIDDEN_BRH, HEAD_VH, IDS_BR = torch.zeros(2, 3, 4), torch.zeros(5, 4), torch.zeros(2, 3, dtype=torch.long)
 
 PAIR = {"chosen_logratios_B": X_B, "rejected_logratios_B": X_B}
@@ -32,6 +33,7 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], dict[str, Tensor]]] = {
     "masked_mean": (masked.masked_mean, {"x_BR": X_BR, "mask_BR": MASK_BR}),
     "sequence_mean": (masked.sequence_mean, {"x_BR": X_BR, "mask_BR": MASK_BR}),
     "fixed_mean": (partial(masked.fixed_mean, length=3), {"x_BR": X_BR, "mask_BR": MASK_BR}),
+    "row_mean": (masked.row_mean, {"x_B": X_B, "kept_B": KEPT_B}),
     "whiten": (masked.whiten, {"x_BR": X_BR, "mask_BR": MASK_BR}),
     "token_rewards": (
         partial(advantages.token_rewards, kl_coef=0.1),

@@ -45,7 +45,7 @@ def rollouts_of(ppo: PPO, seq: Sequences) -> Rollouts:
     truncated = seq.truncated(backbone.eos_id)
     assert truncated.tolist() == [False, True]
     values = backbone.values(seq)
-    return Rollouts(seq, logprobs, REWARDS, truncated, torch.arange(2), ref, values, {"rollout/kl": kl})
+    return Rollouts(seq, logprobs, REWARDS, truncated, torch.arange(2), ref, values, metrics={"rollout/kl": kl})
 
 
 def token_rewards_of(seq: Sequences, **settings: Any) -> tuple[Tensor, Rollouts]:

@@ -82,7 +82,14 @@ def ppo(seq: Sequences, more: int) -> tuple[Backbone, Tensor]:
         pad(torch.where(mask, x + noise(mask, i), 5.0), (0, more), value=5.0) for i, x in enumerate(now)
     )
     rollouts = Rollouts(
-        wide, old, torch.tensor([1.5, -0.5]), wide.truncated(EOS), torch.arange(2), ref, values, {"rollout/kl": 1.0}
+        wide,
+        old,
+        torch.tensor([1.5, -0.5]),
+        wide.truncated(EOS),
+        torch.arange(2),
+        ref,
+        values,
+        metrics={"rollout/kl": 1.0},
     )
     return backbone, module.loss(module.prepare(rollouts)).loss
 
