@@ -129,7 +129,7 @@ def _apart(got: Tensor, wanted: Tensor) -> float:
 def padding(subject: Subject) -> Found:
     """A response padded further gives the same gradient."""
     _trains(subject)
-    world = subject.world(nudge=NUDGE)
+    world = subject.world(NUDGE, torch.float32)
     if subject.algorithm.data_kind == "on_policy":
         rollouts = world.rollouts()
         plain, wide = (world.clone().algorithm.assign_credit(r) for r in (rollouts, padded(rollouts)))
@@ -153,11 +153,11 @@ def padding(subject: Subject) -> Found:
 def microbatches(subject: Subject) -> Found:
     """A minibatch in one piece, in two and in four accumulated ones gives the same gradient."""
     _trains(subject)
-    whole = subject.world(nudge=NUDGE)
+    whole = subject.world(NUDGE, torch.float32)
     wanted = whole.gradient(whole.microbatches(1))
     worst = 0.0
     for parts in (2, 4):
-        world = subject.world(nudge=NUDGE)
+        world = subject.world(NUDGE, torch.float32)
         worst = max(worst, _apart(world.gradient(world.microbatches(parts), parts), wanted))
     detail = f"gradient {worst:.1e} apart in 2 and 4 microbatches"
     mend = "; the loss must be a mean over what loss_count counts and know no other rows: assign credit in prepare"

@@ -39,7 +39,7 @@ def _rank(subject: Subject, rank: int, meet: Path, answer: Connection) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=RANKS)
-        world = subject.world(nudge=NUDGE)
+        world = subject.world(NUDGE, torch.float32)
         gradient = world.gradient(_share(world, rank))
         torch.distributed.all_reduce(gradient)
         answer.send((gradient / RANKS).tolist())
@@ -54,7 +54,7 @@ def two_ranks(subject: Subject) -> Found:
     """A step spread over two ranks, credit assigned on each, gives the gradient of one process."""
     if subject.algorithm.data_kind == "none":
         raise NotApplicableError("it trains nothing")
-    whole = subject.world(nudge=NUDGE)
+    whole = subject.world(NUDGE, torch.float32)
     wanted = whole.gradient(whole.microbatches(1))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
@@ -29,9 +30,9 @@ class Subject:
     config: Any
     settings: str = ""
 
-    def world(self, nudge: float = 0.0) -> World:
+    def world(self, nudge: float = 0.0, dtype: torch.dtype = torch.float64) -> World:
         """A fresh world with the algorithm in it."""
-        return World(self.algorithm, self.config, nudge=nudge)
+        return World(self.algorithm, self.config, nudge=nudge, dtype=dtype)
 
     @property
     def prepares(self) -> str:

@@ -1,4 +1,4 @@
-"""A small real world to check algorithms in: a random language model in float64, prompts, a reward, labels.
+"""A small real world to check algorithms in: a random language model, prompts, a reward, labels.
 
 Every kind of response occurs: cut off at the limit, ended by EOS after some tokens, EOS alone.
 Dimensions: ``B`` sequences, ``R`` response tokens.
@@ -33,15 +33,18 @@ TEMPERATURE = 0.7  # another than 1, so that log-probs at the wrong one do not p
 class TokenReward:
     """A reward that is a function of the counted tokens alone; it grows with the response's share of some tokens."""
 
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        self.dtype = dtype
+
     def score(self, sequences: Sequences) -> Tensor:
-        """Shape [B], float64."""
+        """Shape [B]."""
         value = torch.tensor([0.0, 0.1, 0.4, 1.0, -0.7, 0.3, -0.2], dtype=torch.float64)
         per_token = torch.where(sequences.response_mask, value[sequences.response_ids], 0.0)
-        return per_token.sum(-1) / sequences.lengths + 0.01 * sequences.prompt_ids[:, -1]
+        return (per_token.sum(-1) / sequences.lengths + 0.01 * sequences.prompt_ids[:, -1]).to(self.dtype)
 
 
-def make_model(seed: int = 0) -> Any:
-    """A random GPT-2 of one layer, in float64 throughout (Llama's norm would round to float32)."""
+def make_model(seed: int = 7) -> Any:
+    """A random GPT-2 of one layer, in float64 (a Llama's norm would round to float32 all the same)."""
     from transformers import AutoModelForCausalLM, GPT2Config
 
     config = GPT2Config(
@@ -79,19 +82,23 @@ def settings_for_checks(config: Any) -> Any:
 class World:
     """An algorithm on a fresh copy of the model, with everything it needs."""
 
-    def __init__(self, algorithm_class: type[Algorithm], config: Any, *, nudge: float = 0.0) -> None:
+    def __init__(
+        self, algorithm_class: type[Algorithm], config: Any, *, nudge: float = 0.0, dtype: torch.dtype = torch.float64
+    ) -> None:
         """Make it.
 
         Args:
             algorithm_class: what is checked.
             config: its settings.
             nudge: size of a random change of policy and critic, which moves them away from reference and start.
+            dtype: of weights and rewards.
         """
-        model = make_model()
+        model = make_model().to(dtype)
+        self.dtype = dtype
         self.engine = RolloutEngine(model, EOS, PAD)
         trained = [Role.policy] + ([Role.critic] if "value" in algorithm_class.needs else [])
         tokenizer: Any = SimpleNamespace(eos_token_id=EOS, pad_token_id=PAD)
-        self.backbone = Backbone(model, tokenizer, LoraConfig(enabled=False), trained, trained, seed=1).double()
+        self.backbone = Backbone(model, tokenizer, LoraConfig(enabled=False), trained, trained, seed=1).to(dtype)
         self.config = settings_for_checks(config)
         self.algorithm = algorithm_class(self.config, self.backbone)
         if nudge:
@@ -102,7 +109,7 @@ class World:
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
             for parameter in self.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * size)
+                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * size)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained."""
@@ -112,7 +119,7 @@ class World:
 
     def stream(self, *, accumulate: int = 1, rank: int = 0, world: int = 1) -> RolloutStream:
         """The stream that a run would have."""
-        reward = TokenReward() if "reward" in self.algorithm.needs else None
+        reward = TokenReward(self.dtype) if "reward" in self.algorithm.needs else None
         return RolloutStream(
             self.algorithm,
             self.engine,
