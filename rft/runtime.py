@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 
 # <malloc.h> of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def cores() -> int:
@@ -26,6 +28,9 @@ def prepare_process() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, which do not look
+    if sys.platform == "linux" and int(os.environ.get("LOCAL_RANK") or 0) > 0:
+        # A rank waits for the others for ever; with the first of them killed, nothing would end it.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if sys.platform != "linux" or "MALLOC_MMAP_MAX_" in os.environ:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -57,9 +56,9 @@ class Algorithm(Module):
         """
         return batch
 
-    @abstractmethod
     def loss(self, batch: Any) -> LossOutput:
         """The loss on a microbatch, with gradient: a mean over what ``loss_count`` counts."""
+        raise NotImplementedError(f"{type(self).__name__} defines no loss(batch)")
 
     def loss_count(self, batch: Any) -> int:
         """How many things the loss is a mean over: counted tokens of rollouts, decided pairs, single responses.

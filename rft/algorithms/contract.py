@@ -68,6 +68,22 @@ def check_rollouts(rollouts: Rollouts, needs: frozenset[str], where: str) -> Non
             raise ContractError(f"{where}: needs has {need!r}, but the rollouts come without it; build them with needs")
 
 
+def _check_pairs(batch: PreferenceBatch, where: str) -> None:
+    """Pairs as many on both sides, the better response as chosen."""
+    rows = (len(batch),)
+    if len(batch.rejected) != len(batch):
+        raise ContractError(f"{where}: {len(batch)} chosen and {len(batch.rejected)} rejected; wanted as many of both")
+    _check("preference", batch.preference, rows, "float", where, "B")
+    if bool(((batch.preference < 0.5) | (batch.preference > 1)).any()):
+        raise ContractError(f"{where}: preference leaves [0.5, 1]; wanted the better response as chosen")
+    for name, x in (
+        ("ref_chosen_logprobs", batch.ref_chosen_logprobs),
+        ("ref_rejected_logprobs", batch.ref_rejected_logprobs),
+    ):
+        if x is not None:
+            _check(name, x, rows, "float", where, "B")
+
+
 def check_batch(batch: Any, where: str) -> None:
     """Refuse a batch with wrong shapes, types, gradients, numbers that are not finite, or credit outside the mask.
 
@@ -75,20 +91,7 @@ def check_batch(batch: Any, where: str) -> None:
         ContractError: naming the field.
     """
     if isinstance(batch, PreferenceBatch):
-        rows = (len(batch),)
-        if len(batch.rejected) != len(batch):
-            raise ContractError(
-                f"{where}: {len(batch)} chosen and {len(batch.rejected)} rejected; wanted as many of both"
-            )
-        _check("preference", batch.preference, rows, "float", where, "B")
-        if bool(((batch.preference < 0.5) | (batch.preference > 1)).any()):
-            raise ContractError(f"{where}: preference leaves [0.5, 1]; wanted the better response as chosen")
-        for name, x in (
-            ("ref_chosen_logprobs", batch.ref_chosen_logprobs),
-            ("ref_rejected_logprobs", batch.ref_rejected_logprobs),
-        ):
-            if x is not None:
-                _check(name, x, rows, "float", where, "B")
+        _check_pairs(batch, where)
         return
     if not isinstance(batch, OnPolicyBatch):
         raise ContractError(f"{where}: gave a {type(batch).__name__}; wanted an OnPolicyBatch or a PreferenceBatch")
@@ -108,6 +111,10 @@ def check_batch(batch: Any, where: str) -> None:
     for name, x in fields.items():
         if x is not None or name in ("logprobs", "advantages"):
             _check_masked(name, x, batch.sequences, where)
+            if x.dtype != batch.logprobs.dtype:
+                raise ContractError(
+                    f"{where}: {name} is {x.dtype}; wanted {batch.logprobs.dtype}, as the rollouts have it"
+                )
 
 
 def check_mask(seq: Sequences, eos_id: int, where: str) -> None:

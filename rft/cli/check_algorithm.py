@@ -18,6 +18,10 @@ def check(names: Sequence[str], overrides: Sequence[str], only: Sequence[str], *
     """
     if everything == bool(names):
         raise UserError("check-algorithm: name an algorithm, as in `rft check-algorithm ppo`, or give --all")
+    from rft.config import compose
+
+    for name in names:  # refused in a second, before anything heavy is imported
+        compose([f"algorithm={name}", "model=tiny", *overrides])
     from rft.runtime import prepare_process
 
     prepare_process()
@@ -30,13 +34,15 @@ def check(names: Sequence[str], overrides: Sequence[str], only: Sequence[str], *
     torch.set_num_threads(1)  # the problems are so small that a second thread only waits
     console = Console(highlight=False)
     chosen = list(algorithm_names()) if everything else list(names)
-    started, failed, count = time.monotonic(), 0, 0
+    started, failed, passed, skipped = time.monotonic(), 0, 0, 0
     with bar("checks", len(chosen)) as progress:
         for name in chosen:
             report = check_algorithm(name, overrides, only)
             report.print(console)
-            failed, count = failed + len(report.failed), count + len(report.results)
+            failed += len(report.failed)
+            passed += sum(r.ok is True for r in report.results)
+            skipped += sum(r.ok is None for r in report.results)
             progress.advance()
     seconds = time.monotonic() - started
-    console.print(f"{count} checks of {len(chosen)} algorithms in {seconds:.0f} s: {failed or 'none'} failed")
+    console.print(f"{passed} passed, {failed or 'none'} failed, {skipped} do not apply, in {seconds:.0f} s")
     return not failed

@@ -53,8 +53,9 @@ class Report:
         for r in self.results:
             table.add_row(r.name, Text(r.settings), words[r.ok], Text(r.detail))
         console.print(table)
-        for r in self.failed:
-            console.print(Text(f"{r.name}: look at {r.where}", style="red"), soft_wrap=True)
+        for where in dict.fromkeys(r.where for r in self.failed):
+            names = ", ".join(dict.fromkeys(r.name for r in self.failed if r.where == where))
+            console.print(Text(f"{names}: look at {where}", style="red"), soft_wrap=True)
 
     def require(self) -> None:
         """Do nothing if all checks hold.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.algorithms.contract import place
+from rft.algorithms.contract import ContractError, place
 from rft.models.backbone import Role
 from rft.testing.result import CheckResult
 from rft.testing.world import World
@@ -68,6 +68,9 @@ def run_check(name: str, check: Check, subject: Subject) -> CheckResult:
         found = check(subject)
     except NotApplicableError as reason:
         return CheckResult(name, None, str(reason), settings=subject.settings)
+    except ContractError as error:
+        where, _, told = str(error).partition(": ")
+        return CheckResult(name, False, told, where, subject.settings)
     except Exception as error:  # whatever a stranger's code raises is what the row is about
         told = f"{type(error).__name__}: {error}"
         return CheckResult(name, False, told, _raised_at(error, subject), subject.settings)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rft.algorithms.base import Algorithm
+from rft.algorithms.contract import ContractError, place
 from rft.config import OnPolicyConfig
 from rft.models.backbone import Role
 from rft.ops.enumerable import Enumerable
@@ -198,6 +199,11 @@ def _problem(arena: Arena, algorithm: Algorithm) -> tuple[Enumerable, Tensor]:
         wanted = algorithm.optimum(problem)
         if wanted is None:
             raise NotApplicableError("no closed form under these settings")
+        if wanted.shape != problem.rewards.shape:
+            raise ContractError(
+                f"{place(algorithm.optimum)}: gave {list(wanted.shape)}; wanted the policy [X, Y] = "
+                f"{list(problem.rewards.shape)}"
+            )
         away = total_variation(wanted, problem.reference.exp())
         options.append((abs(away - 0.4), scale, problem, wanted))
     _, _, problem, wanted = min(options, key=lambda o: o[:2])

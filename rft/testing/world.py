@@ -191,11 +191,18 @@ class World:
         return self.offline_stream(data, accumulate=accumulate).microbatches(data)
 
     def gradient(self, batches: Any, parts: int = 1) -> Tensor:
-        """The gradient of the weighted mean loss over microbatches, flat, of all that is trained."""
+        """The gradient of the weighted mean loss over microbatches, flat, of all that is trained.
+
+        Raises:
+            ValueError: if it is not finite.
+        """
         self.algorithm.zero_grad()
         for batch in batches:
             (self.algorithm.checked_loss(batch).loss * batch.weight / parts).backward()
-        return flat_gradient(self.parameters())
+        gradient = flat_gradient(self.parameters())
+        if not bool(torch.isfinite(gradient).all()):
+            raise ValueError("the gradient is not finite")
+        return gradient
 
     def clone(self) -> World:
         """Another world in the same state."""
