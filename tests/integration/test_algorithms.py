@@ -32,9 +32,7 @@ def kind(name: str) -> str:
 def trial(name: str, sweep: Sweep, warm: Warm, cwd: Path, *more: str) -> Result:
     """A finished trial of it."""
     settings = SETTINGS.get(kind(name), LABELLED)
-    outcome = warm(
-        ["run", f"algorithm={name}", *settings, *more, "arm=short", "tracker=none", *TINY], cwd, sweep.store
-    )
+    outcome = warm(["run", f"algorithm={name}", *settings, *more, "arm=short", "tracker=none", *TINY], cwd, sweep.store)
     assert outcome.code == 0, outcome.stderr
     return Result(cwd / "runs" / "scratch" / "short" / "seed-0", sweep.store)
 
