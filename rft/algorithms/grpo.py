@@ -111,16 +111,29 @@ class GRPO(Algorithm):
         config, mask = self.config, batch.sequences.response_mask
         logprobs = self.backbone.logprobs(Role.policy, batch.sequences, config.temperature)
         high = config.clip_range if config.clip_range_high is None else config.clip_range_high
-        loss_BR, metrics = clipped_surrogate(logprobs, batch.logprobs, batch.advantages, mask, config.clip_range, high)
+        per_token = config.length_normaliser is NormaliserEnum.token
+        loss_BR, metrics = clipped_surrogate(
+            logprobs,
+            batch.logprobs,
+            batch.advantages,
+            mask,
+            config.clip_range,
+            high,
+            metric_mean=masked_mean if per_token else sequence_mean,
+        )
         if config.kl_coef and batch.ref_logprobs is not None:
             kl_BR = kl_k3(logprobs, batch.ref_logprobs)
             loss_BR = loss_BR + config.kl_coef * kl_BR
-            metrics["kl"] = masked_mean(kl_BR.detach(), mask)
-        if config.length_normaliser is NormaliserEnum.sequence:
-            return LossOutput(sequence_mean(loss_BR, mask), metrics)
-        if config.length_normaliser is NormaliserEnum.constant:
-            return LossOutput(fixed_mean(loss_BR, mask, config.max_tokens), metrics)
-        return LossOutput(masked_mean(loss_BR, mask), metrics)
+            metrics["kl"] = self._reduce(kl_BR.detach(), mask)
+        return LossOutput(self._reduce(loss_BR, mask), metrics)
+
+    def _reduce(self, x_BR: Tensor, mask_BR: Tensor) -> Tensor:
+        """The mean that ``length_normaliser`` asks for. Shape []."""
+        if self.config.length_normaliser is NormaliserEnum.sequence:
+            return sequence_mean(x_BR, mask_BR)
+        if self.config.length_normaliser is NormaliserEnum.constant:
+            return fixed_mean(x_BR, mask_BR, self.config.max_tokens)
+        return masked_mean(x_BR, mask_BR)
 
     def loss_count(self, batch: OnPolicyBatch) -> int:
         """Tokens or responses, as ``length_normaliser`` says."""

@@ -18,7 +18,6 @@ from rft.config import PreferenceConfig, number
 from rft.data.ranks import all_sum
 from rft.models.backbone import Role
 from rft.ops.enumerable import Enumerable
-from rft.ops.masked import row_mean
 from rft.ops.preference import kto_loss
 from rft.types import LossOutput, UnpairedBatch
 
@@ -59,12 +58,9 @@ class KTO(Algorithm):
         ratios_B = self.backbone.logprobs(Role.policy, batch.sequences).sum(-1) - batch.ref_logprobs
         loss_B = self.response_loss(ratios_B, batch.desirable, batch.kl)
         reward_B = self.config.beta * ratios_B.detach()
-        metrics = {
-            "desirable_reward": row_mean(reward_B, batch.desirable),
-            "undesirable_reward": row_mean(reward_B, ~batch.desirable),
-            "kl": batch.kl,
-        }
-        return LossOutput(loss_B.mean(), metrics)
+        # Over all responses, as the loss is: a microbatch may have no good one to take a mean over.
+        margin = torch.where(batch.desirable, reward_B, -reward_B).mean()
+        return LossOutput(loss_B.mean(), {"margin": margin, "kl": batch.kl})
 
     def response_loss(self, ratios_B: Tensor, desirable_B: Tensor, kl: Tensor) -> Tensor:
         """The loss of each response from its log-ratio. Shape [B]."""

@@ -5,6 +5,8 @@ Dimensions: ``B`` sequences or pairs, ``R`` response tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -20,6 +22,7 @@ def clipped_surrogate(
     clip_low: float,
     clip_high: float,
     dual_clip: float | None = None,
+    metric_mean: Callable[[Tensor, Tensor], Tensor] = masked_mean,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """max(−ρ A, −clip(ρ, 1 − clip_low, 1 + clip_high) A) per token, ρ = exp(log π − log π_old). Shape [B, R].
 
@@ -28,8 +31,10 @@ def clipped_surrogate(
     pull without bound. Sources: Schulman et al. 2017 (arXiv 1707.06347), equation 7; different bounds, Yu et al. 2025
     (arXiv 2503.14476), equation 10; dual clip, Ye et al. 2020 (arXiv 1912.09729), equation 5.
 
-    Metrics, detached means over counted tokens, shape []: ``ratio``; ``clip_fraction``, the share of tokens where the
-    clipped term is the greater loss; ``update_kl``, the k3 estimate of KL(π_old ‖ π) in nats per token.
+    Metrics, detached, shape []: ``ratio``; ``clip_fraction``, the share of tokens where the clipped term is the greater
+    loss; ``update_kl``, the k3 estimate of KL(π_old ‖ π) in nats per token. ``metric_mean`` reduces them, by default
+    over counted tokens: give ``sequence_mean`` where the loss counts sequences, so that both are weighted alike. A
+    sequence without counted tokens has a ratio of 1.
 
     Raises:
         TypeError, ValueError: see ``rft.ops.masked.check_tokens``; ValueError also for bounds below 0 and a dual clip
@@ -49,9 +54,9 @@ def clipped_surrogate(
         loss = torch.where(advantages_BR < 0, torch.minimum(loss, -dual_clip * advantages_BR), loss)
     with torch.no_grad():
         metrics = {
-            "ratio": masked_mean(ratio, mask_BR),
-            "clip_fraction": masked_mean((clipped > unclipped).float(), mask_BR),
-            "update_kl": masked_mean(ratio - 1 - log_ratio, mask_BR),
+            "ratio": 1 + metric_mean(ratio - 1, mask_BR),
+            "clip_fraction": metric_mean((clipped > unclipped).to(ratio), mask_BR),
+            "update_kl": metric_mean(ratio - 1 - log_ratio, mask_BR),
         }
     return torch.where(mask_BR, loss, torch.zeros_like(loss)), metrics
 

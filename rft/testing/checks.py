@@ -164,6 +164,41 @@ def microbatches(subject: Subject) -> Found:
     return Found(worst <= SAME, detail if worst <= SAME else detail + mend, subject.loses)
 
 
+def metrics(subject: Subject) -> Found:
+    """Every metric's weighted mean over two and four microbatches is its value over one."""
+    _trains(subject)
+    wanted = _mean_metrics(subject, 1)
+    worst = 0.0
+    for parts in (2, 4):
+        found = _mean_metrics(subject, parts)
+        if set(found) != set(wanted):
+            names = ", ".join(sorted(set(found) ^ set(wanted)))
+            return Found(False, f"metric {names} comes with some microbatches only; report the same", subject.loses)
+        for name, value in wanted.items():
+            gap = abs(found[name] - value) / max(abs(value), 1e-6)
+            if not gap <= SAME:
+                return Found(
+                    False,
+                    f"metric {name} is {found[name]:.6g} in {parts} microbatches and {value:.6g} in one; metrics are "
+                    "weighted as the loss is: take a mean over what loss_count counts",
+                    subject.loses,
+                )
+            worst = max(worst, gap)
+    return Found(True, f"{worst:.1e} apart in 2 and 4 microbatches" if wanted else "reports none")
+
+
+def _mean_metrics(subject: Subject, parts: int) -> dict[str, float]:
+    """As training logs them, on a policy that has moved since credit was assigned."""
+    world = subject.world(nudge=NUDGE)
+    batches = list(world.microbatches(parts))
+    world.nudge(NUDGE)
+    total: dict[str, float] = {}
+    for batch in batches:
+        for name, value in world.algorithm.checked_loss(batch).metrics.items():
+            total[name] = total.get(name, 0.0) + float(value.detach()) * batch.weight / parts
+    return total
+
+
 def endings(subject: Subject) -> Found:
     """EOS counts, what follows it does not; responses of one token and cut-off ones give finite numbers."""
     _trains(subject)
@@ -318,6 +353,7 @@ CHECKS: dict[str, Check] = {
     "KL": kl_sign,
     "padding": padding,
     "microbatches": microbatches,
+    "metrics": metrics,
     "EOS, truncation, one token": endings,
     "finite differences": finite_differences,
     "same seed, same bits": same_bits,

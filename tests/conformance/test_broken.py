@@ -15,7 +15,7 @@ from rft.errors import UserError
 from rft.models.backbone import Role
 from rft.ops.advantages import leave_one_out
 from rft.ops.kl import sequence_kl
-from rft.ops.masked import masked_mean, whiten
+from rft.ops.masked import masked_mean, row_mean, whiten
 from rft.testing import CheckFailed, check_class
 from rft.testing.suite import EVERY_VARIANT, ONCE
 from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts, UnpairedBatch
@@ -102,6 +102,32 @@ class KLOfAMicrobatch(kto.KTO):
 
     def loss(self, batch: UnpairedBatch) -> LossOutput:
         return super().loss(self.prepare_step(batch))
+
+
+class MeanOfSomeRows(kto.KTO):
+    """A metric over good responses, of which a microbatch may have none."""
+
+    def loss(self, batch: UnpairedBatch) -> LossOutput:
+        out = super().loss(batch)
+        return LossOutput(out.loss, {"good_length": row_mean(batch.sequences.lengths.double(), batch.desirable)})
+
+
+class TokensAmongResponses(grpo.GRPO):
+    """A metric over tokens beside a loss over responses."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        out, mask = super().loss(batch), batch.sequences.response_mask
+        return LossOutput(out.loss, {**out.metrics, "advantage": masked_mean(batch.advantages.square(), mask)})
+
+    def loss_count(self, batch: OnPolicyBatch) -> int:
+        return len(batch)
+
+
+class MetricOfSomeBatches(rloo.RLOO):
+    """A metric that not every microbatch has."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        return LossOutput(super().loss(batch).loss, {"large": torch.ones(())} if len(batch) > 16 else {})
 
 
 class DropsEOS(rloo.RLOO):
@@ -203,6 +229,9 @@ BROKEN = [
     ("padding", LengthWithPadding, dpo.Config, "loss"),
     ("microbatches", WhitensInTheLoss, rloo.Config, "loss"),
     ("microbatches", KLOfAMicrobatch, kto.Config, "loss"),
+    ("metrics", MeanOfSomeRows, kto.Config, "loss"),
+    ("metrics", TokensAmongResponses, grpo.Config, "loss"),
+    ("metrics", MetricOfSomeBatches, rloo.Config, "loss"),
     ("EOS, truncation, one token", DropsEOS, rloo.Config, "prepare"),
     ("EOS, truncation, one token", NeedsTwoTokens, rloo.Config, "loss"),
     ("finite differences", DetachedRatio, grpo.Config, "loss"),

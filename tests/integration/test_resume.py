@@ -18,11 +18,16 @@ pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark
 LONG = {
     "ppo": ("algorithm=ppo", "algorithm.iterations=16", "algorithm.minibatches=2", "algorithm.epochs=2"),
     "dpo": ("algorithm=dpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
+    "kto": ("algorithm=kto", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
+    "online_dpo": ("algorithm=online_dpo", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
+    "raft": ("algorithm=raft", "algorithm.iterations=16"),
 }
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "settings"), [("ppo", ()), ("dpo", ()), ("ppo", LORA)], ids=["ppo", "dpo", "ppo-adapters"]
+    ("algorithm", "settings"),
+    [*((name, ()) for name in LONG), ("ppo", LORA)],
+    ids=[*LONG, "ppo-adapters"],
 )
 def test_killed_in_the_middle_ends_with_the_same_bits(
     algorithm: str, settings: tuple[str, ...], adapted: Path, warm: Warm, tmp_path: Path

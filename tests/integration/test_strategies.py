@@ -35,7 +35,8 @@ def assert_same_training(one: Result, other: Result, start: Result) -> None:
         assert twin_row == pytest.approx(row, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+# KTO's loss knows a number of all rows of the step.
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo", "kto"])
 def test_two_processes_and_two_microbatches_train_what_one_does(
     algorithm: str, sweep: Sweep, warm: Warm, tmp_path: Path
 ) -> None:

@@ -1,0 +1,86 @@
+"""A short real trial of every registered algorithm, from the stages that all of them share."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rft.testing.suite import algorithm_names
+from tests.integration.conftest import Sweep
+from tests.integration.harness import ON_POLICY, TINY, Result, Warm
+
+# The first of the group to run waits for the sweep that all share.
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+
+SETTINGS = {"none": (), "on_policy": ON_POLICY}
+LABELLED = ("algorithm.pairs_per_step=4", "algorithm.epochs=2")
+
+
+def kind(name: str) -> str:
+    """What the algorithm learns from."""
+    from rft.config import compose
+    from rft.config.build import target_class
+
+    found: str = target_class(compose([f"algorithm={name}"]).algorithm).data_kind
+    return found
+
+
+def trial(name: str, sweep: Sweep, warm: Warm, cwd: Path, *more: str) -> Result:
+    """A finished trial of it."""
+    settings = SETTINGS.get(kind(name), LABELLED)
+    outcome = warm(["run", f"algorithm={name}", *settings, *more, "arm=short", "tracker=none", *TINY], cwd, sweep.store)
+    assert outcome.code == 0, outcome.stderr
+    return Result(cwd / "runs" / "scratch" / "short" / "seed-0", sweep.store)
+
+
+def answers(of: Result) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Rows of the evaluation by their question and their sampling numbers."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(of.entry("evaluation") / "evaluation.parquet").to_pylist()
+    return {(row["split"], row["prompt_id"], row["sample"]): row for row in rows}
+
+
+@pytest.mark.parametrize("name", sorted(algorithm_names()))
+def test_a_short_trial_trains_what_it_says_and_is_evaluated(
+    name: str, sweep: Sweep, warm: Warm, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    found = trial(name, sweep, warm, tmp_path)
+    assert (found.record["status"], found.record["error"]) == ("done", None)
+    manifest = json.loads((found.entry("evaluation") / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["metrics"]
+    assert all(math.isfinite(value) for value in manifest["metrics"].values())
+    rows = answers(found)
+    assert set(rows) == set(answers(sweep.trials["sft"]))
+    assert all(math.isfinite(row[column]) for row in rows.values() for column in ("gold", "proxy", "kl"))
+
+    start, end = (load_file(of.entry("policy") / "policy.safetensors") for of in (sweep.trials["sft"], found))
+    assert set(start) == set(end)
+    trains = kind(name) != "none"
+    assert all(bool(weight.isfinite().all()) for weight in end.values())
+    assert any(not start[key].equal(end[key]) for key in start) is trains
+    history = found.history()
+    assert bool(history) is trains
+    assert all(math.isfinite(value) for row in history for value in row.values())
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_the_best_of_n_is_no_worse_than_the_first_of_them_and_pays_its_kl(
+    n: int, sweep: Sweep, warm: Warm, tmp_path: Path
+) -> None:
+    alone = answers(sweep.trials["sft"])
+    best = answers(trial("best_of_n", sweep, warm, tmp_path, f"algorithm.n={n}"))
+    assert set(best) == set(alone)
+    for key, row in best.items():
+        assert row["kl"] == pytest.approx(math.log(n) - (n - 1) / n, abs=1e-12)
+        assert row["proxy"] >= alone[key]["proxy"]
+        assert row["prompt"] == alone[key]["prompt"]
+    differ = [key for key, row in best.items() if row["response"] != alone[key]["response"]]
+    assert bool(differ) is (n > 1)
+    assert all(best[key]["proxy"] > alone[key]["proxy"] for key in differ)
