@@ -349,13 +349,13 @@ def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> str | None:
 
 
 CHECKS: dict[str, Check] = {
-    "first ratio is 1": first_ratio,
-    "KL": kl_sign,
+    "ratio": first_ratio,
+    "kl": kl_sign,
     "padding": padding,
     "microbatches": microbatches,
     "metrics": metrics,
-    "EOS, truncation, one token": endings,
-    "finite differences": finite_differences,
-    "same seed, same bits": same_bits,
-    "inputs unchanged": batch_unchanged,
+    "endings": endings,
+    "gradient": finite_differences,
+    "bits": same_bits,
+    "inputs": batch_unchanged,
 }

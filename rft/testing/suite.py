@@ -29,8 +29,8 @@ def no_gold(subject: Subject) -> Found:
 
 # The first are checked under the defaults and every variant, the others under the defaults: a variant may well update
 # without credit, by an entropy bonus.
-EVERY_VARIANT: Mapping[str, Check] = {"optimum": reaches_its_optimum, **CHECKS, "two ranks": two_ranks}
-ONCE: Mapping[str, Check] = {"no credit, no update": no_credit_no_update, "no gold": no_gold}
+EVERY_VARIANT: Mapping[str, Check] = {"optimum": reaches_its_optimum, **CHECKS, "ranks": two_ranks}
+ONCE: Mapping[str, Check] = {"credit": no_credit_no_update, "gold": no_gold}
 
 
 def check_class(algorithm: type[Algorithm], config: Any, only: Sequence[str] = (), *, variants: bool = True) -> Report:
