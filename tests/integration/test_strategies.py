@@ -35,8 +35,8 @@ def assert_same_training(one: Result, other: Result, start: Result) -> None:
         assert twin_row == pytest.approx(row, rel=1e-3, abs=1e-4)
 
 
-# KTO's loss knows a number of all rows of the step.
-@pytest.mark.parametrize("algorithm", ["ppo", "dpo", "kto"])
+# KTO's loss knows a number of all rows of the step; the conformance suite has it on two ranks too.
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo", pytest.param("kto", marks=pytest.mark.slow)])
 def test_two_processes_and_two_microbatches_train_what_one_does(
     algorithm: str, sweep: Sweep, warm: Warm, tmp_path: Path
 ) -> None:

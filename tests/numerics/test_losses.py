@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rft.ops.losses import bradley_terry_loss, clipped_surrogate, clipped_value_loss, ppo_policy_loss
-from rft.ops.masked import masked_mean
+from rft.ops.masked import masked_mean, sequence_mean
 from tests.numerics.ragged import assert_padding_is_nothing, ragged
 
 # Ratios with advantage 1, then with advantage -1. Bounds 0.8 and 1.28.
@@ -87,6 +87,20 @@ def test_a_dual_clip_that_is_not_above_one_is_refused(dual_clip: float) -> None:
 def test_bounds_below_zero_are_refused(low: float, high: float) -> None:
     with pytest.raises(ValueError, match=f"clip_low={low}, clip_high={high}: must be at least 0"):
         clipped_surrogate(RATIOS, RATIOS, ADVANTAGES, ALL, low, high)
+
+
+def test_metrics_over_sequences_by_hand() -> None:
+    # Rows of 2, 1 and no tokens: ratios 1.5, 1.25; 0.5; and 1 where there is none. Clipped are 1.5 at A = 1 and 0.5 at
+    # A = -1; update_kl of a token is its ratio less one less its logarithm.
+    ratios = torch.tensor([[1.5, 1.25], [0.5, 9.0], [9.0, 9.0]], dtype=torch.float64)
+    advantages = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True], [True, False], [False, False]])
+    old = torch.zeros_like(ratios)
+    _, metrics = clipped_surrogate(ratios.log(), old, advantages, mask, 0.2, 0.28, metric_mean=sequence_mean)
+    assert metrics["ratio"].item() == pytest.approx(((1.5 + 1.25) / 2 + 0.5 + 1) / 3)
+    assert metrics["clip_fraction"].item() == pytest.approx((1 / 2 + 1 + 0) / 3)
+    first = (0.5 - math.log(1.5) + 0.25 - math.log(1.25)) / 2
+    assert metrics["update_kl"].item() == pytest.approx((first + -0.5 - math.log(0.5) + 0) / 3)
 
 
 def test_ppo_at_ratio_one_is_the_mean_negative_advantage() -> None:
