@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rft.config.extract import one_line
 from rft.config.ranges import out_of_range
 from rft.config.schemas import SPLITS, OnPolicyConfig, PreferenceConfig
 from rft.errors import UserError
@@ -109,13 +110,25 @@ def _check_on_policy(cfg: DictConfig, algorithm: type[OnPolicyConfig], ranks: in
             f"(strategy.accumulate) × {ranks} processes (strategy.devices); change one of them"
         )
     values = {str(k): v for k, v in chosen.items() if k != "_target_"}
-    typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(algorithm), values))
-    if typed.batch_rows % parts:
+    rows = _batch_rows(algorithm, values)
+    if rows % parts:
         raise UserError(
-            f"algorithm.minibatches={chosen.minibatches}: the {typed.batch_rows} rows that {chosen.name} learns from "
+            f"algorithm.minibatches={chosen.minibatches}: the {rows} rows that {chosen.name} learns from "
             f"in an iteration do not divide into {chosen.minibatches} minibatches × {accumulate} microbatches "
             f"(strategy.accumulate) × {ranks} processes (strategy.devices); change one of them"
         )
+
+
+def _batch_rows(algorithm: type[OnPolicyConfig], values: dict[str, Any]) -> int:
+    try:
+        typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(algorithm), values))
+        return int(typed.batch_rows)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a plugin's property may do anything
+        raise UserError(
+            f"algorithm={values.get('name')}: its Config, or batch_rows there, fails with {one_line(error)}; mend it"
+        ) from error
 
 
 def _check_pairs(cfg: DictConfig) -> None:
