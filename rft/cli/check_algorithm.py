@@ -29,7 +29,8 @@ def check(names: Sequence[str], overrides: Sequence[str], only: Sequence[str], *
 
     from rft.progress import bar
     from rft.testing import check_algorithm
-    from rft.testing.suite import algorithm_names
+    from rft.testing.result import Report
+    from rft.testing.suite import algorithm_names, import_row
 
     torch.set_num_threads(1)  # the problems are so small that a second thread only waits
     console = Console(highlight=False)
@@ -37,7 +38,9 @@ def check(names: Sequence[str], overrides: Sequence[str], only: Sequence[str], *
     started, failed, passed, skipped = time.monotonic(), 0, 0, 0
     with bar("checks", len(chosen)) as progress:
         for name in chosen:
-            report = check_algorithm(name, overrides, only)
+            # With --all, one that cannot be imported must not keep the others from being checked.
+            broken = import_row(name) if everything else None
+            report = Report(name, [broken]) if broken else check_algorithm(name, overrides, only)
             report.print(console)
             failed += len(report.failed)
             passed += sum(r.ok is True for r in report.results)

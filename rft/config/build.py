@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rft.config.plugins import allowed_packages, code_digest
+from rft.config.extract import one_line
+from rft.config.plugins import allowed_packages, is_ours
 from rft.errors import UserError
 
 
@@ -29,7 +30,7 @@ def split_target(target: str) -> tuple[str, str]:
     return module, name
 
 
-def _imported(module: str) -> Any:
+def imported(module: str) -> Any:
     """A module that a ``_target_`` names.
 
     Raises:
@@ -37,14 +38,15 @@ def _imported(module: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except Exception as error:
-        if code_digest(module) is None:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin's module may do anything, sys.exit too
+        if is_ours(module):
             raise
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
         where = f"{frames[-1].filename}:{frames[-1].lineno}"
-        line = str(error).partition("\n")[0]
         raise UserError(
-            f"{module}: cannot be imported: {type(error).__name__}: {line} ({where}); install what it needs, or mend it"
+            f"{module}: cannot be imported: {one_line(error)} ({where}); install what it needs, or mend it"
         ) from error
 
 
@@ -53,7 +55,7 @@ def to_config(node: DictConfig | Mapping[str, Any]) -> Any:
     values = OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True, enum_to_str=True)
     assert isinstance(values, dict)
     module, _ = split_target(str(values.pop("_target_")))
-    declared = _imported(module).Config
+    declared = imported(module).Config
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(declared), values))
 
 
@@ -64,7 +66,7 @@ def target_class(node: DictConfig | Mapping[str, Any]) -> Any:
         UserError: if it comes from elsewhere than allowed, or its module cannot be imported or has no such class.
     """
     module, name = split_target(str(node["_target_"]))
-    found = getattr(_imported(module), name, None)
+    found = getattr(imported(module), name, None)
     if found is None:
         raise UserError(f"_target_={module}.{name}: {module} has no {name}; correct the option's YAML or the module")
     return found

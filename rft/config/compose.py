@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rft.config.build import split_target
-from rft.config.extract import config_class
+from rft.config.extract import config_class, structured
 from rft.config.limits import check_fit, check_names, check_ranges
 from rft.config.options import (
     GROUPS,
@@ -33,12 +33,12 @@ from rft.config.options import (
     options,
     read_option,
     refuse_faulty,
-    schemas,
     warn_of_faults,
 )
 from rft.config.paths import conf_dir
 from rft.config.plugins import plugins
 from rft.config.schemas import CandidatesConfig, EvaluationConfig, RunConfig, SFTConfig
+from rft.config.source import SCHEME, SchemaSource
 from rft.errors import UserError
 
 LONGEST_ARM = 120  # characters; file systems take 255 bytes
@@ -49,9 +49,10 @@ class PluginSearchPath(SearchPathPlugin):
     """Puts the YAML of installed packages on Hydra's search path."""
 
     def manipulate_search_path(self, search_path: Any) -> None:
-        """Append each plugin's folder."""
+        """Append each plugin's folder, and the schemas of all options."""
         for folder in (folder for plugin in plugins() for folder in plugin.folders):
             search_path.append(provider="rft-plugin", path=f"file://{folder}")
+        search_path.append(provider="rft-schema", path=f"{SCHEME}://")
 
 
 def _arm(algorithm: str) -> str:
@@ -80,13 +81,11 @@ def option_files() -> Iterator[tuple[str, Path]]:
 
 def register() -> None:
     """Register schemas, resolver and search path with Hydra; before composing, any number of times."""
-    store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=RunConfig, package="_global_")
-    for group, name, node in schemas():
-        store.store(group=f"schema/{group}", name=name, node=node)
+    ConfigStore.instance().store(group="schema", name="config", node=RunConfig, package="_global_")
     OmegaConf.register_new_resolver("rft_arm", _arm, replace=True)
     if PluginSearchPath not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(PluginSearchPath)
+        Plugins.instance().register(SchemaSource)
 
 
 def _nearest(name: str, valid: Sequence[str]) -> str:
@@ -106,7 +105,7 @@ def _keys_at(path: str, overrides: Sequence[str]) -> list[str]:
         targets = [read_option(o.path).get("_target_") for o in options() if o.key == (head, option)]
         if not targets or targets[0] is None:
             return []
-        node = OmegaConf.structured(config_class(split_target(str(targets[0]))[0]))
+        node = structured(split_target(str(targets[0]))[0])
     else:
         node = OmegaConf.select(OmegaConf.structured(RunConfig), head)
     node = OmegaConf.select(node, rest) if rest else node
@@ -126,6 +125,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
     """One line for what Hydra or OmegaConf refused: what, where, how to mend."""
     if isinstance(error, yaml.YAMLError):
         return not_yaml(error)
+    if isinstance(error.__cause__, UserError):
+        return error.__cause__
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not find '(?:schema/)?([\w/]+)/([^/']+)'", text):
         return _no_option(*found.groups())
@@ -150,8 +151,8 @@ def _check_group(group: str, node: Any) -> type[Any]:
     """Check a group's option against its schema; returns the schema's class."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"{group}: choose an option, as in {group}={_first_option(group)}")
-    declared = config_class(split_target(str(node["_target_"]))[0])
-    schema = OmegaConf.structured(declared)
+    module = split_target(str(node["_target_"]))[0]
+    declared, schema = config_class(module), structured(module)
     values = {k: v for k, v in node.items() if k != "_target_"}
     valid = [str(k) for k in schema]
     for key in map(str, values):

@@ -1,9 +1,9 @@
 """Reads an option's ``Config`` dataclass without importing its module.
 
 An algorithm's file imports torch and Lightning, which take seconds; a misspelt key must be refused before that.
-So the ``Config`` class (with the enums and dataclasses beside it) is taken from the source and only those parts
-are executed. The rule for authors: a ``Config`` uses builtins, the standard library, ``omegaconf`` and
-``rft.config``, and may extend another option's ``Config`` imported by name.
+So the ``Config`` class (with the enums and dataclasses beside it) is taken from the source, and only those parts are
+executed, once the option is chosen. The rule for authors: a ``Config`` uses builtins, the standard library,
+``omegaconf`` and ``rft.config``, and may extend another option's ``Config`` imported by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import sys
 import types
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
 
 from rft.config.plugins import find_module, parse
 from rft.errors import UserError
@@ -25,6 +27,11 @@ _LIGHT = ("rft.config", "omegaconf")
 def _is_light(module: str) -> bool:
     root = module.partition(".")[0]
     return root in sys.stdlib_module_names or any(module == m or module.startswith(m + ".") for m in _LIGHT)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def source_of(module: str) -> Path:
@@ -90,12 +97,12 @@ def _shell(module: str) -> types.ModuleType:
     try:
         shell.__dict__.update(_imported(tree, kept, package))
         exec(compile(ast.Module(body=kept, type_ignores=[]), str(path), "exec"), shell.__dict__)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a plugin's class body may raise anything, and must end no command that needs it not
+    except BaseException as error:  # a plugin may do anything here, sys.exit too, and end no command by it
         raise UserError(
-            f"{path}: its Config cannot be read: {type(error).__name__}: {error}; a Config may use builtins, the "
-            "standard library, omegaconf and rft.config"
+            f"{path}: its Config cannot be read: {one_line(error)}; a Config may use builtins, the standard library, "
+            "omegaconf and rft.config"
         ) from error
     return shell
 
@@ -108,7 +115,28 @@ def config_class(module: str) -> type[Any]:
     """
     found = getattr(_shell(module), "Config", None)
     if not isinstance(found, type):
-        raise UserError(
-            f"{source_of(module)}: has no dataclass named Config; an option's module declares its fields there"
-        )
+        raise no_config(source_of(module))
     return found
+
+
+def no_config(source: Path) -> UserError:
+    """What is said of an option's module without a ``Config``."""
+    return UserError(f"{source}: has no dataclass named Config; an option's module declares its fields there")
+
+
+def structured(module: str) -> DictConfig:
+    """A node with the fields and defaults of a module's ``Config``.
+
+    Raises:
+        UserError: if it has none, or one that cannot be read or holds what no configuration can hold.
+    """
+    declared = config_class(module)
+    try:
+        return cast(DictConfig, OmegaConf.structured(declared))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin's dataclass may hold anything, and its default_factory do anything
+        line = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{source_of(module)}: Config: {line}; use bool, int, float, str, enums, lists and dataclasses"
+        ) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rft.config.extract import one_line
 from rft.config.ranges import out_of_range
 from rft.config.schemas import SPLITS, OnPolicyConfig, PreferenceConfig
 from rft.errors import UserError
@@ -54,12 +55,11 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
             "ask for fewer, or raise candidates.samples_per_prompt"
         )
     ranks, accumulate = int(cfg.strategy.get("devices", 1)), int(cfg.strategy.get("accumulate", 1))
-    values = {str(k): v for k, v in cfg.algorithm.items() if k != "_target_"}
-    typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(algorithm), values))
-    if told := typed.conflict():
+    typed, told, rows = _settings(algorithm, cfg.algorithm)
+    if told:
         raise UserError(f"algorithm.{told}")
     if isinstance(typed, OnPolicyConfig):
-        _check_on_policy(cfg, typed, ranks, accumulate)
+        _check_on_policy(cfg, rows, ranks, accumulate)
     if issubclass(algorithm, PreferenceConfig):
         _check_pairs(cfg)
         if cfg.algorithm.pairs_per_step % (ranks * accumulate):
@@ -87,7 +87,7 @@ def train_prompts(cfg: DictConfig) -> int | None:
     return int(cfg.task.train_prompts) if known else None
 
 
-def _check_on_policy(cfg: DictConfig, typed: OnPolicyConfig, ranks: int, accumulate: int) -> None:
+def _check_on_policy(cfg: DictConfig, rows: int, ranks: int, accumulate: int) -> None:
     chosen, there = cfg.algorithm, train_prompts(cfg)
     if there is not None and chosen.prompts_per_iteration > there:
         raise UserError(
@@ -112,12 +112,30 @@ def _check_on_policy(cfg: DictConfig, typed: OnPolicyConfig, ranks: int, accumul
             f"samples_per_prompt) do not divide into {chosen.minibatches} minibatches × {accumulate} microbatches "
             f"(strategy.accumulate) × {ranks} processes (strategy.devices); change one of them"
         )
-    if typed.batch_rows % parts:
+    if rows % parts:
         raise UserError(
-            f"algorithm.minibatches={chosen.minibatches}: the {typed.batch_rows} rows that {chosen.name} learns from "
+            f"algorithm.minibatches={chosen.minibatches}: the {rows} rows that {chosen.name} learns from "
             f"in an iteration do not divide into {chosen.minibatches} minibatches × {accumulate} microbatches "
             f"(strategy.accumulate) × {ranks} processes (strategy.devices); change one of them"
         )
+
+
+def _settings(algorithm: type[Any], node: DictConfig) -> tuple[Any, str | None, int]:
+    """An algorithm's settings as its own Config, what conflicts in them, and the rows that it learns from.
+
+    Raises:
+        UserError: if the Config fails: a plugin's may do anything.
+    """
+    values = {str(k): v for k, v in node.items() if k != "_target_"}
+    try:
+        typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(algorithm), values))
+        return typed, typed.conflict(), int(typed.batch_rows) if isinstance(typed, OnPolicyConfig) else 0
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise UserError(
+            f"algorithm={values.get('name')}: its Config, or batch_rows there, fails with {one_line(error)}; mend it"
+        ) from error
 
 
 def _check_pairs(cfg: DictConfig) -> None:

@@ -1,4 +1,8 @@
-"""The options of every group, ours and the plugins', what is wrong with them, and their schemas."""
+"""The options of every group, ours and the plugins', what is wrong with them, and their schemas.
+
+Of an option that is not chosen nothing is executed: its YAML and its module's source are read. Its ``Config`` is
+executed once it is chosen (`executed_fault`, `schema`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from rft.config.build import split_target
-from rft.config.extract import config_class, source_of
+from rft.config.extract import no_config, source_of, structured
 from rft.config.paths import conf_dir
 from rft.config.plugins import Plugin, parse, plugins
 from rft.errors import UserError
@@ -108,8 +112,12 @@ def _defined(tree: ast.Module) -> set[str]:
     return found
 
 
-def _schema(option: Option) -> dict[str, Any] | None:
-    """What is put into Hydra's store under ``schema/group/name``; None if the option starts from another one."""
+def _target(option: Option) -> tuple[str, dict[str, Any]] | None:
+    """An option's ``_target_`` and keys, with all that can be refused by reading; None if it starts from another one.
+
+    Raises:
+        UserError: what is wrong.
+    """
     values = read_option(option.path)
     if not (target := values.get("_target_")):
         return None
@@ -120,19 +128,34 @@ def _schema(option: Option) -> dict[str, Any] | None:
     defined = _defined(parse(source))
     if not {name, "*"} & defined:
         raise UserError(f"{option.path}: _target_={target}: {source} defines no {name}; correct one of the two")
-    declared = config_class(module)
-    try:
-        defaults = OmegaConf.to_container(OmegaConf.structured(declared), enum_to_str=True)
-    except Exception as error:  # a plugin's dataclass may hold anything; whatever it is, the others go on
-        line = str(error).strip().partition("\n")[0]
-        raise UserError(f"{source}: Config: {line}; use bool, int, float, str, enums, lists and dataclasses") from error
+    if not {"Config", "*"} & defined:
+        raise no_config(source)
+    return str(target), values
+
+
+def _schema(option: Option) -> dict[str, Any] | None:
+    """The node ``schema/group/name``; None if the option starts from another one."""
+    if (found := _target(option)) is None:
+        return None
+    target, values = found
+    defaults = OmegaConf.to_container(structured(split_target(target)[0]), enum_to_str=True)
     assert isinstance(defaults, dict)
     asked = {k: v for k, v in values.items() if v == "???"}  # merging would keep the default instead
     return {"_target_": target, **{str(k): v for k, v in defaults.items()}, **asked}
 
 
 @cache
-def _read(option: Option) -> tuple[dict[str, Any] | None, str | None]:
+def _fault_read(option: Option) -> str | None:
+    """What can be seen to be wrong with an option without executing any of it."""
+    try:
+        _target(option)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@cache
+def _executed(option: Option) -> tuple[dict[str, Any] | None, str | None]:
     """An option's schema, and its fault."""
     try:
         return _schema(option), None
@@ -140,14 +163,34 @@ def _read(option: Option) -> tuple[dict[str, Any] | None, str | None]:
         return None, str(error)
 
 
-def schemas() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Group, name and schema of every option that can be read; of two with one name, the first."""
-    seen: set[tuple[str, str]] = set()
+def executed_fault(option: Option) -> str | None:
+    """What is wrong with an option by itself; its ``Config`` is executed."""
+    return _executed(option)[1]
+
+
+def schema(group: str, name: str) -> dict[str, Any] | None:
+    """The schema of an option, whose ``Config`` is executed; of two with one name, the first's.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
     for option in options():
-        node, _ = _read(option)
-        if node is not None and option.key not in seen:
-            yield option.group, option.name, node
-        seen.add(option.key)
+        if option.key == (group, name):
+            node, error = _executed(option)
+            if error is not None:
+                raise UserError(_text(option.plugin, error, {option.key}))
+            return node
+    return None
+
+
+def _text(plugin: Plugin | None, error: str, keys: Collection[tuple[str, str]]) -> str:
+    chosen = "".join(f"{group}={name}: " for group, name in sorted(keys))
+    return f"{plugin or 'rft itself'}: {chosen}{error}"
+
+
+def told(plugin: Plugin | None, error: str, keys: frozenset[tuple[str, str]]) -> Fault:
+    """A fault in a plugin's name."""
+    return Fault(_text(plugin, error, keys), keys, frozenset(plugin.names) if plugin else frozenset())
 
 
 def _own_faults(plugin: Plugin | None) -> Iterator[Fault]:
@@ -157,12 +200,10 @@ def _own_faults(plugin: Plugin | None) -> Iterator[Fault]:
         if not any(option.path.is_relative_to(folder) for option in options()):
             found[f"{folder}: holds no option; put them into {', '.join(f'{group}/' for group in GROUPS)}"] = set()
     for option in options():
-        if option.plugin == plugin and (error := _read(option)[1]):
+        if option.plugin == plugin and (error := _fault_read(option)):
             found.setdefault(error, set()).add(option.key)
-    names = frozenset(plugin.names) if plugin else frozenset()
     for text, keys in found.items():
-        chosen = "".join(f"{group}={name}: " for group, name in sorted(keys))
-        yield Fault(f"{plugin or 'rft itself'}: {chosen}{text}", frozenset(keys), names)
+        yield told(plugin, text, frozenset(keys))
 
 
 def _shared_names() -> Iterator[Fault]:
@@ -183,13 +224,13 @@ def _shared_names() -> Iterator[Fault]:
 
 @cache
 def faults() -> tuple[Fault, ...]:
-    """Everything that is wrong with options and plugins."""
+    """All that can be seen to be wrong with options and plugins without executing any of them."""
     owners: tuple[Plugin | None, ...] = (None, *plugins())
     return tuple(fault for owner in owners for fault in _own_faults(owner)) + tuple(_shared_names())
 
 
 def refuse_faulty(chosen: Collection[tuple[str, str]]) -> None:
-    """Refuse options that cannot be used.
+    """Refuse options that cannot be used; their ``Config`` is executed.
 
     Raises:
         UserError: what is wrong with the first of them.
@@ -197,13 +238,15 @@ def refuse_faulty(chosen: Collection[tuple[str, str]]) -> None:
     for fault in faults():
         if fault.options & set(chosen):
             raise UserError(fault.text)
+    for group, name in sorted(chosen):
+        schema(group, name)
 
 
 def warn_of_faults() -> None:
     """Tell on stderr what is left out and why; once for a command with all processes that it starts."""
-    told = os.environ.get(_TOLD, "").split("\n")
-    fresh = [fault.text for fault in faults() if fault.text not in told]
+    before = os.environ.get(_TOLD, "").split("\n")
+    fresh = [fault.text for fault in faults() if fault.text not in before]
     for text in fresh:
         sys.stderr.write(f"rft: warning: {text}\n")
     if fresh:
-        os.environ[_TOLD] = "\n".join([*told, *fresh])
+        os.environ[_TOLD] = "\n".join([*before, *fresh])

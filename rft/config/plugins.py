@@ -1,6 +1,6 @@
 """Installed packages that add options: entry points ``rft.plugins`` (modules) and ``rft.conf`` (packages of YAML).
 
-A plugin is found and read, never imported here: what is wrong with one breaks no other, and costs no import.
+A plugin is found and read here, never executed: what is wrong with one breaks no other, and costs no import.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import hashlib
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 from rft.errors import UserError
 
@@ -32,6 +34,8 @@ class Plugin:
     editable: bool
     names: tuple[str, ...]
     """Names of its entry points."""
+    modules: tuple[str, ...]
+    """Modules that its entry points name."""
     folders: tuple[Path, ...]
     """Its YAML: one folder a group in each."""
     faults: tuple[tuple[str, str], ...]
@@ -122,6 +126,7 @@ def _plugin(distribution: str, entries: list[EntryPoint]) -> Plugin:
         version=dist.version if dist else "unknown",
         editable=_editable(entries[0]),
         names=tuple(dict.fromkeys(entry.name for entry in entries)),
+        modules=tuple(dict.fromkeys(_module_of(entry) for entry in entries if entry.group == MODULES)),
         folders=tuple(dict.fromkeys(folder for entry in conf for folder in _conf_folders(entry))),
         faults=tuple((module, text) for module, text in faults if text),
     )
@@ -145,25 +150,49 @@ def allowed_packages() -> frozenset[str]:
     return _BASE | added | asked
 
 
-def _python_files(package: str) -> Iterator[tuple[str, Path]]:
+def _files(package: str) -> Iterator[tuple[str, Path]]:
     spec = find_module(package)
     for folder in map(Path, (spec.submodule_search_locations or ()) if spec else ()):
-        yield from ((p.relative_to(folder).as_posix(), p) for p in sorted(folder.rglob("*.py")))
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.relative_to(folder).parts:
+                yield path.relative_to(folder).as_posix(), path
     if spec and spec.submodule_search_locations is None and spec.origin:
         yield Path(spec.origin).name, Path(spec.origin)
 
 
+def is_ours(target: str) -> bool:
+    """Whether a module or class comes from rft or its base libraries."""
+    return target.partition(".")[0] in _BASE
+
+
 @cache
-def code_digest(target: str) -> str | None:
-    """sha256 over the Python files of the package that a ``_target_`` comes from; None for rft and its libraries.
+def code_digest(package: str) -> str | None:
+    """sha256 over the files of the package that a module or class comes from; None for rft and its libraries.
+
+    Not of its Python alone: prompts, word lists and weights that lie beside it decide what it computes as well.
+    """
+    package = package.partition(".")[0]
+    if is_ours(package):
+        return None
+    digest = hashlib.sha256()
+    for name, path in _files(package):
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def class_digest(found: Any, target: str = "") -> str | None:
+    """`code_digest` of a class and of what it inherits from other packages; None for a class of ours.
+
+    Args:
+        found: the class.
+        target: the name that it was found by, if that may be another package's than the one that defines it.
 
     A stage's result is addressed by its settings and, through this, by the code of the plugin that computes it: an
     algorithm that was changed is trained again. Ours are under ``VERSIONS``.
     """
-    package = target.partition(".")[0]
-    if package in _BASE:
-        return None
-    digest = hashlib.sha256()
-    for name, path in _python_files(package):
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    own = (target or found.__module__).partition(".")[0]
+    packages = [base.__module__.partition(".")[0] for base in getattr(found, "__mro__", (found,))]
+    others = sorted({p for p in packages if not (p == own or is_ours(p) or p in sys.stdlib_module_names)})
+    if not others or is_ours(own):
+        return code_digest(own)
+    return hashlib.sha256("\n".join(map(str, map(code_digest, (own, *others)))).encode()).hexdigest()

@@ -61,9 +61,16 @@ class Removed:
 class Store:
     """Entries under one root folder. Making the object touches nothing; a read-only root can be read."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, code: Mapping[str, str] | None = None) -> None:
         self.root = Path(root).expanduser().absolute()
+        self._code = dict(code or {})
         self.computed: set[str] = set()  # keys of the entries that this object built itself
+
+    def with_code(self, stage: str, digest: str) -> Store:
+        """The same store, in which entries of a stage have a digest of code in their address."""
+        store = Store(self.root, self._code | {stage: digest})
+        store.computed = self.computed
+        return store
 
     @classmethod
     def default(cls) -> Store:
@@ -118,6 +125,8 @@ class Store:
         to the caller and leaves nothing behind. UserError if the disk is full or the root cannot be written.
         `cost` covers all of `build`, also entries that it asks for itself. NaN in metrics is kept as None.
         """
+        if stage in self._code:
+            config = {**config, "code": self._code[stage]}
         key = self.key(stage, version, config, inputs)
         found = self._read(stage, key)
         if isinstance(found, Entry):

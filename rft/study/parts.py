@@ -26,6 +26,11 @@ def part_class(group: str, node: DictConfig | Mapping[str, Any]) -> Any:
         UserError: naming the class and what is wrong with it.
     """
     found: Any = target_class(node)
+    if group == "algorithm":
+        from rft.algorithms.declared import check_declared
+
+        check_declared(found, str(node["_target_"]))
+        return found
     base = target_class({"_target_": BASES[group]})
     name = node["_target_"]
     if not (inspect.isclass(found) and issubclass(found, base)):

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
 from rft.config.build import target_class
-from rft.config.plugins import code_digest
+from rft.config.plugins import class_digest
 from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
@@ -51,7 +51,7 @@ def plain(node: Any) -> Any:
 def settings_of(node: DictConfig) -> dict[str, Any]:
     """An option's settings with its class, and with the code of a plugin: what a stage's address takes from it."""
     found = plain(node)
-    code = code_digest(str(found["_target_"]))
+    code = class_digest(target_class(node), str(found["_target_"]))
     kept = {k: v for k, v in found.items() if k not in ("name", "requires_feedback")}
     return kept if code is None else kept | {"code": code}
 
@@ -109,7 +109,9 @@ class Pipeline:
     @cached_property
     def model(self) -> Entry:
         """The pretrained model."""
-        entry: Entry = build(self.cfg.model, store=self.store).prepare()
+        code = class_digest(target_class(self.cfg.model), str(self.cfg.model["_target_"]))
+        store = self.store if code is None else self.store.with_code("model", code)
+        entry: Entry = build(self.cfg.model, store=store).prepare()
         return entry
 
     @cached_property
@@ -120,7 +122,7 @@ class Pipeline:
     @cached_property
     def algorithm_class(self) -> type[Algorithm]:
         """The algorithm under comparison."""
-        found: type[Algorithm] = target_class(self.cfg.algorithm)
+        found: type[Algorithm] = part_class("algorithm", self.cfg.algorithm)
         return found
 
     @property
@@ -360,7 +362,11 @@ class Pipeline:
         """
         if until not in STAGES:
             raise UserError(f"until={until}: no such stage; valid are {', '.join(STAGES)}")
-        _ = self.strategy, self.task  # whatever is wrong with them is said before anything is fetched
+        _ = (
+            self.algorithm_class,
+            self.strategy,
+            self.task,
+        )  # whatever is wrong with them is said before anything is fetched
         entry: Entry | None = None
         for name in STAGES[: STAGES.index(until) + 1]:
             entry = getattr(self, name)

@@ -253,16 +253,16 @@ class Server:
         return bool(data)
 
     def _start(self, request: Mapping[str, Any]) -> None:
-        require_one_thread()
         # A signal that comes before the fork has its own handlers waits for them.
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         try:
+            require_one_thread()
             pid = os.fork()
             if pid == 0:
                 become_rft(request, self)
             self._jobs[pid] = request["job"]
             self._report(job=request["job"], pid=pid)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # whoever asked starts it plainly; the others go on
             self._report(job=request["job"], refused=str(error))
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from rft.config import schemas
+from rft.config.plugins import class_digest
 from rft.store import Entry, Json, Store
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Task(ABC):
 
     The address of a stage's entry is made of `version`, the stage's config below and `asset_keys`, so
     `questions_config` and `gold_config` must hold all settings that their stage's files depend on, and no
-    others: then a change of the prompts leaves the gold reward where it is.
+    others: then a change of the prompts leaves the gold reward where it is. The code of another package's task is part
+    of both.
     """
 
     version: ClassVar[int]
@@ -110,7 +112,9 @@ class Task(ABC):
         )
 
     def _address(self, config: Mapping[str, Json]) -> dict[str, Json]:
-        return {"task": f"{type(self).__module__}.{type(self).__qualname__}", **config}
+        code = class_digest(type(self))
+        own: dict[str, Json] = {} if code is None else {"code": code}
+        return {"task": f"{type(self).__module__}.{type(self).__qualname__}", **own, **config}
 
     @abstractmethod
     def build_questions(self, tokenizer: PreTrainedTokenizerBase, out: Path) -> dict[str, Json]:

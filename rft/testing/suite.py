@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rft.algorithms.base import Algorithm
+from rft.algorithms.declared import check_declared
 from rft.config import compose, to_config
 from rft.config.build import target_class
+from rft.config.extract import one_line
+from rft.config.options import options
 from rft.errors import UserError
 from rft.testing.checks import CHECKS, no_credit_no_update
 from rft.testing.gold import class_gold_readers
@@ -82,14 +87,34 @@ def check_algorithm(name: str, overrides: Sequence[str] = (), only: Sequence[str
         UserError: if there is no such algorithm, or no such setting.
     """
     cfg = compose([f"algorithm={name}", "model=tiny", *overrides])
-    return check_class(target_class(cfg.algorithm), to_config(cfg.algorithm), only, variants=not overrides)
+    found: type[Algorithm] = target_class(cfg.algorithm)
+    check_declared(found, str(cfg.algorithm["_target_"]))
+    return check_class(found, to_config(cfg.algorithm), only, variants=not overrides)
+
+
+def import_row(name: str) -> CheckResult | None:
+    """A failed row for an algorithm that cannot be composed, imported, or told what it needs; None if it can."""
+    try:
+        cfg = compose([f"algorithm={name}", "model=tiny"])
+        check_declared(target_class(cfg.algorithm), str(cfg.algorithm["_target_"]))
+        to_config(cfg.algorithm)
+    except Exception as error:  # whatever a stranger's code raises is what the row is about
+        told = str(error) if isinstance(error, UserError) else one_line(error)
+        return CheckResult("import", False, told, _place(name, error))
+    return None
+
+
+def _place(name: str, error: BaseException) -> str:
+    """The line at which what could not be imported failed, else the option's file."""
+    cause = error.__cause__ or (None if isinstance(error, UserError) else error)
+    frames = [f for f in traceback.extract_tb(cause.__traceback__) if Path(f.filename).is_file()] if cause else []
+    path = next((str(o.path) for o in options() if o.key == ("algorithm", name)), "")
+    return f"{frames[-1].filename}:{frames[-1].lineno} {frames[-1].name}" if frames else path
 
 
 def algorithm_names() -> Iterator[str]:
-    """Every registered algorithm."""
-    from rft.config.compose import option_files
-
-    yield from (path.stem for group, path in option_files() if group == "algorithm")
+    """Every registered algorithm, those that cannot be used included."""
+    yield from dict.fromkeys(option.name for option in options() if option.group == "algorithm")
 
 
-__all__ = ["CheckResult", "algorithm_names", "check_algorithm", "check_class"]
+__all__ = ["CheckResult", "algorithm_names", "check_algorithm", "check_class", "import_row"]

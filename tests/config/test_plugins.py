@@ -166,10 +166,6 @@ BROKEN = [
     pytest.param(
         {}, ENTRIES.replace("rft_toy.conf", "rft_toy.cnof"), ["package 'rft_toy.cnof'", "reinstall rft-toy"], id="entry"
     ),
-    pytest.param(
-        {TOY: MODULE.replace("(0.1", "(torch.tensor(0.1)")}, ENTRIES, ["NameError", "rft.config"], id="torch"
-    ),
-    pytest.param({TOY: MODULE.replace(": float", ": set")}, ENTRIES, ["toy.py: Config: ", "lists"], id="type"),
     pytest.param({TOY: MODULE.replace("class Config", "class Other")}, ENTRIES, ["no dataclass named Conf"], id="none"),
     pytest.param({TOY: MODULE.replace("class Toy", "class Tory")}, ENTRIES, ["defines no Toy"], id="class"),
     pytest.param(
@@ -179,6 +175,102 @@ BROKEN = [
         {YAML: OPTION.replace("rft_toy.toy", "os.path")}, ENTRIES, ["_target_=os.path.Toy", "RFT_ALLOWED"], id="target"
     ),
 ]  # fmt: skip
+
+
+# What only shows when a Config is executed.
+EXECUTED = [
+    pytest.param(MODULE.replace("(0.1", "(torch.tensor(0.1)"), ["NameError", "rft.config"], id="torch"),
+    pytest.param(MODULE.replace(": float", ": set"), ["toy.py: Config: ", "lists"], id="type"),
+    pytest.param(MODULE.replace("    kl", "    raise SystemExit(7)\n    kl"), ["SystemExit: 7"], id="exit"),
+    pytest.param(MODULE.replace("    kl", "    raise GeneratorExit\n    kl"), ["GeneratorExit"], id="base"),
+    pytest.param(
+        "from dataclasses import field\n"
+        + MODULE.replace("number(0.1, at_least=0)", "field(default_factory=lambda: exit(7))"),
+        ["toy.py: Config: ", "7"],
+        id="default",
+    ),
+]
+
+
+class TestOneThatFailsWhenExecuted:
+    @pytest.mark.parametrize(("source", "words"), EXECUTED)
+    def test_ends_only_the_commands_that_choose_it(self, tmp_path: Path, source: str, words: Sequence[str]) -> None:
+        site = install(tmp_path / "site", {TOY: source})
+        assert warnings(run(site, "run", "algorithm=dpo", "--cfg", "job")) == []
+        error = run(site, "run", "algorithm=toy", "--cfg", "job").error
+        (fault,) = [line for line in run(site, "plugins").stdout.splitlines() if line.startswith("fault: ")]
+        for text in (error, fault):
+            for word in (f"{PLUGIN}algorithm=toy: ", *words):
+                assert word in text
+
+    def test_is_not_executed_until_it_is_chosen(self, tmp_path: Path) -> None:
+        mark = tmp_path / "executed"
+        source = MODULE.replace("    kl", f"    import pathlib; pathlib.Path({str(mark)!r}).touch()\n    kl")
+        site = install(tmp_path / "site", {TOY: source})
+        run(site, "run", "-m", "algorithm=dpo,ppo", "--cfg", "job")
+        run(site, "run", "--help")
+        complete(site, "rft run algorithm=to")
+        assert not mark.exists()
+        run(site, "run", "algorithm=toy", "--cfg", "job")
+        assert mark.exists()
+
+    def test_completes_to_nothing(self, tmp_path: Path) -> None:
+        site = install(tmp_path / "site", {TOY: MODULE.replace("    kl", "    raise SystemExit(7)\n    kl")})
+        assert complete(site, "rft run algorithm=toy algorithm.kl") == []
+
+    def test_when_an_option_brings_it_along(self, tmp_path: Path) -> None:
+        files = {
+            TOY: MODULE.replace("    kl", "    raise SystemExit(7)\n    kl"),
+            "rft_toy/conf/feedback/toy.yaml": "defaults: [/schema/feedback/toy@_here_, _self_]\n"
+            "_target_: rft_toy.toy.Toy\n",
+            "rft_toy/conf/algorithm/bringer.yaml": "defaults: [/schema/algorithm/bringer@_here_, "
+            "override /feedback@_global_.feedback: toy, _self_]\n_target_: rft.algorithms.dpo.DPO\nname: bringer\n",
+        }
+        error = run(install(tmp_path / "site", files), "run", "algorithm=bringer", "--cfg", "job").error
+        assert f"{PLUGIN}feedback=toy: " in error
+        assert "SystemExit: 7" in error
+
+
+IMPORTED = [
+    pytest.param("import not_installed\n", ["cannot be imported", "ModuleNotFoundError", "toy.py:"], id="missing"),
+    pytest.param("import sys\nsys.exit(3)\n", ["cannot be imported", "SystemExit: 3"], id="exit"),
+    pytest.param("import os\nos._exit(3)\n", ["rft_toy.toy: executing it ended", "exit code 3"], id="death"),
+]
+
+
+class TestOneThatFailsWhenImported:
+    @pytest.mark.parametrize(("code", "words"), IMPORTED)
+    def test_is_found_by_the_list_which_goes_on(self, tmp_path: Path, code: str, words: Sequence[str]) -> None:
+        site = install(tmp_path / "site", {TOY: f"print('chatter'){MODULE.replace('import torch', '')}{code}"})
+        entries = ENTRIES.replace("rft_toy", "rft_good").replace("toy =", "good =")
+        good = renamed("rft_good") | {"rft_good/toy.py": MODULE.replace("import torch", "")}
+        option = good.pop("rft_good/conf/algorithm/toy.yaml")
+        good["rft_good/conf/algorithm/good.yaml"] = option and option.replace("algorithm/toy", "algorithm/good")
+        install(site, good, name="rft-good", entries=entries)
+        outcome = run(site, "plugins")
+        states = [line.split()[-1] for line in outcome.stdout.splitlines()[1:3]]
+        assert (outcome.code, states) == (0, ["ok", "fault"]), outcome.stdout
+        (fault,) = [line for line in outcome.stdout.splitlines() if line.startswith("fault: ")]
+        for word in (f"{PLUGIN}algorithm=toy: ", *words):
+            assert word in fault
+
+    def test_that_never_ends_is_given_up(self, tmp_path: Path) -> None:
+        source = f"{MODULE.replace('import torch', '')}import time\ntime.sleep(300)\n"
+        site = install(tmp_path / "site", {TOY: source})
+        code = "import rft.config.trying as t; t.LIMIT = 8.0; print(t.tried_faults()[0].text)"
+        paths = environment(site / "store", PYTHONPATH=f"{REPOSITORY}{os.pathsep}{site}")
+        done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True)
+        assert "rft_toy.toy: executing it took longer than 8 s" in done.stdout
+
+    def test_is_a_failed_row_among_all_algorithms(self, tmp_path: Path) -> None:
+        site = install(tmp_path / "site", {TOY: MODULE.replace("import torch", "import not_installed")})
+        outcome = run(site, "check-algorithm", "--all", "--only", "no gold")
+        assert outcome.code == 1, outcome.stderr
+        assert "1 failed" in outcome.stdout.splitlines()[-1]
+        (line,) = [line for line in outcome.stdout.splitlines() if line.startswith("import: look at ")]
+        assert f"{TOY}:3" in line
+        assert "sft" in outcome.stdout
+        assert "cannot be imported" in run(site, "check-algorithm", "toy").error
 
 
 class TestABrokenOne:
@@ -252,6 +344,7 @@ class TestOneName:
 
 
 def test_the_code_of_a_plugin_is_part_of_a_results_address(tmp_path: Path) -> None:
+    whole: dict[str, str | None] = {TOY: MODULE.replace("import torch", "")}
     code = (
         "from rft.study.pipeline import settings_of\n"
         "for target in ('rft_toy.toy.Toy', 'rft.algorithms.ppo.PPO'):\n"
@@ -263,11 +356,26 @@ def test_the_code_of_a_plugin_is_part_of_a_results_address(tmp_path: Path) -> No
         done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True)
         return done.stdout.split()
 
-    first = digest(install(tmp_path / "a"))
-    assert first == digest(install(tmp_path / "b", version="0.2.0"))
-    changed = digest(install(tmp_path / "c", {"rft_toy/helper.py": "x = 1\n"}))
-    assert changed[0] != first[0]
-    assert first[1] == changed[1] == "None"
+    first = digest(install(tmp_path / "a", whole))
+    assert first == digest(install(tmp_path / "b", whole, version="0.2.0"))
+    assert first == digest(install(tmp_path / "d", whole | {"rft_toy/__pycache__/toy.cpython-311.pyc": "x"}))
+    for place in ("rft_toy/helper.py", "rft_toy/words.txt"):
+        changed = digest(install(tmp_path / place, whole | {place: "x = 1\n"}))
+        assert changed[0] != first[0]
+        assert first[1] == changed[1] == "None"
+
+
+def test_so_is_the_code_of_what_it_inherits_from_another_package(tmp_path: Path) -> None:
+    def digest(site: Path, base: str) -> str:
+        install(site, {TOY: "import other_base\nclass Toy(other_base.Base): ...\n", "other_base.py": base})
+        code = "from rft.config.plugins import class_digest\nimport rft_toy.toy\nprint(class_digest(rft_toy.toy.Toy))"
+        paths = environment(site / "store", PYTHONPATH=f"{REPOSITORY}{os.pathsep}{site}")
+        done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    first = digest(tmp_path / "a", "class Base: ...\n")
+    assert first == digest(tmp_path / "b", "class Base: ...\n")
+    assert first != digest(tmp_path / "c", "class Base: x = 1\n")
 
 
 def test_without_plugins_the_list_says_how_to_make_one(tmp_path: Path) -> None:

@@ -217,6 +217,31 @@ def test_a_server_that_cannot_serve_costs_no_job(
     assert words in said(launcher)
 
 
+def test_a_thread_that_comes_later_costs_no_job(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = (
+        "import signal, threading, time\n"
+        "late = lambda *_: threading.Thread(target=time.sleep, args=(99,), name='late', daemon=True).start()\n"
+        "signal.signal(signal.SIGUSR1, late)\n"
+    )
+    (tmp_path / "krippendorff.py").write_text(module, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    with Launcher(Console(file=io.StringIO(), width=500)) as launcher:
+        runs = launcher.start(job(tmp_path, "runs", "wait", "pid"), 1)
+        assert isinstance(runs, Forked)
+        wait_until(lambda: runs.poll() is not None or (tmp_path / "pid").exists())
+        server = launcher._forks
+        assert server is not None
+        os.kill(server.pid, signal.SIGUSR1)
+        wait_until(lambda: len(list(Path(f"/proc/{server.pid}/task").iterdir())) > 1)
+        refused = launcher.start(job(tmp_path, "refused", "nothing"), 1)
+        assert isinstance(refused, Forked)
+        wait_until(lambda: refused.poll() is not None)
+        assert (refused.pid, "late" in refused.lost) == (None, True)
+        assert launcher.run([job(tmp_path, "plain", "nothing")], 1, "jobs") == {}
+        assert "acts nothing" in (tmp_path / "runs" / "plain" / "log.txt").read_text(encoding="utf-8")
+        assert (runs.poll(), server.gone) == (None, "")
+
+
 def using(store: Path) -> list[int]:
     """Processes that were started with this store."""
     mark = f"RFT_STORE={store}".encode()

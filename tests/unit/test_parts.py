@@ -10,15 +10,20 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from rft.config import compose
-from rft.config.plugins import allowed_packages
+from rft.algorithms.base import Algorithm
+from rft.config import build, compose
+from rft.config.build import target_class
+from rft.config.options import options, read_option
+from rft.config.plugins import allowed_packages, class_digest, code_digest
 from rft.errors import UserError
 from rft.feedback.ai import AiFeedback
 from rft.feedback.base import Feedback
 from rft.feedback.judges.base import Judge
 from rft.rewards.base import Reward
 from rft.rewards.learned import LearnedReward
+from rft.store import Store
 from rft.study.parts import part_class, version_of
+from rft.study.pipeline import Pipeline
 from rft.tasks.base import Task
 
 ELSEWHERE = "elsewhere_parts"
@@ -60,6 +65,39 @@ class HalfTask(Task):
     pass
 
 
+class GoodAlgorithm(Algorithm):
+    data_kind = "preference"
+    needs = frozenset({"reference"})
+
+    def loss(self, batch: Any) -> Any:
+        raise NotImplementedError
+
+
+class Kindless(Algorithm):
+    def loss(self, batch: Any) -> Any:
+        raise NotImplementedError
+
+
+class WrongKind(GoodAlgorithm):
+    data_kind = "on_polici"  # type: ignore[assignment]
+
+
+class Uncredited(GoodAlgorithm):
+    data_kind = "on_policy"
+
+
+class Lossless(Algorithm):
+    data_kind = "preference"
+
+
+class NeedsCritic(GoodAlgorithm):
+    needs = frozenset({"refrence"})  # type: ignore[arg-type]
+
+
+class NeedsWord(GoodAlgorithm):
+    needs = "reward"  # type: ignore[assignment]
+
+
 class Second(GoodReward):
     version = 2
 
@@ -91,6 +129,14 @@ def _forget_packages() -> Any:
         ("reward", "Greedy", "needs lables; what can be needed is labels, role"),
         ("feedback", "NeedsPeople", "needs people; what can be needed is annotators, judge"),
         ("judge", "NeedsWeights", "needs weights; what can be needed is model"),
+        ("algorithm", "GoodAlgorithm", None),
+        ("algorithm", "GoodReward", r"does not extend rft\.algorithms\.base\.Algorithm"),
+        ("algorithm", "Kindless", "declares no data_kind; valid are none, on_policy, preference, unpaired"),
+        ("algorithm", "WrongKind", "declares data_kind='on_polici'; did you mean 'on_policy'"),
+        ("algorithm", "Uncredited", r"does not define prepare\(rollouts\)"),
+        ("algorithm", "Lossless", r"does not define loss\(batch\)"),
+        ("algorithm", "NeedsCritic", "needs 'refrence'; did you mean 'reference'"),
+        ("algorithm", "NeedsWord", "needs='reward'; write a set"),
         ("task", "HalfTask", "does not define asset_keys, build_questions"),
     ],
 )
@@ -113,6 +159,73 @@ def test_a_task_without_a_longest_response_is_refused() -> None:
 def test_the_first_version_leaves_an_address_as_it_was() -> None:
     assert version_of(LearnedReward) == version_of(AiFeedback) == version_of(GoodReward) == {}
     assert version_of(Second) == {"_version_": 2}
+
+
+def test_no_class_of_ours_has_its_code_in_an_address() -> None:
+    for option in options():
+        if target := read_option(option.path).get("_target_"):
+            assert class_digest(target_class({"_target_": target}), str(target)) is None
+
+
+class ForeignModel:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def prepare(self) -> Any:
+        asset = self.store.get_or_compute("asset", version=1, config={}, inputs={}, build=lambda _: None)
+        inputs = {"asset": asset.key}
+        return self.store.get_or_compute("model", version=1, config={}, inputs=inputs, build=lambda _: None)
+
+
+def test_a_models_code_is_in_the_address_of_the_model_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    keys = {
+        ForeignModel(s).prepare().key for s in (store, store.with_code("model", "a"), store.with_code("model", "b"))
+    }
+    assert len(keys) == 3
+    assert len(list((tmp_path / "asset").iterdir())) == 1
+    assert keys < store.computed
+
+
+ADDRESSED = """
+from rft.models.tiny import Config as TinyConfig
+from rft.tasks.imdb_sentiment import Config as TaskConfig, ImdbSentiment
+Config = TinyConfig
+class Mine(ImdbSentiment): ...
+class Model:
+    def __init__(self, config, store):
+        self.store = store
+    def prepare(self):
+        return self.store.get_or_compute("model", version=1, config={}, inputs={}, build=lambda out: None)
+"""
+
+
+def test_the_code_of_a_foreign_task_and_model_is_in_their_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "addressed.py").write_text(ADDRESSED, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("RFT_ALLOWED_PACKAGES", "addressed")
+    allowed_packages.cache_clear()
+    cfg = compose(["model=tiny"])
+
+    def addresses() -> tuple[Any, str]:
+        code_digest.cache_clear()
+        from addressed import Mine, TaskConfig  # type: ignore[import-not-found]
+
+        cfg.model["_target_"] = "addressed.Model"
+        store = Store(tmp_path / "store")
+        task: Any = Mine(TaskConfig(), store=store)
+        return task._address({})["code"], Pipeline(cfg, store, tmp_path).model.key
+
+    before = addresses()
+    assert addresses() == before
+    (tmp_path / "addressed.py").write_text(f"{ADDRESSED}x = 1\n", encoding="utf-8")
+    after = addresses()
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    ours: Any = build(compose([]).task, store=Store(tmp_path / "store"))
+    assert ours._address({}) == {"task": "rft.tasks.imdb_sentiment.ImdbSentiment"}
 
 
 def test_an_algorithms_feedback_is_told_by_its_class_not_by_the_name_of_its_module() -> None:
