@@ -89,7 +89,8 @@ class GRPO(Algorithm):
     def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
         """The group's advantage at every token."""
         config, seq = self.config, rollouts.sequences
-        advantages_B = group_relative(self._rewards(rollouts), rollouts.group, scale=config.scale_by_std)
+        rewards_B = self._less_penalty(rollouts.rewards, seq.lengths)
+        advantages_B = group_relative(rewards_B, rollouts.group, scale=config.scale_by_std)
         if config.overlong is OverlongEnum.mask:
             seq = replace(seq, response_mask=seq.response_mask & ~rollouts.truncated[:, None])
         mask, ref = seq.response_mask, rollouts.ref_logprobs
@@ -100,26 +101,19 @@ class GRPO(Algorithm):
             ref_logprobs=None if ref is None else ref * mask,
         )
 
-    def _rewards(self, rollouts: Rollouts) -> Tensor:
+    def _less_penalty(self, rewards: Tensor, lengths: Tensor) -> Tensor:
         if self.config.overlong is not OverlongEnum.penalty:
-            return rollouts.rewards
-        lengths = rollouts.sequences.lengths
-        return rollouts.rewards + overlong_penalty(lengths, self.config.max_tokens, self.config.overlong_buffer)
+            return rewards
+        return rewards + overlong_penalty(lengths, self.config.max_tokens, self.config.overlong_buffer)
 
     def loss(self, batch: OnPolicyBatch) -> LossOutput:
         """Clipped surrogate plus β k3, reduced as ``length_normaliser`` says."""
         config, mask = self.config, batch.sequences.response_mask
         logprobs = self.backbone.logprobs(Role.policy, batch.sequences, config.temperature)
-        high = config.clip_range if config.clip_range_high is None else config.clip_range_high
-        per_token = config.length_normaliser is NormaliserEnum.token
+        low, high = config.clip_range, config.clip_range_high or config.clip_range
+        mean = masked_mean if config.length_normaliser is NormaliserEnum.token else sequence_mean
         loss_BR, metrics = clipped_surrogate(
-            logprobs,
-            batch.logprobs,
-            batch.advantages,
-            mask,
-            config.clip_range,
-            high,
-            metric_mean=masked_mean if per_token else sequence_mean,
+            logprobs, batch.logprobs, batch.advantages, mask, low, high, metric_mean=mean
         )
         if config.kl_coef and batch.ref_logprobs is not None:
             kl_BR = kl_k3(logprobs, batch.ref_logprobs)
@@ -144,9 +138,7 @@ class GRPO(Algorithm):
         config = self.config
         if config.length_normaliser is NormaliserEnum.sequence or config.overlong is OverlongEnum.mask:
             return None
-        rewards_XY = problem.rewards
-        if config.overlong is OverlongEnum.penalty:
-            rewards_XY = rewards_XY + overlong_penalty(problem.lengths, config.max_tokens, config.overlong_buffer)
+        rewards_XY = self._less_penalty(problem.rewards, problem.lengths)
         if config.kl_coef == 0:
             return problem.kl_regularised(0.0, rewards_XY)
         if not config.scale_by_std:

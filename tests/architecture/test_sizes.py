@@ -16,7 +16,7 @@ ALGORITHM_LINES, MODULE_LINES, FUNCTION_LINES = 150, 400, 60
 
 
 def _limit(module: Module) -> int:
-    shared = module.path.name in {"base.py", "__init__.py"}
+    shared = module.path.name in {"__init__.py", "base.py", "contract.py", "declared.py"}
     return ALGORITHM_LINES if module.name.startswith("rft.algorithms.") and not shared else MODULE_LINES
 
 
