@@ -264,7 +264,7 @@ class TestOneThatFailsWhenImported:
 
     def test_is_a_failed_row_among_all_algorithms(self, tmp_path: Path) -> None:
         site = install(tmp_path / "site", {TOY: MODULE.replace("import torch", "import not_installed")})
-        outcome = run(site, "check-algorithm", "--all", "--only", "no gold")
+        outcome = run(site, "check-algorithm", "--all", "--only", "gold")
         assert outcome.code == 1, outcome.stderr
         assert "1 failed" in outcome.stdout.splitlines()[-1]
         (line,) = [line for line in outcome.stdout.splitlines() if line.startswith("import: look at ")]
