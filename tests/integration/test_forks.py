@@ -279,6 +279,8 @@ def test_an_interrupted_study_leaves_no_process(
         env=dict(os.environ) | {"RFT_STORE": str(store), SWITCH: switch},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # A shell starts what runs in the background, and so all below it, deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_until((tmp_path / "pid").exists)
     pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
