@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rft.testing.suite import algorithm_names
-from tests.integration.conftest import Sweep
+from tests.integration.conftest import Sweep, without_policies
 from tests.integration.harness import ON_POLICY, TINY, Result, Warm
 
 # The first of the group to run waits for the sweep that all share.
@@ -29,12 +29,18 @@ def kind(name: str) -> str:
     return found
 
 
-def trial(name: str, sweep: Sweep, warm: Warm, cwd: Path, *more: str) -> Result:
+@pytest.fixture(scope="module")
+def store(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared stages in a store of these trials' own: in the sweep's, other tests would find their policies done."""
+    return without_policies(sweep.store, tmp_path_factory.mktemp("trials") / "store")
+
+
+def trial(name: str, store: Path, warm: Warm, cwd: Path, *more: str) -> Result:
     """A finished trial of it."""
     settings = SETTINGS.get(kind(name), LABELLED)
-    outcome = warm(["run", f"algorithm={name}", *settings, *more, "arm=short", "tracker=none", *TINY], cwd, sweep.store)
+    outcome = warm(["run", f"algorithm={name}", *settings, *more, "arm=short", "tracker=none", *TINY], cwd, store)
     assert outcome.code == 0, outcome.stderr
-    return Result(cwd / "runs" / "scratch" / "short" / "seed-0", sweep.store)
+    return Result(cwd / "runs" / "scratch" / "short" / "seed-0", store)
 
 
 def answers(of: Result) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -47,11 +53,11 @@ def answers(of: Result) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 @pytest.mark.parametrize("name", sorted(algorithm_names()))
 def test_a_short_trial_trains_what_it_says_and_is_evaluated(
-    name: str, sweep: Sweep, warm: Warm, tmp_path: Path
+    name: str, sweep: Sweep, store: Path, warm: Warm, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
 
-    found = trial(name, sweep, warm, tmp_path)
+    found = trial(name, store, warm, tmp_path)
     assert (found.record["status"], found.record["error"]) == ("done", None)
     manifest = json.loads((found.entry("evaluation") / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["metrics"]
@@ -72,10 +78,10 @@ def test_a_short_trial_trains_what_it_says_and_is_evaluated(
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_the_best_of_n_is_no_worse_than_the_first_of_them_and_pays_its_kl(
-    n: int, sweep: Sweep, warm: Warm, tmp_path: Path
+    n: int, sweep: Sweep, store: Path, warm: Warm, tmp_path: Path
 ) -> None:
     alone = answers(sweep.trials["sft"])
-    best = answers(trial("best_of_n", sweep, warm, tmp_path, f"algorithm.n={n}"))
+    best = answers(trial("best_of_n", store, warm, tmp_path, f"algorithm.n={n}"))
     assert set(best) == set(alone)
     for key, row in best.items():
         assert row["kl"] == pytest.approx(math.log(n) - (n - 1) / n, abs=1e-12)
