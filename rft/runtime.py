@@ -17,6 +17,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def end_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it ends, however that comes; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def prepare_process() -> None:
     """Make this process fit for numerical work beside others: waiting threads sleep, freed memory is kept.
 
@@ -28,9 +34,8 @@ def prepare_process() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, which do not look
-    if sys.platform == "linux" and int(os.environ.get("LOCAL_RANK") or 0) > 0:
-        # A rank waits for the others for ever; with the first of them killed, nothing would end it.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if int(os.environ.get("LOCAL_RANK") or 0) > 0:
+        end_with_parent()  # a rank waits for the others for ever, even for a first that was killed
     if sys.platform != "linux" or "MALLOC_MMAP_MAX_" in os.environ:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

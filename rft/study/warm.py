@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -29,7 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rft.runtime import cores, prepare_process
+from rft.runtime import cores, end_with_parent, prepare_process
 
 LIBRARIES = (
     "krippendorff",
@@ -77,8 +76,6 @@ AT_IMPORT = {
 GRACE = 30.0  # seconds from SIGTERM to SIGKILL: a trial ends with its step, closes its tracker, writes its record
 
 HANDLED = (signal.SIGCHLD, signal.SIGTERM)
-
-_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def preload() -> None:
@@ -146,7 +143,7 @@ def adopt(request: Mapping[str, Any], server: Server) -> None:
     import numpy as np
 
     os.setpgid(0, 0)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != server.pid:  # it ended before it could have told
         os._exit(1)
     out = os.open(request["stdout"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
