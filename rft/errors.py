@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
+
 
 class UserError(Exception):
     """A fault in what the user gave: shown as one line (what, where, how to mend), exit code 2.
@@ -12,3 +15,9 @@ class UserError(Exception):
 
 class TrainingDiverged(UserError):
     """The loss is NaN or infinite: the trial stops at that step and keeps its last good checkpoint."""
+
+
+def nearest(name: str, valid: Collection[str]) -> str:
+    """The mend of a wrong name: the valid one that is nearest, or all of them."""
+    close = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(valid))}"

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Collection
 from typing import Any, get_args
 
 from rft.algorithms.base import Algorithm, DataKind, Need
-from rft.errors import UserError
+from rft.errors import UserError, nearest
 
 BASE = "rft.algorithms.base.Algorithm"
-
-
-def nearest(name: str, valid: Collection[str]) -> str:
-    """The mend of a wrong name."""
-    close = difflib.get_close_matches(name, sorted(valid), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(valid))}"
 
 
 def check_declared(found: Any, name: str) -> None:

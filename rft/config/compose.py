@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import re
@@ -39,7 +38,7 @@ from rft.config.paths import conf_dir
 from rft.config.plugins import plugins
 from rft.config.schemas import CandidatesConfig, EvaluationConfig, RunConfig, SFTConfig
 from rft.config.source import SCHEME, SchemaSource
-from rft.errors import UserError
+from rft.errors import UserError, nearest
 
 LONGEST_ARM = 120  # characters; file systems take 255 bytes
 _COSMETIC = {"algorithm", "seed", "study", "arm", "until"}
@@ -88,11 +87,6 @@ def register() -> None:
         Plugins.instance().register(SchemaSource)
 
 
-def _nearest(name: str, valid: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(valid))}"
-
-
 def _keys_at(path: str, overrides: Sequence[str]) -> list[str]:
     """Valid keys of the node at ``path``, from the schemas and the options chosen."""
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o)
@@ -118,7 +112,7 @@ def _no_option(group: str, option: str) -> UserError:
         if (group, option) in fault.options or option in fault.names:
             return UserError(f"{group}={option}: cannot be used: {fault.text}")
     there = [o.name for o in options() if o.group == group]
-    return UserError(f"{group}={option}: no such option; {_nearest(option, there)}")
+    return UserError(f"{group}={option}: no such option; {nearest(option, there)}")
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
@@ -133,13 +127,13 @@ def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return UserError(f"{found[1]}: several values make a sweep; start it as rft run -m {found[1]}")
     if found := re.search(r"Could not override '([^']+)'\. No match", text):
-        return UserError(f"{found[1]}: no such group or key; {_nearest(found[1], _keys_at('', overrides))}")
+        return UserError(f"{found[1]}: no such group or key; {nearest(found[1], _keys_at('', overrides))}")
     if found := re.search(r"Key '([^']+)' is not in struct|Key '([^']+)' not in '", text):
         key = found[1] or found[2]
         full = re.search(r"full_key: ([\w.]+)", text)
         where = full[1] if full else key
         parent = where.rpartition(".")[0]
-        hint = _nearest(key, _keys_at(parent, overrides))
+        hint = nearest(key, _keys_at(parent, overrides))
         return UserError(f"{where}: no such key{f' in {parent}' if parent else ''}; {hint}")
     if found := re.search(r"full_key: ([\w.\[\]]+)", text):
         return UserError(f"{found[1]}: {(str(error.__cause__ or error)).splitlines()[0]}")
@@ -157,7 +151,7 @@ def _check_group(group: str, node: Any) -> type[Any]:
     valid = [str(k) for k in schema]
     for key in map(str, values):
         if key not in valid:
-            raise UserError(f"{group}.{key}: no such key in {group}; {_nearest(key, valid)}")
+            raise UserError(f"{group}.{key}: no such key in {group}; {nearest(key, valid)}")
     try:
         typed = OmegaConf.merge(schema, values)
     except OmegaConfBaseException as error:

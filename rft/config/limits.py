@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rft.config.extract import one_line
 from rft.config.ranges import out_of_range
 from rft.config.schemas import SPLITS, OnPolicyConfig, PreferenceConfig
-from rft.errors import UserError
+from rft.errors import UserError, nearest
 
 
 def check_ranges(config: type[Any], node: DictConfig, where: str) -> None:
@@ -40,9 +39,7 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
     """
     for split in cfg.evaluation.splits:
         if split not in SPLITS:
-            close = difflib.get_close_matches(str(split), SPLITS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(SPLITS)}"
-            raise UserError(f"evaluation.splits: there is no split {split!r}; {hint}")
+            raise UserError(f"evaluation.splits: there is no split {split!r}; {nearest(str(split), SPLITS)}")
     if len(set(cfg.evaluation.splits)) < len(cfg.evaluation.splits):
         raise UserError(f"evaluation.splits={list(cfg.evaluation.splits)}: names a split twice; name each once")
     if not cfg.evaluation.splits:

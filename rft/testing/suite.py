@@ -14,7 +14,7 @@ from rft.config import compose, to_config
 from rft.config.build import target_class
 from rft.config.extract import one_line
 from rft.config.options import options
-from rft.errors import UserError
+from rft.errors import UserError, nearest
 from rft.testing.checks import CHECKS, no_credit_no_update
 from rft.testing.gold import class_gold_readers
 from rft.testing.ranks import two_ranks
@@ -53,7 +53,7 @@ def check_class(algorithm: type[Algorithm], config: Any, only: Sequence[str] = (
     known = [*EVERY_VARIANT, *ONCE]
     for name in only:
         if name not in known:
-            raise UserError(f"--only {name}: no such check; valid are {', '.join(known)}")
+            raise UserError(f"--only {name}: no such check; {nearest(name, known)}")
     report = Report(str(config.name))
     for number, variant in enumerate(algorithm.variants if variants else ({},)):
         subject = _under(algorithm, config, variant)

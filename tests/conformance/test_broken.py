@@ -283,7 +283,7 @@ def test_an_exception_is_a_failure_at_its_line() -> None:
 
 
 def test_what_is_not_there_is_refused() -> None:
-    with pytest.raises(UserError, match="--only paddign: no such check; valid are optimum"):
+    with pytest.raises(UserError, match="--only paddign: no such check; did you mean 'padding'"):
         check_class(rloo.RLOO, rloo.Config(name="rloo"), only=["paddign"])
     Raises.variants = ({"no_such": 1},)
     with pytest.raises(UserError, match="variants: 'no_such' is no setting"):
