@@ -66,6 +66,7 @@ class Trial:
             "error": error,
             "overrides": self.overrides,
             "stages": pipeline.done,
+            "charged": pipeline.charged_stages,
             "evaluation": evaluation,
             "config": plain(self.cfg),
         }
