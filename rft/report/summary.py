@@ -18,10 +18,11 @@ import numpy.typing as npt
 
 from rft.evaluation.metrics import distinct_n, truncation_rate
 from rft.evaluation.statistics import Bootstrap, Interval, Resampling
-from rft.report.curves import curves
+from rft.report.curves import axes, curves, frontier
 from rft.report.feedback import feedback
 from rft.report.load import Rows, StudyResults, Trial
-from rft.report.provenance import costs, replicated, shared_stages
+from rft.report.costs import costs
+from rft.report.provenance import replicated, shared_stages
 from rft.report.wording import cost_sentence, verdict
 
 SCHEMA = 1
@@ -60,6 +61,8 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "stages": stages,
         "feedback": feedback(results, arms),
         "curves": curves(results, arms),
+        "axes": axes(results, arms),
+        "frontier": frontier(results, arms),
         "failed": [
             {"arm": trial.arm, "seed": trial.seed, "trial": trial.folder, "error": trial.error}
             for trial in results.failed

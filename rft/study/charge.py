@@ -6,19 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rft.budget import USAGE, Budget, Meter, Usage
+from rft.budget.stages import usage_of
 from rft.data.ranks import all_sum
 from rft.errors import UserError
 from rft.store import Entry
 from rft.strategy import Strategy
-
-
-def usage_of(entry: Entry) -> Usage:
-    """What making an entry used."""
-    usage = Usage.of(entry.metrics.get(USAGE) or {})
-    on_gpu = bool(entry.manifest["config"].get("strategy", {}).get("gpu", False))
-    usage.seconds = float(entry.cost["seconds"])
-    usage.device_seconds = usage.seconds if on_gpu else float(entry.cost["cpu_seconds"])
-    return usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,8 +90,6 @@ class Pipeline:
     ) -> None:
         self.cfg, self.store, self.folder, self.make_logger = cfg, store, folder, logger
         self.done: dict[str, dict[str, Any]] = {}
-        self.charged_stages: list[str] = []
-        """Names of the shared stages that the policy was charged for, once there is one."""
 
     @cached_property
     def strategy(self) -> Strategy:
@@ -332,7 +330,6 @@ class Pipeline:
         if int(os.environ.get("LOCAL_RANK", "0")) > 0:
             make(None)
             return None
-        self.charged_stages = [entry.stage for entry in self.charged]
         entry = self._stage("policy", address, inputs, make)
         # They are there to go on from; kept, they would stand in for training after the entry is gone.
         shutil.rmtree(checkpoints, ignore_errors=True)

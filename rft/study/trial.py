@@ -66,7 +66,6 @@ class Trial:
             "error": error,
             "overrides": self.overrides,
             "stages": pipeline.done,
-            "charged": pipeline.charged_stages,
             "evaluation": evaluation,
             "config": plain(self.cfg),
         }
