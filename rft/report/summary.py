@@ -67,6 +67,8 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
             {"arm": trial.arm, "seed": trial.seed, "trial": trial.folder, "error": trial.error}
             for trial in results.failed
         ],
+        "warnings": list(results.warnings),
+        "incomplete": results.incomplete,
     }
     summary["verdict"] = verdict(summary)
     summary["cost"] = costs(results, arms)

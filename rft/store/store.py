@@ -110,6 +110,11 @@ class Store:
             logger.warning("corrupt store entry: %s; the store is read-only, so it stays where it is", found)
             return None
 
+    def peek(self, stage: str, key: str) -> Entry | None:
+        """The entry by its manifest alone, its files unchecked; None if there is none with a sound manifest."""
+        found = load(stage, self._folder(stage, key))
+        return found if isinstance(found, Entry) and found.key == key else None
+
     def get_or_compute(
         self,
         stage: str,
