@@ -113,13 +113,12 @@ class Snapshots(lightning.Callback):
 
     Args:
         count: points before the end, which is kept anyway.
-        batches: of the whole schedule.
         meter: tells how much of a limit is used.
         folder: where they are written; only by the first process.
     """
 
-    def __init__(self, count: int, batches: int, meter: Meter, folder: Path) -> None:
-        self.count, self.batches, self.meter, self.folder = count, batches, meter, folder
+    def __init__(self, count: int, meter: Meter, folder: Path) -> None:
+        self.count, self.meter, self.folder = count, meter, folder
         self.taken: list[dict[str, float]] = []
         self._step = 0
 
@@ -130,8 +129,7 @@ class Snapshots(lightning.Callback):
         if len(self.taken) == self.count or trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        done = (trainer.fit_loop.epoch_loop.total_batch_idx + 1) / self.batches
-        fraction = max(done, self.meter.fraction())
+        fraction = max(_done(trainer), self.meter.fraction())
         # A long step may pass several points at once: the policy is the same at each, and one of them is enough.
         if (due := min(self.count, int(fraction * (self.count + 1)))) <= len(self.taken) or fraction >= 1:
             return
@@ -142,7 +140,9 @@ class Snapshots(lightning.Callback):
             save_file(pl_module.backbone.role_state(Role.policy), self.folder / snapshot_name(self.taken[-1]))
 
     def keep(self, out: Path) -> None:
-        """Move what was taken into the entry, with its list."""
+        """Move what was taken into the entry, with its list; nothing if none was asked for."""
+        if self.count == 0:
+            return
         distinct = [point for i, point in enumerate(self.taken) if point not in self.taken[:i]]
         for point in distinct:
             (self.folder / snapshot_name(point)).replace(out / snapshot_name(point))
@@ -156,6 +156,14 @@ class Snapshots(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the points of a checkpoint."""
         self.taken = list(state_dict["taken"])
+
+
+def _done(trainer: lightning.Trainer) -> float:
+    """Share of the schedule that is behind."""
+    assert trainer.max_epochs is not None
+    return (
+        trainer.current_epoch + (trainer.fit_loop.batch_idx + 1) / trainer.num_training_batches
+    ) / trainer.max_epochs
 
 
 SNAPSHOTS = "snapshots.json"

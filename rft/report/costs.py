@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rft.budget import RESOURCES, Prices, Usage
@@ -68,7 +69,8 @@ def budget(results: StudyResults, arms: Sequence[str]) -> dict[str, Any] | None:
     """Resources by arm, as means over its seeds; None if no trial's store entries tell.
 
     ``own``: the policy's training. ``full``: with every shared stage it depends on. ``shared``: with those stages
-    divided over all trials of the study that depend on them. The final test is in none: it measures, and is the same
+    divided over all trials of the study that depend on them. A trial's own labels are those that it learned from; bought
+    they are by the shared stage. The final test is in none: it measures, and is the same
     for all.
     """
     told = {arm: [trial for trial in results.arm(arm) if _policy(trial) is not None] for arm in arms}
@@ -87,13 +89,17 @@ def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
     def mean(amounts: Sequence[Mapping[str, float]]) -> dict[str, float]:
         return {name: sum(one[name] for one in amounts) / len(amounts) for name in RESOURCES}
 
-    own, full, shared = [], [], []
+    own: list[dict[str, float]] = []
+    full: list[dict[str, float]] = []
+    shared: list[dict[str, float]] = []
     for trial in trials:
         policy = _policy(trial)
         assert policy is not None
         prices = prices_of(trial, policy)
         used = usage_of(policy)
-        whole, part = used, used
+        # The labels that it learned from are those of the shared stage, which are charged whole.
+        unlabelled = replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0)
+        whole, part = unlabelled, unlabelled
         for entry in _charged(trial):
             whole = whole.add(usage_of(entry))
             part = part.add(usage_of(entry).scaled(1 / users[entry.key]))

@@ -43,8 +43,8 @@ def curves(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
 def axes(results: StudyResults, arms: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """What each seed had used at the steps of its curves: ``{arm: [{"seed", "steps", resource: [amount]}]}``.
 
-    Seconds and money are of the run that computed the policy. A resource that no arm uses is absent everywhere, one that
-    a stage did not note is absent there.
+    Seconds and money are of the run that computed the policy. A resource that no arm uses is absent everywhere,
+    one that a stage did not note is absent there.
     """
     found = {arm: [axis for trial in results.arm(arm) if (axis := _axis(trial))] for arm in arms}
     used = {name for seeds in found.values() for axis in seeds for name in RESOURCES if any(axis.get(name, ()))}
@@ -77,7 +77,8 @@ def _axis(trial: Trial) -> dict[str, Any] | None:
 def frontier(results: StudyResults, arms: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Reward and KL of every policy that was tested on the first split: points of training and their end.
 
-    ``{arm: [{"seed", "step", "fraction", "kl", "gold", "proxy", "final"}]}``; a point's means are over its own questions.
+    ``{arm: [{"seed", "step", "fraction", "kl", "gold", "proxy", "final"}]}``; a point's means are over its
+    own questions.
     """
     split = results.splits[0] if results.splits else None
     return {arm: [point for trial in results.arm(arm) for point in _tested(trial, split)] for arm in arms}

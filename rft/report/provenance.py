@@ -20,6 +20,7 @@ def order(stage: str) -> tuple[int, str]:
 
 
 def stage_names(results: StudyResults) -> list[str]:
+    """Stages that any trial used, in the order of the flow."""
     return sorted({stage for trial in results.trials for stage in trial.stages}, key=order)
 
 

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from rft.evaluation.metrics import distinct_n, truncation_rate
 from rft.evaluation.statistics import Bootstrap, Interval, Resampling
+from rft.report.costs import costs
 from rft.report.curves import axes, curves, frontier
 from rft.report.feedback import feedback
 from rft.report.load import Rows, StudyResults, Trial
-from rft.report.costs import costs
 from rft.report.provenance import replicated, shared_stages
 from rft.report.wording import cost_sentence, verdict
 

@@ -163,6 +163,30 @@ def checkpointing(folder: Path) -> tuple[Any, Path | None]:
     return keep, last if last.exists() else None
 
 
+def fit_policy(
+    algorithm: Algorithm,
+    data: OnPolicyData | OfflineData,
+    watch: list[Any],
+    strategy: Strategy,
+    title: str,
+    checkpoints: Path,
+    logger: Logger | None,
+) -> None:
+    """Train to the end of the schedule or the budget, from the last checkpoint if there is one."""
+    config = algorithm.config
+    if isinstance(config, OnPolicyConfig):
+        epochs = config.iterations
+        batches = epochs * len(data.stream)
+    else:
+        assert isinstance(data, OfflineData)
+        epochs = data.stream.lightning_epochs
+        batches = data.stream.steps * strategy.config.accumulate
+    keep, resume = checkpointing(checkpoints)
+    callbacks = [TrainingBar(title, batches), *watch, keep]
+    trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=callbacks, logger=logger or False)
+    trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+
+
 def train_policy(
     algorithm_class: type[Algorithm],
     config: Any,
@@ -192,11 +216,9 @@ def train_policy(
         reward.start_critic()
     algorithm = algorithm_class(config, backbone)
     meter = charge.meter(backbone.usage, strategy)
-    history = History(meter)
-    taken: Snapshots | None = None
+    history, taken = History(meter), Snapshots(snapshots, meter, checkpoints)
     if algorithm_class.data_kind != "none":
         refuse_spent(meter)
-        label = Usage() if charge.budget.full else charge.label
         data = make_data(
             algorithm,
             engine,
@@ -206,25 +228,14 @@ def train_policy(
             response_tokens=response_tokens,
             seed=seed,
             meter=meter,
-            label=label,
+            label=Usage() if charge.budget.full else charge.label,
         )
-        epochs = config.iterations if isinstance(data, OnPolicyData) else data.stream.lightning_epochs
-        keep, resume = checkpointing(checkpoints)
-        steps = epochs * len(data.stream) if isinstance(data, OnPolicyData) else data.stream.steps
-        batches = steps if isinstance(data, OnPolicyData) else steps * strategy.config.accumulate
-        watch: list[Any] = [TrainingBar(f"{config.name} seed {seed}", batches), BudgetKeeper(meter, data.stream)]
-        if snapshots:
-            taken = Snapshots(snapshots, batches, meter, checkpoints)
-            watch.append(taken)
-        trainer = strategy.trainer(
-            epochs=epochs, root=checkpoints, callbacks=[*watch, history, keep], logger=logger or False
-        )
-        trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+        watch = [BudgetKeeper(meter, data.stream), taken, history]
+        fit_policy(algorithm, data, watch, strategy, f"{config.name} seed {seed}", checkpoints, logger)
     if out is not None:
         save_file(backbone.role_state(Role.policy), out / "policy.safetensors")
         (out / "history.json").write_text(json.dumps(history.rows, indent=1), encoding="utf-8")
-        if taken is not None:
-            taken.keep(out)
+        taken.keep(out)
     used = meter.last
     return (history.rows[-1] if history.rows else {}) | {
         USAGE: used.counted(),

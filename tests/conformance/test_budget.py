@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Run:
         """The most that one minibatch, its generation and all its passes, can have used."""
         if isinstance(self.stream, OfflineStream):
             used = [0.0, *(step[resource] for step in self.watch.steps)]
-            return max(b - a for a, b in zip(used, used[1:], strict=False))
+            return max(b - a for a, b in itertools.pairwise(used))
         # Generation is counted in the iteration's first step: a minibatch's share of it is at most the rows at their
         # longest; what is learned is at most twice the mean, for two passes over responses of unlike length.
         rows = len(PROMPTS) * self.stream.config.samples_per_prompt / MINIBATCHES
