@@ -22,12 +22,14 @@ LONG = {
     "online_dpo": ("algorithm=online_dpo", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
     "raft": ("algorithm=raft", "algorithm.iterations=16"),
 }
+# Stops in the twelfth of sixteen iterations, a minibatch into it.
+LIMITED = ("budget.prompts=370", "evaluation.checkpoints=2")
 
 
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
-    [*((name, ()) for name in LONG), ("ppo", LORA)],
-    ids=[*LONG, "ppo-adapters"],
+    [*((name, ()) for name in LONG), ("ppo", LORA), ("ppo", LIMITED)],
+    ids=[*LONG, "ppo-adapters", "ppo-limited"],
 )
 def test_killed_in_the_middle_ends_with_the_same_bits(
     algorithm: str, settings: tuple[str, ...], adapted: Path, warm: Warm, tmp_path: Path
