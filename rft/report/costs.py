@@ -69,8 +69,8 @@ def budget(results: StudyResults, arms: Sequence[str]) -> dict[str, Any] | None:
     """Resources by arm, as means over its seeds; None if no trial's store entries tell.
 
     ``own``: the policy's training. ``full``: with every shared stage it depends on. ``shared``: with those stages
-    divided over all trials of the study that depend on them. A trial's own labels are those that it learned from; bought
-    they are by the shared stage. The final test is in none: it measures, and is the same
+    divided over all trials of the study that depend on them. A trial's own labels are those that it learned from; the
+    shared stage has bought them. The final test is in none: it measures, and is the same
     for all.
     """
     told = {arm: [trial for trial in results.arm(arm) if _policy(trial) is not None] for arm in arms}

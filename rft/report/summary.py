@@ -61,7 +61,6 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "stages": stages,
         "feedback": feedback(results, arms),
         "curves": curves(results, arms),
-        "axes": axes(results, arms),
         "frontier": frontier(results, arms),
         "failed": [
             {"arm": trial.arm, "seed": trial.seed, "trial": trial.folder, "error": trial.error}
@@ -71,7 +70,7 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "incomplete": results.incomplete,
     }
     summary["verdict"] = verdict(summary)
-    summary["cost"] = costs(results, arms)
+    summary["cost"] = costs(results, arms) | {"axes": axes(results, arms)}
     summary["cost"]["sentence"] = cost_sentence(summary)
     return summary
 

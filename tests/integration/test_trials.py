@@ -89,12 +89,50 @@ class TestSweep:
             rows = trial.history()
             assert bool(rows) is (name != "sft")
             for row in rows:
-                assert {key.partition("/")[0] for key in row} <= {"step", "rollout", "train"}
+                assert {key.partition("/")[0] for key in row} <= {"step", "rollout", "train", "budget"}
                 assert "train/loss" in row
                 assert ({key for key in row if key.startswith("rollout/")} == rollout) is (name != "dpo")
         names = ("gold", "proxy", "kl", "length", "truncated")
         assert of_evaluation == {frozenset(f"eval/{split}/{x}" for split in ("test", "ood") for x in names)}
         assert set(sweep.trials["ppo"].history()[0]) == set(sweep.trials["rlaif"].history()[0])
+
+    def test_what_training_used_is_counted_by_hand(self, sweep: Sweep) -> None:
+        import pyarrow.parquet as pq
+
+        ppo, dpo = sweep.trials["ppo"], sweep.trials["dpo"]
+        for trial in (ppo, dpo):
+            manifest = json.loads((trial.entry("policy") / "manifest.json").read_text(encoding="utf-8"))
+            last = {k.removeprefix("budget/"): v for k, v in trial.history()[-1].items() if k.startswith("budget/")}
+            assert manifest["metrics"]["usage"] == last
+            assert len(manifest["cost"]["clock"]) == len(trial.history())
+        used = {k: v for k, v in ppo.history()[-1].items() if k.startswith("budget/")}
+        # Twenty iterations of 32 prompts; the mean length is over an iteration's rollouts.
+        assert used["budget/prompts"] == 20 * 32
+        assert used["budget/generated_tokens"] == round(sum(32 * row["rollout/length"] for row in ppo.history()))
+        labels = pq.read_table(dpo.entry("preferences") / "labels.parquet").num_rows
+        manifest = json.loads((dpo.entry("preferences") / "manifest.json").read_text(encoding="utf-8"))
+        assert manifest["metrics"]["usage"]["labels"] == labels
+        assert manifest["metrics"]["usage"]["human_labels"] == 3 * labels
+        assert 0 < dpo.history()[-1]["budget/labels"] <= labels
+        assert dpo.history()[-1]["budget/generated_tokens"] == 0
+
+    def test_the_policy_is_tested_at_points_of_its_training(self, sweep: Sweep) -> None:
+        import pyarrow.parquet as pq
+
+        for name in ("ppo", "dpo"):
+            entry = sweep.trials[name].entry("evaluation")
+            table = pq.read_table(entry / "checkpoints.parquet").to_pylist()
+            steps = sorted({(row["step"], row["fraction"]) for row in table})
+            assert len(steps) == 3
+            last = sweep.trials[name].history()[-1]["step"]
+            assert all(0 < fraction < 1 for _, fraction in steps)
+            assert [step / last for step, _ in steps] == pytest.approx([f for _, f in steps], abs=0.1)
+            assert Counter(row["step"] for row in table) == {step: 6 for step, _ in steps}
+            questions = {
+                r["prompt_id"] for r in pq.read_table(entry / "evaluation.parquet").to_pylist() if r["split"] == "test"
+            }
+            assert {row["prompt_id"] for row in table} == questions
+        assert not (sweep.trials["sft"].entry("evaluation") / "checkpoints.parquet").exists()
 
     def test_the_first_minibatch_of_fresh_rollouts_changes_no_ratio(
         self, sweep: Sweep, warm: Warm, tmp_path: Path
