@@ -149,4 +149,6 @@ def common_splits(trials: Sequence[Trial]) -> list[Trial]:
     common = set.intersection(*(set(trial.rows) for trial in trials)) if trials else set()
     if not common:
         return list(trials)
-    return [replace(trial, rows={split: trial.rows[split] for split in trial.rows if split in common}) for trial in trials]
+    return [
+        replace(trial, rows={split: trial.rows[split] for split in trial.rows if split in common}) for trial in trials
+    ]

@@ -177,13 +177,18 @@ class Pool:
         for m in sorted(range(len(ids)), key=lambda m: (splits[m], ids[m], samples[m])):
             by_split.setdefault(splits[m], []).append(m)
         layout = {
-            split: (np.array(places), self._asked(*(tuple(part[m] for m in places) for part in (ids, samples, prompts))))
+            split: (
+                np.array(places),
+                self._asked(*(tuple(part[m] for m in places) for part in (ids, samples, prompts))),
+            )
             for split, places in by_split.items()
         }
         for split, (_, questions) in layout.items():
             twice = [key for key, count in Counter(questions.identity).items() if count > 1]
             if twice:
-                raise LeftOut(f"{file}: split {split}: {row_names(twice)} {'is' if len(twice) == 1 else 'are'} there twice")
+                raise LeftOut(
+                    f"{file}: split {split}: {row_names(twice)} {'is' if len(twice) == 1 else 'are'} there twice"
+                )
         self._layouts[asked] = layout
         return layout
 
