@@ -38,8 +38,9 @@ Rows = list[dict[str, Any]]
 class Study:
     """A folder of trials and the store that holds their evaluation rows."""
 
-    def __init__(self, root: Path, prompts: int = 24) -> None:
-        self.folder = root / "runs" / "demo"
+    def __init__(self, root: Path, prompts: int = 24, name: str = "demo") -> None:
+        self.name = name
+        self.folder = root / "runs" / name
         self.store = Store(root / "store")
         self.prompts = prompts
 
@@ -117,7 +118,7 @@ class Study:
         rows = self.rows(arm, seed)
         if change_rows:
             change_rows(rows)
-        sums = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+        sums = hashlib.sha256(json.dumps(rows, sort_keys=True, default=repr).encode()).hexdigest()
         source = SOURCE.get(arm, "simulated")
         stages = {"questions": self.stage("questions"), "sft": self.stage("sft", model=start)}
         stages["candidates"] = self.stage("candidates", model=start)
@@ -139,7 +140,7 @@ class Study:
             write=lambda folder: pq.write_table(table, folder / "evaluation.parquet"),
         )  # fmt: skip
         record: dict[str, Any] = {
-            "study": "demo", "arm": arm, "algorithm": arm, "seed": seed, "status": "done", "error": None,
+            "study": self.name, "arm": arm, "algorithm": arm, "seed": seed, "status": "done", "error": None,
             "overrides": [f"algorithm={arm}", f"seed={seed}"], "stages": stages,
             "evaluation": stages["evaluation"]["key"],
             "config": {"feedback": {"_target_": f"rft.feedback.{source}.Source"}},

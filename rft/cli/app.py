@@ -38,19 +38,43 @@ def run(context: typer.Context) -> None:
     hydra_run(context.args)
 
 
-@app.command()
+@app.command(
+    help="Compute what is missing of a study, print the table, write report.html and summary.json.\n\n"
+    "Trials that failed, or whose rows cannot be compared, are named and left out. Several studies are compared "
+    "together: arms that were run alike are one arm, others of the same name are called STUDY/ARM, and the stages that "
+    "the studies do not share are named in a warning.\n\n"
+    "Examples:\n\n"
+    "  rft compare experiments/default\n\n"
+    "  rft compare first\n\n"
+    "  rft compare experiments/default --no-run\n\n"
+    "  rft compare first second --out both\n\n"
+    "  rft compare experiments/default --no-run --strict"
+)
 def compare(
-    study: Annotated[str, typer.Argument(help="A folder with a study.yaml, or the name of a study under runs/.")],
+    studies: Annotated[
+        list[str],
+        typer.Argument(
+            help="Each a folder with a study.yaml, the name of a study under runs/, or a folder with trials.",
+            metavar="STUDY...",
+        ),
+    ],
     runs: Annotated[Path, typer.Option(help="Where trials and reports are kept.")] = Path("runs"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the report; if not given the study's, and of several runs/FIRST+SECOND."),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Trials at once; 0: as the study says.")] = 0,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="Start nothing: compare what is there, also while the study runs.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse, instead of leaving trials out or warning; exit code 2.")
+    ] = False,
 ) -> None:
-    """Compute what is missing of a study, print the table, write report.html and summary.json.
+    """Hand the arguments on."""
+    from rft.cli.compare import Options, compare_studies
 
-    Example: rft compare experiments/default
-    """
-    from rft.cli.compare import compare_study
-
-    compare_study(study, runs, jobs)
+    compare_studies(studies, Options(runs, out, jobs, run=not no_run, strict=strict))
 
 
 @app.command("check-algorithm")

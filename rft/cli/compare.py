@@ -1,39 +1,172 @@
-"""``rft compare``: run what is missing of a study, then compare."""
+"""``rft compare``: run what is missing of studies, then compare, or compare what is there."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from rft.errors import UserError
 from rft.store import Store
 
+if TYPE_CHECKING:
+    from rft.report import StudyResults
+    from rft.study.study import Plan
 
-def compare_study(study: str, runs: Path, jobs: int) -> None:
-    """Run the missing trials if `study` has a study.yaml, then print the table and write the report.
+RECORD = "trial.json"
+LONGEST_NAME = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to compare."""
+
+    runs: Path = Path("runs")
+    """Where trials and reports are kept."""
+    out: Path | None = None
+    """The report's folder; None: that of the study, and of several ``<runs>/<first>+<second>``."""
+    jobs: int = 0
+    """Trials at once; 0: as the study says."""
+    run: bool = True
+    """Whether to run what is missing of studies with a study.yaml."""
+    strict: bool = False
+    """Whether a trial that is left out, or anything else to be warned of, is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A study: where its trials are, and its plan with the trials at once if there is a study.yaml."""
+
+    folder: Path
+    planned: Plan | None = None
+    jobs: int = 0
+
+
+def compare_studies(studies: Sequence[str], options: Options) -> None:
+    """Run the missing trials of studies that have a study.yaml, then print the table and write the report.
 
     Raises:
-        UserError: for what is wrong with the study, or if nothing of it is there.
+        UserError: for what is wrong with a study, if nothing of it is there, or, after the report is written, if
+            trials failed.
     """
-    from rft.study.study import load_study, plan, run_study
-
     console = Console()
-    path = Path(study)
-    name, failures, only = path.name, {}, None
-    if path.exists():
-        name, spec = load_study(path)
-        planned = plan(name, spec, runs.absolute())
-        only = {job.folder for job in planned.trials}
-        failures = run_study(planned, jobs or spec.jobs, Console(stderr=True))
-    folder = runs / name
-    from rft.report import load_study as load_results
+    found = [_locate(study, options.runs) for study in studies]
+    out = _out(found, options)
+    failures, stopped = _run(found, options.jobs) if options.run else ([], None)
+    try:
+        results = _load(found, check_settings=not options.run)
+    except UserError as error:
+        raise stopped or error from None
     from rft.report import print_table, summarise, write_report
 
-    results = load_results(folder, Store.default(), only)
     summary = summarise(results)
-    write_report(results, summary, folder)
+    if options.strict:
+        _require_flawless(results, summary)
+    write_report(results, summary, out)
     print_table(summary, console)
-    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    for warning in results.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    if stopped:
+        raise stopped
     if failures:
         raise UserError(f"{len(failures)} trials failed: {', '.join(failures)}; see log.txt in their folders")
+
+
+def _locate(study: str, runs: Path) -> Found:
+    """A study by the folder of its study.yaml, by its name under `runs`, or by the folder of its trials.
+
+    Raises:
+        UserError: whatever is wrong with the study.yaml; a folder with neither it nor a trial.
+    """
+    from rft.study.study import load_study, plan
+
+    path = Path(study)
+    if path.is_file() or (path / "study.yaml").exists():
+        name, spec = load_study(path)
+        return Found(runs / name, plan(name, spec, runs.absolute()), spec.jobs)
+    if (runs / path.name).is_dir() or not path.exists():
+        return Found(runs / path.name)
+    if not any(path.rglob(RECORD)):
+        load_study(path)
+    return Found(path)
+
+
+def _out(found: Sequence[Found], options: Options) -> Path:
+    """The folder of the report."""
+    twice = [name for name, count in Counter(one.folder.name for one in found).items() if count > 1]
+    if twice:
+        raise UserError(f"study {twice[0]} is given twice; give each once, and studies of one name another folder each")
+    if options.out is not None:
+        return options.out
+    if len(found) == 1:
+        return found[0].folder
+    out = options.runs / "+".join(one.folder.name for one in found)
+    if len(out.name) > LONGEST_NAME:
+        raise UserError(f"{len(found)} studies make a long name for a folder; say where the report goes with --out DIR")
+    if any(out.rglob(RECORD)):
+        raise UserError(f"{out} is the folder of a study; say where the report goes with --out DIR")
+    return out
+
+
+def _run(found: Sequence[Found], jobs: int) -> tuple[list[str], UserError | None]:
+    """Names of the trials that failed, and what ended a study before its trials."""
+    from rft.study.study import run_study
+
+    failures: list[str] = []
+    stopped = None
+    for one in found:
+        if one.planned is not None:
+            before = f"{one.folder.name} " if len(found) > 1 else ""
+            try:
+                failed = run_study(one.planned, jobs or one.jobs, Console(stderr=True))
+                failures += [f"{before}{name}" for name in failed]
+            except UserError as error:
+                stopped = stopped or error
+    return failures, stopped
+
+
+def _load(found: Sequence[Found], *, check_settings: bool) -> StudyResults:
+    """The results of all studies as one."""
+    from rft.report.joint import join
+    from rft.report.load import load_study
+    from rft.report.rows import Pool
+    from rft.study.standing import standing, told
+
+    store, pool, parts = Store.default(), Pool(), []
+    for one in found:
+        only, settings = None, None
+        if one.planned is not None:
+            only = {job.folder for job in one.planned.trials}
+            settings = one.planned.settings if check_settings else None
+        part = load_study(one.folder, store, only, settings=settings, pool=pool)
+        if len(found) > 1:
+            part = replace(part, study=one.folder.name)
+        if one.planned is not None and (state := standing(one.planned)):
+            part = replace(part, incomplete=state, warnings=(*part.warnings, told(state)))
+        parts.append(part)
+    return join(parts)
+
+
+def _require_flawless(results: StudyResults, summary: Mapping[str, Any]) -> None:
+    """Refuse what a report would have to warn of.
+
+    Raises:
+        UserError: with the first cause and how many there are.
+    """
+    from rft.report.wording import brief
+
+    causes = [f"{trial.folder}: {brief(trial.error)}" for trial in results.failed]
+    causes += results.warnings
+    if not summary["started_alike"] and not results.warnings:
+        causes.append("the arms did not start alike: a stage that all should share differs")
+    if causes:
+        raise UserError(
+            f"not compared, by --strict: {len(results.failed)} trials left out, "
+            f"{len(causes) - len(results.failed)} warnings; the first: {causes[0]}"
+        )

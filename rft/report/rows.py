@@ -74,7 +74,7 @@ class Responses(Sequence[str]):
         if self._kept is not None:
             return self._kept
         try:
-            return read_columns(self._path, ("response",)).column(0).take(self._order)
+            return _cast(read_columns(self._path, ("response",)).column(0), "string").take(self._order)
         except LeftOut as error:
             raise UserError(f"{self._path}: {error}; it went away while the report was made: start it again") from error
 
@@ -158,6 +158,7 @@ class Pool:
             samples = tuple(_cast(table.column(SAMPLE), "int64").to_pylist())
             columns = {name: _floats(table, name) for name in (*NUMBERS, "gold_logit")}
             truncated = _cast(table.column("truncated"), "bool").to_numpy()
+            _cast(table.column("response"), "string")
         except ValueError as error:  # ArrowInvalid is one
             raise LeftOut(f"{path.name}: a column has the wrong type ({brief(str(error))})") from error
         layout = self._layout((*asked, samples), path.name)
@@ -220,7 +221,9 @@ def read_columns(path: Path, names: Sequence[str], more: Sequence[str] = ()) -> 
             there = set(file.schema_arrow.names)
             if absent := sorted(set(names) - there):
                 raise LeftOut(f"{path.name} has no column {', '.join(absent)}")
-            return file.read([*names, *(name for name in more if name in there)], use_threads=False)
+            table = file.read([*names, *(name for name in more if name in there)], use_threads=False)
+            table.validate(full=True)
+            return table
     except (OSError, pa.ArrowException) as error:
         raise LeftOut(f"{path.name} cannot be read ({brief(str(error))})") from error
 

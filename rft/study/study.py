@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ class Plan:
     shared: tuple[tuple[Job, ...], ...]
     """Stages that trials share: the common start first, then labels and reward models beside one another."""
     trials: tuple[Job, ...]
+    settings: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
+    """By a trial's folder: the configuration of its arm."""
 
 
 START = ("task", "model", "sft", "candidates", "strategy")
@@ -95,7 +98,8 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
     """
     starts: dict[str, Job] = {}
     feedback: dict[str, Job] = {}
-    trials = []
+    trials: list[Job] = []
+    settings: dict[Path, Mapping[str, Any]] = {}
     for arm, own in spec.arms.items():
         common = (*spec.overrides, *own, f"study={quoted(name)}", f"arm={quoted(arm)}")
         try:
@@ -115,7 +119,8 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
             Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), runs / name / arm / f"seed-{seed}", forks)
             for seed in spec.seeds
         ]
-    return Plan((tuple(starts.values()), tuple(feedback.values())), tuple(trials))
+        settings |= dict.fromkeys((job.folder for job in trials[-len(spec.seeds) :]), _plain(cfg))
+    return Plan((tuple(starts.values()), tuple(feedback.values())), tuple(trials), settings)
 
 
 def run_study(planned: Plan, at_once: int, console: Console) -> dict[str, str]:

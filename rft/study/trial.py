@@ -17,11 +17,10 @@ from rft.config import build
 from rft.errors import UserError
 from rft.store import Store
 from rft.study.pipeline import Pipeline, plain
+from rft.study.standing import RECORD, at_work
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
-
-RECORD = "trial.json"
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -117,7 +116,9 @@ def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     # Its retries are told line by line; what they come to is told by the error.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     store = Store.default()
-    record = Trial(cfg, folder, store, overrides).run()
+    folder.mkdir(parents=True, exist_ok=True)
+    with at_work(folder):
+        record = Trial(cfg, folder, store, overrides).run()
     if record is None:
         return
     console = Console(highlight=False, soft_wrap=True)

@@ -1,0 +1,93 @@
+"""How far a study is: which of its planned trials ended, run now, or are not there yet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rft.study.study import Plan
+
+RECORD = "trial.json"
+LOCK = ".running"
+LISTED = 4
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Mark a trial as running until the block, or its process, ends: the kernel frees the lock of a killed one."""
+    import filelock
+
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:  # a further process of a trial: the first one marks it
+        yield
+        return
+    lock = filelock.FileLock(folder / LOCK)
+    with suppress(filelock.Timeout):  # another process runs the same trial: it is marked
+        lock.acquire(timeout=1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process is at work on the trial of this folder."""
+    import filelock
+
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with filelock.FileLock(folder / LOCK, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:  # a folder that can only be read: nobody writes a trial there
+        return False
+
+
+def standing(planned: Plan) -> dict[str, Any] | None:
+    """``{"planned", "finished", "running", "missing"}``, None if every trial has finished.
+
+    ``running`` and ``missing`` are lists of ``{"arm", "seed"}``. Planned trials that are in none of the three have
+    failed.
+    """
+    finished, running, missing = 0, [], []
+    for job in planned.trials:
+        status = _status(job.folder)
+        name = {"arm": job.folder.parent.name, "seed": int(job.folder.name.removeprefix("seed-"))}
+        if status == "done":
+            finished += 1
+        elif is_running(job.folder):
+            running.append(name)
+        elif status is None:
+            missing.append(name)
+    if finished == len(planned.trials):
+        return None
+    return {"planned": len(planned.trials), "finished": finished, "running": running, "missing": missing}
+
+
+def _status(folder: Path) -> str | None:
+    """The status in a trial's record; None if it has none."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return "damaged"
+    return str(record.get("status")) if isinstance(record, dict) else "damaged"
+
+
+def told(state: Mapping[str, Any]) -> str:
+    """How far a study is, in a sentence."""
+    parts = [f"{state['finished']} of {state['planned']} planned trials have finished"]
+    for key, words in (("running", "running"), ("missing", "not there")):
+        if trials := state[key]:
+            shown = [f"{one['arm']} seed {one['seed']}" for one in trials[:LISTED]]
+            more = [f"{len(trials) - LISTED} more"] if len(trials) > LISTED else []
+            parts.append(f"{words}: {', '.join(shown + more)}")
+    failed = state["planned"] - state["finished"] - len(state["running"]) - len(state["missing"])
+    return "; ".join(parts + ([f"failed: {failed}"] if failed else []))

@@ -1,0 +1,360 @@
+"""`rft compare` on what is there: half-done studies, several together, what --strict refuses, where the report goes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rft.cli.compare import Options, compare_studies
+from rft.config import compose
+from rft.errors import UserError
+from rft.study.pipeline import plain
+from rft.study.standing import at_work, is_running, standing, told
+from rft.study.study import StudySpec, plan
+from tests.synthetic_study import Rows, Study
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to compare in, with a store of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RFT_STORE", str(tmp_path / "store"))
+    return tmp_path
+
+
+def compare(*studies: str, out: Path | None = None, strict: bool = False) -> dict[str, Any]:
+    """The summary that comparing without running anything writes."""
+    compare_studies(studies, Options(out=out, run=False, strict=strict))
+    written = out or Path("runs") / "+".join(Path(study).name for study in studies)
+    assert (written / "report.html").is_file()
+    summary: dict[str, Any] = json.loads((written / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+def refused(*studies: str, **options: Any) -> str:
+    """The one line of a comparison that writes nothing."""
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(UserError) as caught:
+        compare(*studies, **options)
+    assert sorted(path for path in Path().rglob("*") if "locks" not in path.parts) == [
+        path for path in before if "locks" not in path.parts
+    ]
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+def planned(world: Path, arms: tuple[str, ...] = ("sft", "ppo"), seeds: int = 3) -> Change:
+    """Write `demo/study.yaml`; returns what makes a trial's record one of that plan."""
+    overrides = ["model=tiny"]
+    spec = {"overrides": overrides, "arms": {arm: [f"algorithm={arm}"] for arm in arms}, "seeds": list(range(seeds))}
+    (world / "demo").mkdir()
+    (world / "demo" / "study.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
+
+    def change(record: dict[str, Any]) -> None:
+        cfg = compose([*overrides, f"algorithm={record['arm']}", f"seed={record['seed']}", f"arm={record['arm']}"])
+        record["config"] = plain(cfg)
+
+    return change
+
+
+class TestHalfDone:
+    def test_compares_what_is_there_and_says_what_is_not(self, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        study, change = Study(world), planned(world, ("sft", "ppo", "dpo"))
+        for arm, seed in (("sft", 0), ("sft", 1), ("ppo", 0), ("ppo", 1)):
+            study.trial(arm, seed, change=change)
+        study.trial("dpo", 0, change=lambda r: r.update(status="failed", error="loss is NaN at step 7"))
+        (study.folder / "ppo" / "seed-2").mkdir()
+        with at_work(study.folder / "ppo" / "seed-2"):
+            summary = compare("demo")
+        assert summary["incomplete"] == {
+            "planned": 9, "finished": 4, "running": [{"arm": "ppo", "seed": 2}],
+            "missing": [{"arm": "sft", "seed": 2}, {"arm": "dpo", "seed": 1}, {"arm": "dpo", "seed": 2}],
+        }  # fmt: skip
+        sentence = (
+            "4 of 9 planned trials have finished; running: ppo seed 2; "
+            "not there: sft seed 2, dpo seed 1, dpo seed 2; failed: 1"
+        )
+        assert summary["warnings"] == ["arm dpo is in no number: its only trial is left out", sentence]
+        assert summary["failed"][0]["error"] == "loss is NaN at step 7"
+        assert summary["arms"]["ppo"]["seeds"] == [0, 1]
+        said = capsys.readouterr().out
+        assert f"warning: {sentence}" in said.splitlines()
+        assert "left out: dpo/seed-0: loss is NaN at step 7" in said
+
+    def test_by_its_name_alone_has_no_plan_to_be_held_against(self, world: Path) -> None:
+        Study(world).fill(("sft", "ppo"), seeds=2)
+        summary = compare("demo")
+        assert (summary["incomplete"], summary["warnings"]) == (None, [])
+
+    def test_that_is_done_is_not_incomplete(self, world: Path) -> None:
+        study, change = Study(world), planned(world, seeds=2)
+        for arm in ("sft", "ppo"):
+            for seed in range(2):
+                study.trial(arm, seed, change=change)
+        summary = compare("demo", strict=True)
+        assert (summary["incomplete"], summary["warnings"], summary["failed"]) == (None, [], [])
+
+    def test_of_which_nothing_is_there_is_refused(self, world: Path) -> None:
+        planned(world)
+        assert "no study in runs/demo" in refused("demo")
+
+    def test_trials_of_an_arm_that_was_changed_since_are_left_out(self, world: Path) -> None:
+        study, change = Study(world), planned(world, seeds=2)
+
+        def older(record: dict[str, Any]) -> None:
+            change(record)
+            record["config"]["algorithm"]["lr"] = 0.5
+
+        for seed in range(2):
+            study.trial("sft", seed, change=change)
+            study.trial("ppo", seed, change=older)
+        summary = compare("demo")
+        assert list(summary["arms"]) == ["sft"]
+        assert "algorithm.lr=0.5 is not what the study.yaml has now" in summary["failed"][0]["error"]
+
+    def test_a_setting_of_another_release_is_no_change(self, world: Path) -> None:
+        study, change = Study(world), planned(world, seeds=1)
+
+        def older(record: dict[str, Any]) -> None:
+            change(record)
+            del record["config"]["algorithm"]["lr"]
+            record["config"]["gone"] = 1
+
+        study.trial("sft", 0, change=change)
+        study.trial("ppo", 0, change=older)
+        assert list(compare("demo")["arms"]) == ["sft", "ppo"]
+
+    def test_trials_outside_the_plan_do_not_count(self, world: Path) -> None:
+        study, change = Study(world), planned(world, seeds=1)
+        for arm in ("sft", "ppo", "dpo"):
+            study.trial(arm, 0, change=change)
+        assert list(compare("demo")["arms"]) == ["sft", "ppo"]
+
+    def test_a_folder_of_trials_elsewhere_is_compared_where_it_lies(
+        self, world: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Study(world / "old").fill(("sft", "ppo"), seeds=2)
+        monkeypatch.setenv("RFT_STORE", str(world / "old" / "store"))
+        compare_studies(["old/runs/demo"], Options())
+        assert Path("old/runs/demo/report.html").is_file()
+
+
+class TestRunning:
+    def test_ends_with_the_process(self, tmp_path: Path) -> None:
+        context = multiprocessing.get_context("fork")
+        started, go_on = context.Event(), context.Event()
+        process = context.Process(target=_work, args=(tmp_path, started, go_on))
+        process.start()
+        assert started.wait(30)
+        assert is_running(tmp_path)
+        process.kill()
+        process.join()
+        assert not is_running(tmp_path)
+
+    def test_ends_with_the_block(self, tmp_path: Path) -> None:
+        assert not is_running(tmp_path)
+        with at_work(tmp_path):
+            assert is_running(tmp_path)
+        assert not is_running(tmp_path)
+
+    def test_many_missing_trials_are_counted(self, tmp_path: Path) -> None:
+        jobs = plan(
+            "s", StudySpec(overrides=["model=tiny"], arms={"a": ["algorithm=sft"]}, seeds=list(range(9))), tmp_path
+        )
+        state = standing(jobs)
+        assert state is not None
+        assert told(state) == (
+            "0 of 9 planned trials have finished; not there: a seed 0, a seed 1, a seed 2, a seed 3, 5 more"
+        )
+
+
+def _work(folder: Path, started: Any, go_on: Any) -> None:
+    with at_work(folder):
+        started.set()
+        go_on.wait(60)
+
+
+class TestStrict:
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"change": lambda r: r.update(status="failed", error="Traceback\n at\nKeyError: 'x'")}, "KeyError: 'x'"),
+            ({"change_rows": lambda rows: rows.pop()}, "split ood lacks 1 of 24 rows"),
+            ({"change_rows": lambda rows: rows.append(rows[0])}, "is there twice"),
+            ({"change_rows": lambda rows: rows[0].update(gold=float("nan"))}, "gold of prompt test-0000 is nan"),
+            ({"change": lambda r: r.pop("stages")}, "lacks stages"),
+        ],
+    )
+    def test_a_trial_that_would_be_left_out_is_refused(self, world: Path, change: dict[str, Any], words: str) -> None:
+        study = Study(world).fill(("sft", "ppo"), seeds=2)
+        study.trial("ppo", 2, **change)
+        line = refused("demo", strict=True)
+        assert line.startswith("not compared, by --strict: 1 trials left out, 0 warnings; the first: ppo/seed-2: ")
+        assert words in line
+        assert compare("demo")["failed"]
+
+    def test_a_tie_is_refused(self, world: Path) -> None:
+        study = Study(world)
+        study.trial("ppo", 0)
+        study.trial("dpo", 0, change_rows=lambda rows: rows.pop())
+        assert "1 trials left out, 2 warnings" in refused("demo", strict=True)
+
+    def test_a_half_done_study_is_refused(self, world: Path) -> None:
+        study, change = Study(world), planned(world, seeds=2)
+        for arm, seed in (("sft", 0), ("sft", 1), ("ppo", 0)):
+            study.trial(arm, seed, change=change)
+        line = refused("demo", strict=True)
+        assert "1 warnings; the first: 3 of 4 planned trials have finished; not there: ppo seed 1" in line
+
+    def test_arms_that_did_not_start_alike_are_refused(self, world: Path) -> None:
+        study = Study(world).fill(("sft",), seeds=2)
+        for seed in range(2):
+            study.trial("ppo", seed, start="another model")
+        assert "did not start alike" in refused("demo", strict=True)
+
+    def test_a_flawless_study_is_compared(self, world: Path) -> None:
+        Study(world).fill(("sft", "ppo"), seeds=2)
+        assert compare("demo", strict=True)["arms"].keys() == {"sft", "ppo"}
+
+
+def second(world: Path, name: str = "more") -> Study:
+    """Another study with the same store."""
+    return Study(world, name=name)
+
+
+class TestSeveral:
+    def test_arms_that_were_run_alike_are_one(self, world: Path) -> None:
+        """The control is the same trial in both; ppo has other seeds in each."""
+        first, other = Study(world), second(world)
+        for seed in range(2):
+            first.trial("sft", seed)
+            other.trial("sft", seed)
+            first.trial("ppo", seed)
+            other.trial("ppo", seed + 2)
+            other.trial("dpo", seed)
+        summary = compare("demo", "more", strict=True)
+        assert {arm: record["seeds"] for arm, record in summary["arms"].items()} == {
+            "sft": [0, 1], "dpo": [0, 1], "ppo": [0, 1, 2, 3],
+        }  # fmt: skip
+        assert (summary["study"], summary["control"], summary["warnings"]) == ("demo + more", "sft", [])
+
+    def test_arms_of_one_name_with_other_settings_are_told_apart(self, world: Path) -> None:
+        first, other = Study(world), second(world)
+        for seed in range(2):
+            first.trial("sft", seed)
+            first.trial("ppo", seed)
+            other.trial("ppo", seed, change=lambda r: r["config"].update(algorithm={"lr": 1e-4}))
+        assert list(compare("demo", "more", strict=True)["arms"]) == ["sft", "demo/ppo", "more/ppo"]
+
+    def test_a_seed_that_came_out_in_two_ways_tells_arms_apart(self, world: Path) -> None:
+        first, other = Study(world), second(world)
+        first.trial("sft", 0)
+        first.trial("ppo", 0)
+        other.trial("ppo", 0, change_rows=lambda rows: rows[0].update(gold=0.1))
+        assert list(compare("demo", "more")["arms"]) == ["sft", "demo/ppo", "more/ppo"]
+
+    def test_stages_that_are_not_shared_are_named(self, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        first, other = Study(world).fill(("sft", "ppo"), seeds=2), second(world)
+        for arm in ("sft", "dpo"):
+            for seed in range(2):
+                other.trial(arm, seed, start="another model")
+        summary = compare("demo", "more")
+        warning = (
+            "more and demo do not share sft, candidates, preferences and reward_model: "
+            "differences between their arms are not due to the algorithm alone"
+        )
+        assert summary["warnings"] == [warning]
+        assert f"warning: {warning}" in capsys.readouterr().out.splitlines()
+        assert set(summary["arms"]) == {"demo/sft", "ppo", "more/sft", "dpo"}
+        assert not summary["started_alike"]
+        assert first.folder.is_dir()
+        assert f"1 warnings; the first: {warning}" in refused("demo", "more", strict=True)
+
+    def test_another_reward_model_of_the_same_feedback_is_named_and_another_feedback_is_not(self, world: Path) -> None:
+        def another(record: dict[str, Any]) -> None:
+            record["stages"]["reward_model"]["key"] = "a" * 64
+
+        first, other = Study(world), second(world)
+        first.trial("sft", 0)
+        other.trial("sft", 0)
+        other.trial("rlaif", 0)
+        assert compare("demo", "more")["warnings"] == []
+        other.trial("ppo", 0, change=another)
+        (warning,) = compare("demo", "more")["warnings"]
+        assert warning.startswith("more and demo do not share reward_model: ")
+
+    def test_other_evaluation_settings_are_named(self, world: Path) -> None:
+        first, other = Study(world), second(world)
+        first.trial("sft", 0, change=lambda r: r["config"].update(evaluation={"temperature": 1.0}))
+        other.trial("ppo", 0, change=lambda r: r["config"].update(evaluation={"temperature": 0.7}))
+        (warning,) = compare("demo", "more")["warnings"]
+        assert warning.startswith("more and demo do not share evaluation settings: ")
+
+    def test_a_study_with_other_questions_is_left_out_by_name(self, world: Path) -> None:
+        def other_questions(rows: Rows) -> None:
+            for row in rows:
+                row["prompt"] = "Another " + row["prompt"]
+
+        Study(world).fill(("sft", "ppo"), seeds=2)
+        second(world).trial("dpo", 0, change_rows=other_questions)
+        summary = compare("demo", "more")
+        assert list(summary["arms"]) == ["sft", "ppo"]
+        assert [failed["trial"] for failed in summary["failed"]] == ["more/dpo/seed-0"]
+        assert "other texts under the same prompt ids" in summary["failed"][0]["error"]
+        assert "arm dpo is in no number: its only trial is left out" in summary["warnings"]
+
+    def test_the_splits_that_all_have_are_compared(self, world: Path) -> None:
+        Study(world).fill(("sft", "ppo"), seeds=2)
+        other = second(world)
+        for seed in range(2):
+            other.trial("dpo", seed, change_rows=lambda rows: rows.__delitem__(slice(24, None)))
+        summary = compare("demo", "more")
+        assert summary["splits"] == ["test"]
+        assert list(summary["arms"]) == ["sft", "dpo", "ppo"]
+        assert "not all studies have the split ood of demo: test is compared" in summary["warnings"]
+
+    def test_failed_trials_and_missing_ones_are_named_with_their_study(self, world: Path) -> None:
+        study, change = Study(world), planned(world, seeds=2)
+        for arm, seed in (("sft", 0), ("sft", 1), ("ppo", 0)):
+            study.trial(arm, seed, change=change)
+        other = second(world)
+        other.trial("dpo", 0, change=change)
+        other.trial("dpo", 1, change_rows=lambda rows: rows.pop())
+        other.trial("dpo", 2, change=change)
+        summary = compare("demo", "more")
+        assert summary["incomplete"]["missing"] == [{"arm": "demo/ppo", "seed": 1}]
+        assert [failed["trial"] for failed in summary["failed"]] == ["more/dpo/seed-1"]
+        assert "demo: 3 of 4 planned trials have finished; not there: ppo seed 1" in summary["warnings"]
+
+
+class TestWhereItGoes:
+    def test_of_several_studies_beside_them_or_where_it_is_told(self, world: Path) -> None:
+        Study(world).fill(("sft",), seeds=2)
+        second(world).fill(("ppo",), seeds=2)
+        compare("demo", "more")
+        assert sorted(path.name for path in (world / "runs" / "demo+more").iterdir()) == ["report.html", "summary.json"]
+        compare("demo", "more", out=world / "elsewhere")
+        assert not list((world / "runs" / "demo").glob("report.html"))
+
+    def test_a_study_given_twice_is_refused(self, world: Path) -> None:
+        Study(world).fill(("sft",), seeds=1)
+        assert "study demo is given twice" in refused("demo", "runs/demo")
+
+    def test_a_studys_own_folder_is_not_written_over(self, world: Path) -> None:
+        for name in ("a", "b", "a+b"):
+            second(world, name).fill(("sft",), seeds=1)
+        assert "is the folder of a study; say where the report goes with --out" in refused("a", "b")
+
+    def test_a_name_that_no_folder_can_have_is_refused(self, world: Path) -> None:
+        names = [letter * 50 for letter in "abc"]
+        for name in names:
+            second(world, name).fill(("sft",), seeds=1)
+        assert "--out DIR" in refused(*names)
