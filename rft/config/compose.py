@@ -41,7 +41,7 @@ from rft.config.source import SCHEME, SchemaSource
 from rft.errors import UserError, nearest
 
 LONGEST_ARM = 120  # characters; file systems take 255 bytes
-_COSMETIC = {"algorithm", "seed", "study", "arm", "until"}
+_COSMETIC = {"algorithm", "seed", "replicate", "study", "arm", "until"}
 
 
 class PluginSearchPath(SearchPathPlugin):

@@ -69,7 +69,12 @@ class Estimate:
 
     def interval(self) -> Interval:
         """The percentile interval of the draws."""
-        return self.tested()[0]
+        return self._interval(self.draws())
+
+    def _interval(self, draws: FloatArray) -> Interval:
+        tail = (1.0 - self.settings.level) / 2.0
+        low, high = np.quantile(draws, [tail, 1.0 - tail])
+        return Interval(self.mean, float(low), float(high), SEEDS_AND_PROMPTS if self.repeated else PROMPTS_ONLY)
 
     def tested(self) -> tuple[Interval, float | None]:
         """The interval, and the two-sided p-value of 0, which is below 1 − level just where the interval excludes 0.
@@ -80,15 +85,13 @@ class Estimate:
         Without seeds that differ there is no t: then the draws alone tell, and 2/(R + 1) is the least they can.
         None if no seed was repeated.
         """
-        draws = np.sort(self.draws())
-        tail = (1.0 - self.settings.level) / 2.0
-        low, high = (float(bound) for bound in np.quantile(draws, [tail, 1.0 - tail]))
+        draws = self.draws()
+        interval = self._interval(draws)
         if not self.repeated:
-            return Interval(self.mean, low, high, PROMPTS_ONLY), None
-        interval = Interval(self.mean, low, high, SEEDS_AND_PROMPTS)
+            return interval, None
         rate, p = self.settings.error_rate, self._averaged_p()
         if p is None or (p < rate) != interval.excludes_zero:
-            p = max(_counted_p(draws), 2.0 / (len(draws) + 1))
+            p = max(_counted_p(np.sort(draws)), 2.0 / (len(draws) + 1))
             p = min(p, math.nextafter(rate, 0.0)) if interval.excludes_zero else max(p, rate)
         return interval, p
 
