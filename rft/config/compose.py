@@ -41,7 +41,7 @@ from rft.config.source import SCHEME, SchemaSource
 from rft.errors import UserError, nearest
 
 LONGEST_ARM = 48  # characters; longer ones are no names that a table can show
-_COSMETIC = {"algorithm", "seed", "study", "arm", "until"}
+_COSMETIC = {"algorithm", "seed", "replicate", "study", "arm", "until"}
 
 
 class PluginSearchPath(SearchPathPlugin):

@@ -25,6 +25,13 @@ class Until(str, Enum):
     evaluation = "evaluation"
 
 
+class Replicate(str, Enum):
+    """What the seeds of an arm repeat."""
+
+    policy = "policy"
+    pipeline = "pipeline"
+
+
 @dataclass
 class AlgorithmConfig:
     """Fields of every algorithm."""
@@ -163,6 +170,9 @@ class RunConfig:
     arm: str = "${rft_arm:${algorithm.name}}"
     """All seeds of one setting. By default the algorithm and the overrides other than the seed."""
     seed: int = number(0, at_least=0)
-    """Replicate of the policy stage and of the evaluation's sampling."""
+    """Replicate of the policy stage and of the evaluation's sampling; of more with `replicate`."""
+    replicate: Replicate = Replicate.policy
+    """What a seed draws anew: `policy` the training only, on shared stages; `pipeline` the candidates, labels and
+    reward model too, by adding the trial's seed to theirs."""
     until: Until = Until.evaluation
     """Stop after this stage."""

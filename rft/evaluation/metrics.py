@@ -36,9 +36,8 @@ def distinct_n(texts: Iterable[str | Sequence[object]], n: int) -> float:
     total = 0
     for text in texts:
         tokens = words(text) if isinstance(text, str) else list(text)
-        grams = list(zip(*(tokens[i:] for i in range(n)), strict=False))
-        seen.update(grams)
-        total += len(grams)
+        seen.update(zip(*(tokens[i:] for i in range(n)), strict=False))
+        total += max(0, len(tokens) - n + 1)
     return len(seen) / total if total else float("nan")
 
 

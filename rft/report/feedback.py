@@ -55,8 +55,8 @@ def _measured(results: StudyResults, group: Group) -> dict[str, Any]:
                 values.setdefault(name, []).append(float(value))
     return {
         "arms": list(arms),
-        "source": _option(results, arms[0], "feedback"),
-        "reward": _option(results, arms[0], "reward"),
+        "source": option(results, arms[0], "feedback"),
+        "reward": option(results, arms[0], "reward"),
         "results": len(uses),
         "metrics": {
             name: {"mean": sum(found) / len(found), "min": min(found), "max": max(found)}
@@ -70,7 +70,7 @@ def is_rule(group: Mapping[str, Any]) -> bool:
     return bool(group["metrics"].get("train_pairs", {}).get("mean") == 0)
 
 
-def _option(results: StudyResults, arm: str, group: str) -> str:
+def option(results: StudyResults, arm: str, group: str) -> str:
     """The name of a group's option: its module's in rft, its class's elsewhere; empty if the record does not say."""
     target = str((results.arm(arm)[0].config.get(group) or {}).get("_target_", ""))
     module, _, name = target.rpartition(".")
@@ -85,7 +85,7 @@ def _agreement(results: StudyResults, arms: Sequence[str]) -> list[dict[str, Any
         if entry and labels:
             sources.append(
                 (
-                    f"{_option(results, names[0], 'feedback')} ({', '.join(names)})",
+                    f"{option(results, names[0], 'feedback')} ({', '.join(names)})",
                     labels,
                     entry.inputs.get("candidates"),
                 )

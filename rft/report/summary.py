@@ -1,4 +1,4 @@
-"""The JSON summary of a study: every number of the report.
+"""The JSON summary of a study: every number of the report. docs/summary.md describes every key.
 
 What decides comes from the evaluation rows alone; ``feedback`` and ``curves`` are what the stages measured
 about themselves, to explain it.
@@ -8,28 +8,25 @@ bits again. Intervals are objects ``{"mean", "low", "high", "covers"}``; a numbe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from rft.evaluation.metrics import distinct_n, truncation_rate
-from rft.evaluation.statistics import Bootstrap, Interval, Resampling
+from rft.evaluation.statistics import Resampling
 from rft.report.costs import costs
 from rft.report.curves import axes, curves, frontier
+from rft.report.factors import feedback_of, optimiser_of, two_way
 from rft.report.feedback import feedback
-from rft.report.load import Rows, StudyResults, Trial
+from rft.report.load import StudyResults, Trial
+from rft.report.overoptimisation import overoptimisation
 from rft.report.provenance import replicated, shared_stages
-from rft.report.wording import cost_sentence, verdict
+from rft.report.splits import FULL_PAIRS, Split
+from rft.report.wording import cost_headline, cost_sentence, covers_text, verdict
 
-SCHEMA = 1
+SCHEMA = 2
 CONTROL = "sft"
 METHOD = (
-    "prompts resampled jointly for all arms, seeds by Student's t; percentile interval, "
-    "not corrected for the number of arms compared"
+    "prompts resampled jointly for all arms, seeds by Student's t; percentile intervals, each for one comparison; "
+    "verdicts by p-values with Holm's correction for all comparisons of a table"
 )
 
 
@@ -40,24 +37,21 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
     compared = control if control in arms else None
     replicate = replicated(results)
     splits = {
-        split: _split(results, split, arms, compared, settings, replicate == "pipeline") for split in results.splits
+        split: Split(results, split, arms, compared, settings, paired=replicate == "pipeline")
+        for split in results.splits
     }
+    numbers = {split: found.numbers() for split, found in splits.items()}
     stages = shared_stages(results, arms)
     summary: dict[str, Any] = {
         "schema": SCHEMA,
         "study": results.study,
         "control": compared,
-        "splits": list(results.splits),
-        "statistics": {
-            "level": settings.level,
-            "resamples": settings.resamples,
-            "seed": settings.seed,
-            "replicate": replicate,
-            "method": METHOD,
-        },
+        "splits": list(splits),
+        "statistics": _statistics(settings, replicate),
         "started_alike": all(stage["alike"] for stage in stages.values()),
-        "arms": {arm: _arm(results, arm, splits) for arm in arms},
-        "pairs": {split: numbers["pairs"] for split, numbers in splits.items()},
+        "arms": {arm: _arm(results, arm, numbers) for arm in arms},
+        "pairs": {split: found["pairs"] for split, found in numbers.items()},
+        "ranking": {split: found["ranking"] for split, found in numbers.items()},
         "stages": stages,
         "feedback": feedback(results, arms),
         "curves": curves(results, arms),
@@ -69,10 +63,26 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "warnings": list(results.warnings),
         "incomplete": results.incomplete,
     }
+    summary["two_way"] = {split: two_way(found.bootstrap, summary["arms"]) for split, found in splits.items()}
+    summary["overoptimisation"] = overoptimisation(summary)
+    summary["statistics"]["covers_text"] = covers_text(summary)
     summary["verdict"] = verdict(summary)
     summary["cost"] = costs(results, arms) | {"axes": axes(results, arms)}
+    summary["cost"]["headline"] = cost_headline(summary)
     summary["cost"]["sentence"] = cost_sentence(summary)
     return summary
+
+
+def _statistics(settings: Resampling, replicate: str) -> dict[str, Any]:
+    return {
+        "level": settings.level,
+        "resamples": settings.resamples,
+        "seed": settings.seed,
+        "replicate": replicate,
+        "correction": "holm",
+        "full_pairs": FULL_PAIRS,
+        "method": METHOD,
+    }
 
 
 def _arm_names(results: StudyResults, control: str) -> list[str]:
@@ -84,6 +94,8 @@ def _arm(results: StudyResults, arm: str, splits: Mapping[str, Mapping[str, Any]
     trials = results.arm(arm)
     return {
         "algorithm": trials[0].algorithm,
+        "feedback": feedback_of(results, arm),
+        "optimiser": optimiser_of(results, arm),
         "seeds": [trial.seed for trial in trials],
         "n_prompts": {split: len(set(trials[0].rows[split].prompt_ids)) for split in splits},
         "splits": {split: numbers["arms"][arm] for split, numbers in splits.items()},
@@ -98,85 +110,3 @@ def _stage_keys(trials: Sequence[Trial]) -> dict[str, list[dict[str, str]]]:
         for stage, use in trial.stages.items():
             stages.setdefault(stage, {})[use.key] = use.digest
     return {stage: [{"key": key, "digest": digest} for key, digest in uses.items()] for stage, uses in stages.items()}
-
-
-def _split(
-    results: StudyResults,
-    split: str,
-    arms: Sequence[str],
-    control: str | None,
-    settings: Resampling,
-    paired: bool,
-) -> dict[str, Any]:
-    trials = {arm: results.arm(arm) for arm in arms}
-    paired = paired and len({tuple(trial.seed for trial in members) for members in trials.values()}) == 1
-    gold = {
-        arm: np.stack([trial.rows[split].per_prompt(trial.rows[split].gold) for trial in members])
-        for arm, members in trials.items()
-    }
-    bootstrap = Bootstrap(gold, settings, paired_seeds=paired)
-    return {
-        "arms": {arm: _arm_split(trials[arm], split, bootstrap, arm, control) for arm in arms},
-        "pairs": [
-            {"arm": a, "against": b, **_difference(bootstrap.difference(a, b))} for a, b in combinations(arms[::-1], 2)
-        ],
-    }
-
-
-def _arm_split(
-    trials: Sequence[Trial], split: str, bootstrap: Bootstrap, arm: str, control: str | None
-) -> dict[str, Any]:
-    per_seed = [{"seed": trial.seed, **_seed_numbers(trial.rows[split])} for trial in trials]
-    numbers: dict[str, Any] = {
-        name: _mean([seed[name] for seed in per_seed]) for name in ("proxy", "kl", "length", "truncation", "distinct_2")
-    }
-    return {
-        "gold": _interval(bootstrap.mean(arm)),
-        "difference": _difference(bootstrap.difference(arm, control)) if control and arm != control else None,
-        **numbers,
-        "per_seed": per_seed,
-    }
-
-
-def _seed_numbers(rows: Rows) -> dict[str, float | None]:
-    """Means of one trial; each prompt counts once, however many samples it has."""
-
-    def mean(values: npt.NDArray[np.float64]) -> float | None:
-        return _number(rows.per_prompt(values).mean())
-
-    return {
-        "gold": mean(rows.gold),
-        "proxy": mean(rows.proxy),
-        "kl": mean(rows.kl),
-        "length": mean(rows.length),
-        "truncation": truncation_rate(rows.truncated),
-        "distinct_2": _number(distinct_n(rows.responses, 2)) or 0.0,
-    }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Mean over seeds; None if one of them has no number."""
-    present = [value for value in values if value is not None]
-    return _number(np.mean(present)) if len(present) == len(values) else None
-
-
-def _number(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def _interval(interval: Interval) -> dict[str, Any]:
-    return {
-        "mean": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
-        "covers": interval.covers,
-    }
-
-
-def _difference(interval: Interval) -> dict[str, Any]:
-    return {
-        **_interval(interval),
-        "excludes_zero": interval.excludes_zero,
-        "verdict": interval.verdict,
-    }

@@ -9,6 +9,7 @@ from typing import Any
 from rft.evaluation.statistics import PROMPTS_ONLY
 
 MINUS = "−"
+MOST_NAMES = 8
 SPLIT_TITLES = {"test": "unseen questions", "ood": "unseen topics", "validation": "tuning questions"}
 
 
@@ -58,6 +59,18 @@ def listing(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def p_value(value: float | None) -> str:
+    """``p 0.012``; below a thousandth ``p < 0.001``."""
+    if value is None:
+        return "no p-value"
+    return "p < 0.001" if value < 0.001 else f"p {value:.2f}" if value >= 0.1 else f"p {value:.3f}"
+
+
 def brief(error: str) -> str:
     """A failed trial's error in one line: of a traceback its end, which says what went wrong."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
@@ -81,20 +94,18 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
 
     ``settled`` says whether the headline names a winner over the control.
     """
-    split = summary["splits"][0] if summary["splits"] else None
-    if split is None:
+    if not summary["splits"]:
         return {
             "headline": "No verdict: the trials share no evaluation split.",
             "settled": False,
             "best": None,
             "sentences": [],
         }
-    arms = summary["arms"]
-    ranked = sorted(arms, key=lambda arm: (-arms[arm]["splits"][split]["gold"]["mean"], arm))
+    split, ranked = summary["splits"][0], _ranked(summary)
     control = summary["control"]
     sentences = [_against_control(summary, arm, split) for arm in ranked if arm != control and control]
     sentences += _cautions(summary, split)
-    winner, headline = _headline(summary, split, ranked)
+    winner, headline = _headline(summary, ranked)
     return {
         "headline": headline,
         "settled": winner is not None,
@@ -103,65 +114,138 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _headline(summary: Mapping[str, Any], split: str, ranked: Sequence[str]) -> tuple[str | None, str]:
-    """The arm that is shown to beat the control with the highest mean, if any, and the sentence."""
-    best, control = ranked[0], summary["control"]
+def _ranked(summary: Mapping[str, Any]) -> list[str]:
+    """The arms by falling mean gold on the first split."""
+    arms, split = summary["arms"], summary["splits"][0]
+    return sorted(arms, key=lambda arm: (-arms[arm]["splits"][split]["gold"]["mean"], arm))
+
+
+def _headline(summary: Mapping[str, Any], ranked: Sequence[str], price: str = "") -> tuple[str | None, str]:
+    """The arm that is shown to beat the control with the highest mean, if any, and the sentence, with its price."""
+    best, control, split = ranked[0], summary["control"], summary["splits"][0]
     numbers = {arm: summary["arms"][arm]["splits"][split] for arm in ranked}
     single = [arm for arm in ranked if numbers[arm]["gold"]["covers"] == PROMPTS_ONLY]
     if single:
+        who = listing(single) if len(single) <= MOST_NAMES else f"{len(single)} arms"
         return None, (
-            f"No verdict yet: {listing(single)} {'has' if len(single) == 1 else 'have'} one seed only, "
+            f"No verdict yet: {who} {'has' if len(single) == 1 else 'have'} one seed only, "
             f"and one run cannot tell an algorithm from its luck. Highest so far: {best}, mean gold reward "
             f"{number(numbers[best]['gold']['mean'])}."
         )
     if control is None:
         return None, f"No verdict: the study has no control arm. Highest mean gold reward: {best}."
-    better = [arm for arm in ranked if arm != control and numbers[arm]["difference"]["verdict"] == "better"]
+    others = [arm for arm in ranked if arm != control]
+    if not others:
+        return None, f"No verdict: the study has nothing but the control {control}."
+    better = [arm for arm in others if numbers[arm]["difference"]["verdict"] == "better"]
     if not better:
-        return None, f"No algorithm is shown to be better than the control {control} on {title(split)}."
+        return None, _none_better(summary, split, others)
     top = better[0]
-    difference = numbers[top]["difference"]
-    seeds = len(summary["arms"][top]["seeds"])
     text = (
         f"{top} is better than the control {control}: mean gold reward "
         f"{number(numbers[top]['gold']['mean'])} against {number(numbers[control]['gold']['mean'])} "
-        f"on {title(split)}, {number(difference['mean'], sign=True)} "
-        f"({level(summary)} interval {span(difference, sign=True)}, {seeds} seeds)"
+        f"on {title(split)}, {_evidence(summary, top, numbers[top]['difference'])}{price}"
     )
-    return top, text + _runner_up(summary, split, top, [arm for arm in ranked if arm not in (top, control)])
+    return top, text + _runner_up(summary, split, top, [arm for arm in others if arm != top])
+
+
+def _evidence(summary: Mapping[str, Any], arm: str, difference: Mapping[str, Any]) -> str:
+    """By how much and how sure: the difference, its interval, its p-value among all comparisons, the seeds."""
+    return (
+        f"{number(difference['mean'], sign=True)} ({level(summary)} interval {span(difference, sign=True)}, "
+        f"{p_value(difference['holm_p'])}{_among(summary)}, {counted(len(summary['arms'][arm]['seeds']), 'seed')})"
+    )
+
+
+def _among(summary: Mapping[str, Any]) -> str:
+    compared = len(summary["arms"]) - 1
+    return f" after correction for {compared} comparisons" if compared > 1 else ""
+
+
+def _none_better(summary: Mapping[str, Any], split: str, others: Sequence[str]) -> str:
+    """What is said where no arm is shown to beat the control; `others` by falling mean gold."""
+    control, numbers = summary["control"], summary["arms"]
+    differences = {arm: numbers[arm]["splits"][split]["difference"] for arm in others}
+    opened = [arm for arm in others if differences[arm]["verdict"] == "cannot tell"]
+    if not opened:
+        return f"No algorithm is better than the control {control} on {title(split)}: each is shown to be worse."
+    best = opened[0]
+    return (
+        f"Cannot tell whether any algorithm is better than the control {control} on {title(split)}; {best} comes "
+        f"closest: {_evidence(summary, best, differences[best])}; "
+        f"{_more_seeds(summary, best, control, differences[best])}."
+    )
+
+
+def _more_seeds(summary: Mapping[str, Any], arm: str, against: str, difference: Mapping[str, Any]) -> str:
+    """How many seeds would settle a difference."""
+    needed = difference["seeds_needed"]
+    if needed is None:
+        return "more seeds alone would not settle it"
+    more = needed - min(len(summary["arms"][name]["seeds"]) for name in (arm, against))
+    return f"about {counted(more, 'more seed')} an arm would settle it"
 
 
 def _runner_up(summary: Mapping[str, Any], split: str, top: str, others: Sequence[str]) -> str:
     if not others:
         return "."
-    gap = pair(summary, split, top, others[0])
-    figures = f"{number(gap['mean'], sign=True)}, {span(gap, sign=True)}"
+    gap = find_pair(summary, split, top, others[0])
+    if gap is None:
+        return "."
+    figures = f"{number(gap['mean'], sign=True)}, {span(gap, sign=True)}, {p_value(gap['holm_p'])}"
     if gap["verdict"] == "better":
         return f". It is also ahead of the runner-up {others[0]} ({figures})."
-    return f". Whether it is ahead of {others[0]} these seeds cannot tell ({figures})."
+    return (
+        f". Whether it is ahead of {others[0]} these seeds cannot tell ({figures}); "
+        f"{_more_seeds(summary, top, others[0], gap)}."
+    )
 
 
 def pair(summary: Mapping[str, Any], split: str, arm: str, against: str) -> dict[str, Any]:
-    """The difference `arm` minus `against` on a split, whichever way round it is stored."""
+    """The difference `arm` minus `against` on a split, whichever way round it is stored.
+
+    Raises KeyError if it is not there: with many arms not every pair is.
+    """
+    found = find_pair(summary, split, arm, against)
+    if found is None:
+        raise KeyError(f"no pair {arm}, {against} on {split}")
+    return found
+
+
+def find_pair(summary: Mapping[str, Any], split: str, arm: str, against: str) -> dict[str, Any] | None:
+    """As `pair`; None if it is not there."""
     for entry in summary["pairs"][split]:
         if (entry["arm"], entry["against"]) == (arm, against):
             return dict(entry)
         if (entry["arm"], entry["against"]) == (against, arm):
-            flipped = {"better": "worse", "worse": "better"}
-            return {
-                **entry,
-                "arm": arm,
-                "against": against,
-                "mean": -entry["mean"],
-                "low": -entry["high"],
-                "high": -entry["low"],
-                "verdict": flipped.get(entry["verdict"], entry["verdict"]),
-            }
-    raise KeyError(f"no pair {arm}, {against} on {split}")
+            return flipped(entry)
+    return None
+
+
+def flipped(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair the other way round."""
+    turned = {"better": "worse", "worse": "better"}
+    shares = ("probability_of_improvement", "win_rate", "win_rate_lc")
+    return {
+        **entry,
+        "arm": entry["against"],
+        "against": entry["arm"],
+        "mean": -entry["mean"],
+        "low": -entry["high"],
+        "high": -entry["low"],
+        "verdict": turned.get(entry["verdict"], entry["verdict"]),
+        **{name: _complement(entry[name]) for name in shares if name in entry},
+    }
+
+
+def _complement(share: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if share is None:
+        return None
+    return {**share, "mean": 1 - share["mean"], "low": 1 - share["high"], "high": 1 - share["low"]}
 
 
 def _against_control(summary: Mapping[str, Any], arm: str, split: str) -> str:
-    numbers = summary["arms"][arm]["splits"][split]
+    control, numbers = summary["control"], summary["arms"][arm]["splits"][split]
     difference = numbers["difference"]
     words = {
         "better": "is better than",
@@ -169,10 +253,16 @@ def _against_control(summary: Mapping[str, Any], arm: str, split: str) -> str:
         "cannot tell": "cannot be told from",
         "no verdict": "has no verdict against",
     }[difference["verdict"]]
-    return (
-        f"{arm} {words} {summary['control']}: {number(difference['mean'], sign=True)} "
-        f"({span(difference, sign=True)}), at a KL of {number(numbers['kl'], 1)} nats per response."
+    sure = f"; {p_value(difference['holm_p'])}" if difference["holm_p"] is not None else ""
+    text = (
+        f"{arm} {words} {control}: {number(difference['mean'], sign=True)} ({span(difference, sign=True)}{sure}), "
+        f"at a KL of {number(numbers['kl'], 1)} nats per response"
     )
+    if difference["verdict"] != "cannot tell":
+        return text + "."
+    if difference["excludes_zero"]:
+        text += f"; the interval leaves out 0, but not{_among(summary)}"
+    return f"{text}; {_more_seeds(summary, arm, control, difference)}."
 
 
 def _cautions(summary: Mapping[str, Any], split: str) -> list[str]:
@@ -196,6 +286,35 @@ def _cautions(summary: Mapping[str, Any], split: str) -> list[str]:
                 f"{number(base)}, so read its answers before trusting its reward."
             )
     return cautions
+
+
+def covers_text(summary: Mapping[str, Any]) -> str:
+    """Which variance the intervals cover, and which not."""
+    arms = summary["arms"].values()
+    repeated = all(len(record["seeds"]) > 1 for record in arms)
+    if not repeated:
+        return "Where an arm has one seed its intervals cover the choice of prompts only: nothing was repeated."
+    if summary["statistics"]["replicate"] == "pipeline":
+        return (
+            "A seed repeats the candidates, labels, reward model and policy, so the intervals cover the variance of "
+            "all of these and of the prompts; the start policy is the same throughout."
+        )
+    return (
+        "A seed repeats the policy's training only, so the intervals cover its variance and that of the prompts; "
+        "the candidates, labels and reward model are fixed, and drawn again they could shift all arms."
+    )
+
+
+def cost_headline(summary: Mapping[str, Any]) -> str:
+    """The verdict's headline, with what the arm that it names cost: computing of its own, and KL."""
+    best = summary["verdict"]["best"]
+    if best is None:
+        return str(summary["verdict"]["headline"])
+    price = f"; it cost {duration(summary['cost']['arms'][best]['own_seconds_per_seed'])} of its own computing a seed"
+    kl = summary["arms"][best]["splits"][summary["splits"][0]]["kl"]
+    if kl is not None:
+        price += f" and a KL of {number(kl, 1)} nats"
+    return _headline(summary, _ranked(summary), price)[1]
 
 
 def cost_sentence(summary: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
 from rft.study.parts import part_class, version_of
+from rft.study.replicate import with_own_draws
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -88,7 +89,7 @@ class Pipeline:
     def __init__(
         self, cfg: DictConfig, store: Store, folder: Path, logger: Callable[[], Logger | None] = lambda: None
     ) -> None:
-        self.cfg, self.store, self.folder, self.make_logger = cfg, store, folder, logger
+        self.cfg, self.store, self.folder, self.make_logger = with_own_draws(cfg), store, folder, logger
         self.done: dict[str, dict[str, Any]] = {}
 
     @cached_property

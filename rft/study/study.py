@@ -14,9 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from rft.config import compose, quoted
+from rft.config.schemas import Replicate
 from rft.errors import UserError
 from rft.runtime import cores
 from rft.study.launch import Job, Launcher, may_fork
+from rft.study.replicate import is_pipeline
 
 
 @dataclass
@@ -30,7 +32,9 @@ class StudySpec:
     arms: dict[str, list[str]] = field(default_factory=dict)
     """Arm → its overrides."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """Replicates of the policy stage."""
+    """Replicates of an arm."""
+    replicate: Replicate = Replicate.policy
+    """What a seed draws anew: `policy` the training only; `pipeline` the candidates, labels and reward model too."""
     jobs: int = 0
     """Trials at once, each with its share of the cores; 0 takes one a core, at most 4."""
 
@@ -100,26 +104,36 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
     feedback: dict[str, Job] = {}
     trials: list[Job] = []
     settings: dict[Path, Mapping[str, Any]] = {}
+    replicates = {}
+    study = (f"study={quoted(name)}", *([] if spec.replicate is Replicate.policy else ["replicate=pipeline"]))
     for arm, own in spec.arms.items():
-        common = (*spec.overrides, *own, f"study={quoted(name)}", f"arm={quoted(arm)}")
+        common = (*spec.overrides, *own, *study, f"arm={quoted(arm)}")
         try:
             cfg = compose(common)
         except UserError as error:
             raise UserError(f"arm {arm}: {error}") from error
         forks = may_fork(_plain(cfg.strategy))
         folder = runs / name / "shared"
+        replicates[arm] = is_pipeline(cfg)
         for found, groups, until in (
             (starts, START, "candidates"),
             (feedback, (*START, *FEEDBACK), "reward_model"),
         ):
-            same = json.dumps([_plain(cfg[g]) for g in groups])
-            job = Job(f"{until} ({arm})", (*common, f"until={until}"), folder / f"{arm}-{until}", forks)
-            found.setdefault(same, job)
+            for seed in spec.seeds if is_pipeline(cfg) else (None,):
+                same = json.dumps([seed, *(_plain(cfg[g]) for g in groups)])
+                whose, more = (arm, ()) if seed is None else (f"{arm} seed {seed}", (f"seed={seed}",))
+                place = folder / f"{whose.replace(' ', '-')}-{until}"
+                found.setdefault(same, Job(f"{until} ({whose})", (*common, *more, f"until={until}"), place, forks))
         trials += [
             Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), runs / name / arm / f"seed-{seed}", forks)
             for seed in spec.seeds
         ]
         settings |= dict.fromkeys((job.folder for job in trials[-len(spec.seeds) :]), _plain(cfg))
+    if len(set(replicates.values())) > 1:
+        raise UserError(
+            f"replicate: arms {', '.join(arm for arm, all_anew in replicates.items() if all_anew)} ask for pipeline, "
+            "the others for policy; give it once for the study, as `replicate: pipeline` in its study.yaml"
+        )
     return Plan((tuple(starts.values()), tuple(feedback.values())), tuple(trials), settings)
 
 

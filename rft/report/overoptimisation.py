@@ -1,0 +1,69 @@
+"""How far training may go before the gold reward falls: Gao et al.'s curves fitted to the frontier's points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rft.evaluation.statistics import Curve, fit_curve
+from rft.report.splits import as_dict
+from rft.report.wording import number, span
+
+LAW = "rl"
+LAWS = {"best_of_n": "best_of_n"}
+"""The law of an optimiser that does not train."""
+AT_START = 0.01
+"""A control is the start if its KL, in nats, is below this."""
+
+Points = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def overoptimisation(summary: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """The fitted law of each arm; None where the points are too few, or without a start to measure the gain from."""
+    control, splits = summary["control"], summary["splits"]
+    start = summary["arms"][control]["splits"][splits[0]] if control and splits else None
+    if start is None or start["kl"] is None or abs(start["kl"]) >= AT_START:
+        return dict.fromkeys(summary["arms"])
+    level = summary["statistics"]["level"]
+    return {
+        arm: _fitted(summary["frontier"][arm], LAWS.get(record["optimiser"], LAW), start["gold"]["mean"], level)
+        for arm, record in summary["arms"].items()
+    }
+
+
+def _fitted(points: Sequence[Mapping[str, Any]], law: str, start: float, level: float) -> dict[str, Any] | None:
+    whole = [point for point in points if point["kl"] is not None and point["gold"] is not None]
+    curve = fit_curve(
+        law,
+        np.array([point["kl"] for point in whole], dtype=np.float64),
+        np.array([point["gold"] for point in whole], dtype=np.float64) - start,
+        [point["seed"] for point in whole],
+        level,
+    )
+    if curve is None:
+        return None
+    record = {
+        "law": law,
+        "alpha": as_dict(curve.alpha),
+        "beta": as_dict(curve.beta),
+        "points": curve.points,
+    }
+    furthest = max(point["kl"] for point in whole)
+    return {**record, "sentence": _sentence(curve, record, furthest)}
+
+
+def _sentence(curve: Curve, record: Mapping[str, Any], furthest: float) -> str:
+    formula = "d(α − β log d)" if curve.law == "rl" else "d(α − βd)"
+    parts = []
+    for letter, name in (("α", "alpha"), ("β", "beta")):
+        value = record[name]
+        bounds = f" ({span(value, 3)})" if value["low"] is not None else " (one seed, no interval)"
+        parts.append(f"{letter} = {number(value['mean'], 3)}{bounds}")
+    text = f"gold rises from the start by {formula} with d = √KL, {parts[0]} and {parts[1]}"
+    if curve.peak is None:
+        return f"{text}; it does not fall within these points."
+    peak = curve.peak**2
+    place = "beyond all points" if peak > furthest else f"while the points reach {number(furthest, 1)}"
+    return f"{text}; by this curve it is highest at a KL of {number(min(peak, 1e6), 1)} nats, {place}."
