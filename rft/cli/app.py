@@ -38,19 +38,22 @@ def run(context: typer.Context) -> None:
     hydra_run(context.args)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})
 def compare(
     study: Annotated[str, typer.Argument(help="A folder with a study.yaml, or the name of a study under runs/.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="For all arms, after those of the study.yaml, as key=value.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where trials and reports are kept.")] = Path("runs"),
     jobs: Annotated[int, typer.Option(help="Trials at once; 0: as the study says.")] = 0,
 ) -> None:
     """Compute what is missing of a study, print the table, write report.html and summary.json.
 
-    Example: rft compare experiments/default
+    Examples: rft compare experiments/default · rft compare experiments/default sweep=fair_tuning sweep.trials=8
     """
     from rft.cli.compare import compare_study
 
-    compare_study(study, runs, jobs)
+    compare_study(study, runs, jobs, overrides or [])
 
 
 @app.command("check-algorithm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ START = ("task", "model", "sft", "candidates", "strategy")
 FEEDBACK = ("feedback", "judge", "reward")
 
 
-def _plain(node: DictConfig) -> dict[str, Any]:
+def plain_node(node: DictConfig) -> dict[str, Any]:
+    """A config node as plain data."""
     found = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
     assert isinstance(found, dict)
     return found  # type: ignore[return-value]
@@ -102,13 +104,13 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
             cfg = compose(common)
         except UserError as error:
             raise UserError(f"arm {arm}: {error}") from error
-        forks = may_fork(_plain(cfg.strategy))
+        forks = may_fork(plain_node(cfg.strategy))
         folder = runs / name / "shared"
         for found, groups, until in (
             (starts, START, "candidates"),
             (feedback, (*START, *FEEDBACK), "reward_model"),
         ):
-            same = json.dumps([_plain(cfg[g]) for g in groups])
+            same = json.dumps([plain_node(cfg[g]) for g in groups])
             job = Job(f"{until} ({arm})", (*common, f"until={until}"), folder / f"{arm}-{until}", forks)
             found.setdefault(same, job)
         trials += [
@@ -118,13 +120,18 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
     return Plan((tuple(starts.values()), tuple(feedback.values())), tuple(trials))
 
 
-def run_study(planned: Plan, at_once: int, console: Console) -> dict[str, str]:
+Tune = Callable[[Launcher, int], tuple[Sequence[Job], dict[str, str]]]
+"""Runs tuning trials, some at once; returns the trials of the winners, and what failed and why."""
+
+
+def run_study(planned: Plan, at_once: int, console: Console, tune: Tune | None = None) -> dict[str, str]:
     """Compute what is missing of a study; returns the last line of each trial that failed, by name.
 
     Args:
         planned: its jobs.
         at_once: trials side by side; 0 takes one a core, at most 4.
         console: where progress and failures are shown.
+        tune: finds the settings of the trials, which then stand in for the planned ones.
 
     Raises:
         UserError: if a shared stage failed.
@@ -136,4 +143,5 @@ def run_study(planned: Plan, at_once: int, console: Console) -> dict[str, str]:
             for job in wave:
                 if job.name in broken:
                     raise UserError(f"{job.name}: {broken[job.name]} (see {job.log})")
-        return launcher.run(planned.trials, at_once, "trials")
+        trials, failed = tune(launcher, at_once) if tune else (planned.trials, {})
+        return failed | launcher.run(trials, at_once, "trials")
