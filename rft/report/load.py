@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from rft.errors import UserError
 from rft.evaluation.metrics import prompt_means
+from rft.report.tuning import is_tuning_trial, read_tuning
 from rft.report.wording import brief
 from rft.store import Entry, Store
 from rft.store.entry import file_sha256
@@ -119,6 +120,8 @@ class StudyResults:
     study: str
     trials: tuple[Trial, ...]
     failed: tuple[FailedTrial, ...]
+    tuning: Mapping[str, Any] | None = None
+    """What tuning tried and found, as in the summary; None if no arm was tuned."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -150,6 +153,7 @@ def load_study(study_dir: Path, store: Store, only: Collection[Path] | None = No
     if not study_dir.is_dir():
         raise UserError(f"there is no study in {study_dir}; {how}")
     files = sorted(f for f in study_dir.rglob(TRIAL_FILE) if only is None or f.parent.absolute() in only)
+    files = [f for f in files if not is_tuning_trial(f.relative_to(study_dir))]
     if not files:
         raise UserError(f"no trial has ended in {study_dir} (no {TRIAL_FILE} below it); {how}")
     costs = {entry.key: entry for entry in store.entries()}
@@ -181,6 +185,7 @@ def load_study(study_dir: Path, store: Store, only: Collection[Path] | None = No
         study=studies.most_common(1)[0][0],
         trials=tuple(sorted(usable, key=lambda trial: (trial.arm, trial.seed))),
         failed=tuple(sorted(failed, key=lambda trial: trial.folder)),
+        tuning=read_tuning(study_dir, {trial.arm: trial.config for trial in usable}),
     )
 
 

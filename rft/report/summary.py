@@ -60,6 +60,7 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "stages": stages,
         "feedback": feedback(results, arms),
         "curves": curves(results, arms),
+        "tuning": results.tuning,
         "failed": [
             {"arm": trial.arm, "seed": trial.seed, "trial": trial.folder, "error": trial.error}
             for trial in results.failed

@@ -24,6 +24,7 @@ from rft.config.overrides import keys_of, written
 from rft.config.plugins import is_ours
 from rft.config.search import Search, narrowed, search_fault, search_space
 from rft.errors import UserError
+from rft.report.tuning import FOLDER
 from rft.store import Store
 from rft.study.asks import Asks
 from rft.study.launch import Job, Launcher, may_fork, retire
@@ -31,7 +32,6 @@ from rft.study.study import StudySpec, plain_node, plan
 from rft.study.trial import RECORD, write_json
 
 SPLIT = "validation"
-FOLDER = "tuning"
 
 
 class ObjectiveEnum(str, Enum):
@@ -68,8 +68,8 @@ class Config:
     """The first trial takes the arm's own settings, as far as they lie in the ranges."""
     seed: int = number(0, at_least=0)
     """Of the draws."""
-    ranges: dict[str, list[float]] = field(default_factory=dict)
-    """Field → [lowest, highest], in place of what schemas declare, for every arm that searches the field."""
+    ranges: dict[str, list[float]] | None = None
+    """{field: [lowest, highest]} in place of what schemas declare, for every arm that searches the field."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,15 @@ class FairTuning:
 
     def __init__(self, config: Config, *, name: str, spec: StudySpec, runs: Path) -> None:
         self.config, self.name, self.spec, self.runs = config, name, spec, runs
-        self.folder = runs / name / FOLDER
+        self.folder, self.ranges = runs / name / FOLDER, config.ranges or {}
+        self.tuned = spec
+        """The study with the winners' settings, once they are known."""
         self.untuned: dict[str, str] = {}
         """Arms that are not tuned, and why."""
         self._check_seeds()
         found = {arm: self._arm(arm, own) for arm, own in spec.arms.items()}
         self.arms = {arm: one for arm, one in found.items() if one is not None}
-        unknown = set(config.ranges) - {key for arm in self.arms.values() for key in arm.space}
+        unknown = set(self.ranges) - {key for arm in self.arms.values() for key in arm.space}
         if unknown:
             raise UserError(f"sweep.ranges: no arm searches {', '.join(sorted(unknown))}; leave it out")
         if not self.arms:
@@ -193,17 +195,17 @@ class FairTuning:
         declared = config_class(split_target(target)[0])
         space = search_space(declared)
         free = {key: search for key, search in space.items() if f"algorithm.{key}" not in fixed}
-        for key in set(free) & set(self.config.ranges):
+        for key in set(free) & set(self.ranges):
             free[key] = self._narrowed(declared, key, free[key])
         if not space:
             warning = "" if is_ours(target) else "warning: "
-            self.untuned[arm] = f"{warning}{cfg.algorithm.name} declares no search range, so it runs as it is"
+            self.untuned[arm] = f"{warning}algorithm {cfg.algorithm.name} declares no search range, so it runs as it is"
         elif not free:
             self.untuned[arm] = f"warning: its overrides fix {', '.join(space)}, so nothing is left to search"
         return free
 
     def _narrowed(self, declared: type[Any], key: str, search: Search) -> Search:
-        ends = self.config.ranges[key]
+        ends = self.ranges[key]
         try:
             if len(ends) != 2:
                 raise ValueError("give two ends")
@@ -321,9 +323,10 @@ class FairTuning:
             chosen = [f"algorithm.{key}={written(value)}" for key, value in winner["settings"].items()]
             arms[name] = [*arms[name], *chosen]
             what = f"tuned {name}: {' '.join(chosen)}: {self.config.objective.value} {winner['value']:.3f} on {SPLIT}"
-            line = f"{what} (trial {winner['number']} of {self.config.trials}, counted from 0)"
+            line = f"{what}, the best of {self.config.trials} (trial-{winner['number']:03})"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        return plan(self.name, replace(self.spec, arms=arms), self.runs).trials if arms else (), broken
+        self.tuned = replace(self.spec, arms=arms)
+        return plan(self.name, self.tuned, self.runs).trials if arms else (), broken
 
 
 def _outcome(job: Job, failure: str | None, objective: str, store: Store) -> dict[str, Any]:
