@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -25,14 +24,14 @@ def compare_study(study: str, runs: Path, jobs: int, overrides: Sequence[str] = 
         UserError: for what is wrong with the study, or if nothing of it is there.
     """
     from rft.study.study import load_study, plan, run_study
-    from rft.study.tuning import fair_tuning
+    from rft.study.tuning import fair_tuning, with_overrides
 
     console = Console()
     path = Path(study)
     name, failures, only = path.name, {}, None
     if path.exists():
         name, spec = load_study(path)
-        spec, tuning = fair_tuning(name, replace(spec, overrides=[*spec.overrides, *overrides]), runs.absolute())
+        spec, tuning = fair_tuning(name, with_overrides(spec, overrides), runs.absolute())
         planned = plan(name, spec, runs.absolute())
         only = {job.folder for job in planned.trials}
         failures = run_study(planned, jobs or spec.jobs, Console(stderr=True), tuning.run if tuning else None)

@@ -17,12 +17,23 @@ def keys_of(overrides: Sequence[str]) -> list[tuple[str, str]]:
     Raises:
         UserError: if one is no override.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"{' '.join(overrides)}: {line}; write overrides as key=value") from error
-    return [(text, override.key_or_group) for text, override in zip(overrides, parsed, strict=True)]
+    parser, found = OverridesParser.create(), []
+    for text in overrides:
+        try:
+            found.append((text, parser.parse_override(text).key_or_group))
+        except HydraException as error:
+            raise UserError(f"{text}: is no override; write overrides as key=value") from error
+    return found
+
+
+def overridden(overrides: Sequence[str], later: Sequence[str]) -> list[str]:
+    """Overrides and later ones, without the earlier of those that set the same: a group is chosen once.
+
+    Raises:
+        UserError: if one is no override.
+    """
+    again = {key for _, key in keys_of(later)}
+    return [*(text for text, key in keys_of(overrides) if key not in again), *later]
 
 
 def quoted(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -131,12 +132,14 @@ def search_fault(config: type[Any], name: str, search: object) -> str | None:
     return None
 
 
-def narrowed(search: Search, low: float, high: float) -> Search:
-    """A range with other ends; a choice has none.
+def narrowed(search: Search, values: Sequence[Any]) -> Search:
+    """A range with other ends, or a choice among other values.
 
     Raises:
-        ValueError: if the ends are none.
+        ValueError: if they make none.
     """
     if isinstance(search, Choice):
-        raise ValueError("it is a choice, which has no lower and upper end")
-    return replace(search, low=low, high=high)
+        return Choice(tuple(values))
+    if len(values) != 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        raise ValueError("a range has two ends, both numbers")
+    return replace(search, low=values[0], high=values[1])

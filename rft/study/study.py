@@ -31,6 +31,8 @@ class StudySpec:
     """Arm → its overrides."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Replicates of the policy stage."""
+    sweep: str = "none"
+    """How arms are tuned before: an option of the group ``sweep``, such as fair_tuning."""
     jobs: int = 0
     """Trials at once, each with its share of the cores; 0 takes one a core, at most 4."""
 

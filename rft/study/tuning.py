@@ -20,13 +20,14 @@ from rich.console import Console
 from rft.config import build, compose, number, quoted
 from rft.config.build import split_target
 from rft.config.extract import config_class
-from rft.config.overrides import keys_of, written
+from rft.config.overrides import keys_of, overridden, written
 from rft.config.plugins import is_ours
 from rft.config.search import Search, narrowed, search_fault, search_space
 from rft.errors import UserError
 from rft.report.tuning import FOLDER
 from rft.store import Store
 from rft.study.asks import Asks
+from rft.study.diverged import lost
 from rft.study.launch import Job, Launcher, may_fork, retire
 from rft.study.study import StudySpec, plain_node, plan
 from rft.study.trial import RECORD, write_json
@@ -68,8 +69,9 @@ class Config:
     """The first trial takes the arm's own settings, as far as they lie in the ranges."""
     seed: int = number(0, at_least=0)
     """Of the draws."""
-    ranges: dict[str, list[float]] | None = None
-    """{field: [lowest, highest]} in place of what schemas declare, for every arm that searches the field."""
+    ranges: dict[str, list[Any]] | None = None
+    """{field: [lowest, highest]}, or all values of a choice, in place of what schemas declare, for every arm that
+    searches the field."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,15 @@ class Arm:
         return found
 
 
+def with_overrides(spec: StudySpec, overrides: Sequence[str]) -> StudySpec:
+    """A study with further overrides for all its arms, in place of its own where both set the same.
+
+    Raises:
+        UserError: if one is no override.
+    """
+    return replace(spec, overrides=overridden(spec.overrides, overrides)) if overrides else spec
+
+
 def fair_tuning(name: str, spec: StudySpec, runs: Path) -> tuple[StudySpec, FairTuning | None]:
     """A study without its ``sweep`` overrides, and the tuning that they ask for, checked; None if they ask for none.
 
@@ -114,11 +125,10 @@ def fair_tuning(name: str, spec: StudySpec, runs: Path) -> tuple[StudySpec, Fair
         if asked := [o for o, key in keys_of(own) if key.partition(".")[0] == "sweep"]:
             raise UserError(f"arm {arm}: {asked[0]}: tuning is the same for every arm; move it to `overrides:`")
     kept = [o for o, key in keys_of(spec.overrides) if key.partition(".")[0] != "sweep"]
-    if len(kept) == len(spec.overrides):
-        return spec, None
+    asked = overridden([f"sweep={spec.sweep}"], [o for o in spec.overrides if o not in kept])
     arm, own = next(iter(spec.arms.items()))
     try:
-        sweep = compose((*spec.overrides, *own)).sweep
+        sweep = compose((*kept, *own, *asked)).sweep
     except UserError as error:
         raise UserError(f"arm {arm}: {error}") from error
     spec = replace(spec, overrides=kept)
@@ -207,9 +217,7 @@ class FairTuning:
     def _narrowed(self, declared: type[Any], key: str, search: Search) -> Search:
         ends = self.ranges[key]
         try:
-            if len(ends) != 2:
-                raise ValueError("give two ends")
-            found = narrowed(search, ends[0], ends[1])
+            found = narrowed(search, ends)
         except ValueError as error:
             raise UserError(f"sweep.ranges.{key}={ends}: {error}; write it as [1e-6, 1e-4]") from error
         if fault := search_fault(declared, key, found):
@@ -342,4 +350,7 @@ def _outcome(job: Job, failure: str | None, objective: str, store: Store) -> dic
         found = (
             {"value": value, "error": None} if math.isfinite(value) else found | {"error": f"{objective} is {value}"}
         )
-    return found | {"stages": {name: {"key": s["key"], "seconds": s["seconds"]} for name, s in stages.items()}}
+    paid = {name: {"key": s["key"], "seconds": s["seconds"]} for name, s in stages.items()}
+    if failure is not None:
+        paid |= {f"diverged {key}": {"key": key, "seconds": seconds} for key, seconds in lost(job.folder).items()}
+    return found | {"stages": paid}
