@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,7 +30,9 @@ def diverges_once(checkpoints: Path) -> Callable[[Make], Make]:
         def once(out: Path | None) -> Mapping[str, Any]:
             if marker.exists():
                 told = json.loads(marker.read_text(encoding="utf-8"))
-                raise TrainingDiverged(f"{told['error']} (known from before: remove {marker} to train it again)")
+                if out is not None:
+                    sys.stderr.write(f"it diverged before and is not trained again; remove {marker} to do so\n")
+                raise TrainingDiverged(told["error"])
             start = time.monotonic()
             try:
                 return make(out)

@@ -125,7 +125,12 @@ def fair_tuning(name: str, spec: StudySpec, runs: Path) -> tuple[StudySpec, Fair
         if asked := [o for o, key in keys_of(own) if key.partition(".")[0] == "sweep"]:
             raise UserError(f"arm {arm}: {asked[0]}: tuning is the same for every arm; move it to `overrides:`")
     kept = [o for o, key in keys_of(spec.overrides) if key.partition(".")[0] != "sweep"]
-    asked = overridden([f"sweep={spec.sweep}"], [o for o in spec.overrides if o not in kept])
+    given = [o for o in spec.overrides if o not in kept]
+    asked = overridden([f"sweep={spec.sweep}"], given)
+    if "sweep=none" in asked:
+        if given and "sweep=none" not in given:
+            raise UserError(f"{given[0]}: there is no sweep to set; add sweep=fair_tuning")
+        return replace(spec, overrides=kept), None
     arm, own = next(iter(spec.arms.items()))
     try:
         sweep = compose((*kept, *own, *asked)).sweep
