@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm, DataKind
-from rft.config import PreferenceConfig, number
+from rft.config import PreferenceConfig, loguniform, number
 from rft.models.backbone import Role
 from rft.ops import preference as losses
 from rft.ops.enumerable import Enumerable
@@ -43,8 +43,9 @@ class PairLossConfig:
 
     loss: LossEnum = LossEnum.sigmoid
     """sigmoid (DPO), ipo, hinge (SLiC), robust and cdpo (both for flipped labels), sppo, apo_zero."""
-    beta: float = number(0.1, above=0)
-    """β above 0: the strength of the pull to the reference (the paper's default)."""
+    beta: float = number(0.1, above=0, search=loguniform(0.01, 1.0))
+    """β above 0: the strength of the pull to the reference (the paper's default); searched from 0.01 (Meng et al. 2024,
+    table 7) to 1 (the paper's frontier on this task has 0.05 to 5)."""
     label_smoothing: float | None = number(None, at_least=0, below=0.5)
     """ε, the assumed share of flipped labels in [0, 0.5), for robust and cdpo alone; none takes 0.1 there."""
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.config import GroupConfig, number
+from rft.config import GroupConfig, loguniform, number
 from rft.models.backbone import Role
 from rft.ops.advantages import group_relative, overlong_penalty
 from rft.ops.enumerable import Enumerable, standardised, tokenwise_forward_kl
@@ -49,8 +49,8 @@ class OverlongEnum(str, Enum):
 class Config(GroupConfig):
     """Settings of GRPO."""
 
-    kl_coef: float = number(0.04, at_least=0)
-    """β of the k3 term (the paper's default), per nat and unit of advantage."""
+    kl_coef: float = number(0.04, at_least=0, search=loguniform(0.001, 0.1))
+    """β of the k3 term (the paper's default), per nat and unit of advantage; searched from 0.001 (DeepSeek-R1)."""
     clip_range: float = number(0.2, above=0)
     """ε_low."""
     clip_range_high: float | None = number(None, above=0)

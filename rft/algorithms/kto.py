@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.config import PreferenceConfig, number
+from rft.config import PreferenceConfig, loguniform, number
 from rft.data.ranks import all_sum
 from rft.models.backbone import Role
 from rft.ops.enumerable import Enumerable
@@ -28,8 +28,8 @@ class Config(PreferenceConfig):
 
     lr: float = 5e-4
     """Learning rate of the policy's adapter; full fine-tuning wants 5e-7 to 5e-6."""
-    beta: float = number(0.1, above=0)
-    """β above 0: how soon a gain or a loss saturates (the paper's default)."""
+    beta: float = number(0.1, above=0, search=loguniform(0.01, 1.0))
+    """β above 0: how soon a gain or a loss saturates (the paper's default); searched as DPO's."""
     desirable_weight: float = number(1.0, at_least=0)
     """λ_D."""
     undesirable_weight: float = number(1.0, at_least=0)

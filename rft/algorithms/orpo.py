@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rft.algorithms.simpo import SimPO
-from rft.config import PreferenceConfig, number
+from rft.config import PreferenceConfig, loguniform, number
 from rft.ops.preference import odds_ratio_loss
 
 
@@ -22,8 +22,8 @@ class Config(PreferenceConfig):
 
     lr: float = 5e-4
     """Learning rate of the policy's adapter; full fine-tuning wants 8e-6 to 5e-6."""
-    odds_coef: float = number(0.25, at_least=0)
-    """λ: weight of the odds ratio (the paper's 0.1 to 1)."""
+    odds_coef: float = number(0.25, at_least=0, search=loguniform(0.1, 1.0))
+    """λ: weight of the odds ratio, searched over the paper's 0.1 to 1."""
 
 
 class ORPO(SimPO):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.config import OnPolicyConfig, number
+from rft.config import OnPolicyConfig, loguniform, number
 from rft.models.backbone import Backbone, Role
 from rft.ops.advantages import gae, token_rewards
 from rft.ops.enumerable import Enumerable
@@ -38,10 +38,11 @@ class Config(OnPolicyConfig):
     """Rollout iterations."""
     minibatches: int = 4
     """Optimiser steps in a pass: one a pass moved an adapter too little, at the same cost."""
-    critic_lr: float = number(1e-3, above=0)
-    """Learning rate of the critic's adapter and head."""
-    kl_coef: float = number(0.1, at_least=0)
-    """β: reward units (standard deviations of the reward model) per nat."""
+    critic_lr: float = number(1e-3, above=0, search=loguniform(1e-4, 1e-2))
+    """Learning rate of the critic's adapter and head; searched a decade to both sides."""
+    kl_coef: float = number(0.1, at_least=0, search=loguniform(0.01, 0.3))
+    """β: reward units (standard deviations of the reward model) per nat; searched around 0.02 (Ouyang et al. 2022) and
+    0.05 (Stiennon et al. 2020)."""
     kl_target: float | None = number(None, above=0)
     """Nats per sequence that the adaptive controller aims at; none keeps kl_coef fixed."""
     kl_horizon: int = number(1000, at_least=1)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.config import OnPolicyConfig, number
+from rft.config import OnPolicyConfig, loguniform, number
 from rft.models.backbone import Role
 from rft.ops.advantages import group_relative, rewards_to_go, token_rewards
 from rft.ops.enumerable import Enumerable
@@ -34,8 +34,8 @@ class Config(OnPolicyConfig):
     """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
     minibatches: int = 4
     """Optimiser steps in a pass."""
-    kl_coef: float = number(0.1, at_least=0)
-    """β: reward units per nat."""
+    kl_coef: float = number(0.1, at_least=0, search=loguniform(0.01, 0.3))
+    """β: reward units per nat; searched as PPO's."""
     gamma: float = number(1.0, at_least=0, at_most=1)
     """Discount."""
     clip_range: float = number(0.2, above=0)

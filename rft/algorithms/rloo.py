@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.config import GroupConfig, number
+from rft.config import GroupConfig, loguniform, number
 from rft.models.backbone import Role
 from rft.ops.advantages import leave_one_out
 from rft.ops.enumerable import Enumerable
@@ -28,8 +28,8 @@ from rft.types import LossOutput, OnPolicyBatch, Rollouts
 class Config(GroupConfig):
     """Settings of RLOO."""
 
-    kl_coef: float = number(0.1, at_least=0)
-    """β: reward units per nat."""
+    kl_coef: float = number(0.1, at_least=0, search=loguniform(0.01, 0.3))
+    """β: reward units per nat; searched as PPO's."""
     clip_range: float = number(0.2, above=0)
     """ε of the clip of the response's ratio."""
 

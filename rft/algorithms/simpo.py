@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.config import PreferenceConfig, number
+from rft.config import PreferenceConfig, number, uniform
 from rft.models.backbone import Role
 from rft.ops.enumerable import Enumerable
 from rft.ops.masked import row_mean
@@ -26,9 +26,9 @@ class Config(PreferenceConfig):
 
     lr: float = 5e-4
     """Learning rate of the policy's adapter; full fine-tuning wants 1e-6 to 3e-7."""
-    beta: float = number(2.0, above=0)
-    """β: the scale of the margin (the paper searches 2.0 to 2.5)."""
-    margin: float = number(1.0, at_least=0)
+    beta: float = number(2.0, above=0, search=uniform(1.0, 10.0))
+    """β: the scale of the margin (the paper searches 2.0 to 2.5, its authors' later runs go to 10)."""
+    margin: float = number(1.0, at_least=0, search=uniform(0.3, 1.6))
     """γ: by how much the better response is to lead, on the scale of β (the paper: γ/β 0.3 to 1.6)."""
 
 

@@ -39,6 +39,7 @@ def run(context: typer.Context) -> None:
 
 
 @app.command(
+    context_settings={"ignore_unknown_options": True},
     help="Compute what is missing of a study, print the table, write report.html and summary.json.\n\n"
     "Trials that failed, or whose rows cannot be compared, are named and left out. Several studies are compared "
     "together: arms that were run alike are one arm, others of the same name are called STUDY/ARM, and the stages that "
@@ -48,14 +49,16 @@ def run(context: typer.Context) -> None:
     "  rft compare first\n\n"
     "  rft compare experiments/default --no-run\n\n"
     "  rft compare first second --out both\n\n"
-    "  rft compare experiments/default --no-run --strict"
+    "  rft compare experiments/default --no-run --strict\n\n"
+    "  rft compare experiments/default sweep=fair_tuning sweep.trials=8",
 )
 def compare(
     studies: Annotated[
         list[str],
         typer.Argument(
-            help="Each a folder with a study.yaml, the name of a study under runs/, or a folder with trials.",
-            metavar="STUDY...",
+            help="Each a folder with a study.yaml, the name of a study under runs/, or a folder with trials. What has "
+            "the form key=value is an override for all arms of every study, after those of its study.yaml.",
+            metavar="STUDY... [KEY=VALUE...]",
         ),
     ],
     runs: Annotated[Path, typer.Option(help="Where trials and reports are kept.")] = Path("runs"),

@@ -17,8 +17,8 @@ from rft.store import Store
 if TYPE_CHECKING:
     from rft.report import StudyResults
     from rft.study.study import Plan
+    from rft.study.tuning import FairTuning
 
-RECORD = "trial.json"
 LONGEST_NAME = 120
 
 
@@ -40,22 +40,30 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A study: where its trials are, and its plan with the trials at once if there is a study.yaml."""
+    """A study: where its trials are; if there is a study.yaml its plan, the trials at once, and what tunes its arms."""
 
     folder: Path
     planned: Plan | None = None
     jobs: int = 0
+    tuning: FairTuning | None = None
 
 
 def compare_studies(studies: Sequence[str], options: Options) -> None:
     """Run the missing trials of studies that have a study.yaml, then print the table and write the report.
+
+    Args:
+        studies: folders with a study.yaml, names of studies, folders of trials; and overrides for all arms.
+        options: how.
 
     Raises:
         UserError: for what is wrong with a study, if nothing of it is there, or, after the report is written, if
             trials failed.
     """
     console = Console()
-    found = [_locate(study, options.runs) for study in studies]
+    overrides = [given for given in studies if "=" in given and not Path(given).exists()]
+    found = [_locate(study, options.runs, overrides) for study in studies if study not in overrides]
+    if not found:
+        raise UserError(f"{' '.join(overrides)}: there is no study to override; name one, as in experiments/default")
     out = _out(found, options)
     failures, stopped = _run(found, options.jobs) if options.run else ([], None)
     try:
@@ -78,18 +86,23 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
         raise UserError(f"{len(failures)} trials failed: {', '.join(failures)}; see log.txt in their folders")
 
 
-def _locate(study: str, runs: Path) -> Found:
+def _locate(study: str, runs: Path, overrides: Sequence[str]) -> Found:
     """A study by the folder of its study.yaml, by its name under `runs`, or by the folder of its trials.
 
     Raises:
-        UserError: whatever is wrong with the study.yaml; a folder with neither it nor a trial.
+        UserError: whatever is wrong with the study.yaml; a folder with neither it nor a trial; overrides of a study
+            that cannot be run.
     """
     from rft.study.study import load_study, plan
+    from rft.study.tuning import fair_tuning, with_overrides
 
     path = Path(study)
     if path.is_file() or (path / "study.yaml").exists():
         name, spec = load_study(path)
-        return Found(runs / name, plan(name, spec, runs.absolute()), spec.jobs)
+        spec, tuning = fair_tuning(name, with_overrides(spec, overrides), runs.absolute())
+        return Found(runs / name, plan(name, spec, runs.absolute()), spec.jobs, tuning)
+    if overrides:
+        raise UserError(f"{study}: has no study.yaml to run with {' '.join(overrides)}; give a folder that has one")
     if (runs / path.name).is_dir() or not path.exists():
         return Found(runs / path.name)
     if not any(path.rglob(RECORD)):
@@ -124,7 +137,9 @@ def _run(found: Sequence[Found], jobs: int) -> tuple[list[str], UserError | None
         if one.planned is not None:
             before = f"{one.folder.name} " if len(found) > 1 else ""
             try:
-                failed = run_study(one.planned, jobs or one.jobs, Console(stderr=True))
+                failed = run_study(
+                    one.planned, jobs or one.jobs, Console(stderr=True), one.tuning.run if one.tuning else None
+                )
                 failures += [f"{before}{name}" for name in failed]
             except UserError as error:
                 stopped = stopped or error
@@ -143,7 +158,8 @@ def _load(found: Sequence[Found], *, check_settings: bool) -> StudyResults:
         only, settings = None, None
         if one.planned is not None:
             only = {job.folder for job in one.planned.trials}
-            settings = one.planned.settings if check_settings else None
+            # The settings of tuned arms are those that tuning found.
+            settings = one.planned.settings if check_settings and one.tuning is None else None
         part = load_study(one.folder, store, only, settings=settings, pool=pool)
         if len(found) > 1:
             part = replace(part, study=one.folder.name)

@@ -27,7 +27,8 @@ def _precheck(overrides: Sequence[str], *, sweep: bool) -> None:
     """Refuse a bad configuration in one line before Hydra starts a job, every run of a sweep included."""
     own = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
     for one in expand_sweep(own) if sweep else [own]:
-        compose(one)
+        if compose(one).sweep.get("trials"):
+            raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
 
 
 def _import_plugins(cfg: DictConfig) -> None:

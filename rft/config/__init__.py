@@ -6,7 +6,8 @@ Nothing here imports torch: a config is refused before anything heavy is loaded.
 from __future__ import annotations
 
 from rft.config.build import build, to_config
-from rft.config.compose import compose, expand_sweep, quoted, register
+from rft.config.compose import compose, expand_sweep, register
+from rft.config.overrides import quoted
 from rft.config.ranges import number
 from rft.config.schemas import (
     SPLITS,
@@ -18,6 +19,7 @@ from rft.config.schemas import (
     RunConfig,
     SFTConfig,
 )
+from rft.config.search import choice, integers, loguniform, searched, uniform
 
 __all__ = [
     "SPLITS",
@@ -29,10 +31,15 @@ __all__ = [
     "RunConfig",
     "SFTConfig",
     "build",
+    "choice",
     "compose",
     "expand_sweep",
+    "integers",
+    "loguniform",
     "number",
     "quoted",
     "register",
+    "searched",
     "to_config",
+    "uniform",
 ]

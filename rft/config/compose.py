@@ -37,6 +37,7 @@ from rft.config.options import (
 from rft.config.paths import conf_dir
 from rft.config.plugins import plugins
 from rft.config.schemas import CandidatesConfig, EvaluationConfig, RunConfig, SFTConfig
+from rft.config.search import search_space
 from rft.config.source import SCHEME, SchemaSource
 from rft.errors import UserError, nearest
 
@@ -195,6 +196,7 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             check_ranges(config, merged[name], f"{name}.")
         check_names(merged)
         check_fit(merged, classes["algorithm"])
+        search_space(classes["algorithm"])
     except OmegaConfBaseException as error:
         raise _explain(error, overrides) from error
     assert isinstance(merged, DictConfig)
@@ -235,12 +237,6 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     checked = check(cfg, overrides)
     warn_of_faults()
     return checked
-
-
-def quoted(value: str) -> str:
-    """A string as the value of an override, whatever characters it holds."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:

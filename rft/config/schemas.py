@@ -9,7 +9,13 @@ from typing import Any
 from omegaconf import MISSING
 
 from rft.config.ranges import number
+from rft.config.search import loguniform
 
+ADAPTER_LR = loguniform(5e-5, 5e-3)
+"""Learning rates that are searched, the same for every algorithm that trains: a decade to both sides of the 5e-4 of
+the default study's adapters. An adapter wants about ten times the rate of full fine-tuning (Schulman et al. 2025, LoRA
+Without Regret); for full fine-tuning set ``sweep.ranges`` lower.
+"""
 SPLITS = ("train", "validation", "test", "ood")
 
 
@@ -54,6 +60,8 @@ class AlgorithmConfig:
 class OnPolicyConfig(AlgorithmConfig):
     """Fields of every algorithm that learns from its own rollouts."""
 
+    lr: float = number(1e-4, search=ADAPTER_LR)
+    """Learning rate of the policy (AdamW), above 0."""
     iterations: int = number(20, at_least=1)
     """Rollout iterations, at least 1."""
     prompts_per_iteration: int = number(32, at_least=1)
@@ -93,6 +101,8 @@ class GroupConfig(OnPolicyConfig):
 class PreferenceConfig(AlgorithmConfig):
     """Fields of every algorithm that learns from pairs."""
 
+    lr: float = number(1e-4, search=ADAPTER_LR)
+    """Learning rate of the policy (AdamW), above 0."""
     epochs: int = number(1, at_least=1)
     """Passes over the training pairs."""
     pairs_per_step: int = number(16, at_least=1)
@@ -162,6 +172,7 @@ class RunConfig:
     strategy: Any = MISSING
     tracker: Any = MISSING
     budget: Any = MISSING
+    sweep: Any = MISSING
     sft: SFTConfig = field(default_factory=SFTConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -12,6 +12,7 @@ from rft.errors import UserError
 from rft.report.alike import COSMETIC, different_rows, same_questions, same_settings, vanished
 from rft.report.records import FailedTrial, StageUse, StudyResults, Trial
 from rft.report.rows import ROWS_FILE, LeftOut, Pool, Questions, Rows, read_columns, row_names
+from rft.report.tuning import is_tuning_trial, read_tuning
 from rft.store import Entry, Store
 
 __all__ = ["FailedTrial", "Rows", "StageUse", "StudyResults", "Trial", "load_study"]
@@ -50,6 +51,7 @@ def load_study(
     if not study_dir.is_dir():
         raise UserError(f"there is no study in {study_dir}; {how}")
     files = sorted(f for f in study_dir.rglob(TRIAL_FILE) if only is None or f.parent.absolute() in only)
+    files = [f for f in files if not is_tuning_trial(f.relative_to(study_dir))]
     if not files:
         raise UserError(f"no trial has ended in {study_dir} (no {TRIAL_FILE} below it); {how}")
     reader = _Reader(store, pool or Pool(), settings or {})
@@ -80,6 +82,7 @@ def load_study(
         trials=tuple(sorted(usable.trials, key=lambda trial: (trial.arm, trial.seed))),
         failed=tuple(sorted(failed, key=lambda trial: trial.folder)),
         warnings=(*alike.warnings, *usable.warnings, *vanished(usable.trials, failed)),
+        tuning=read_tuning(study_dir, {trial.arm: trial.config for trial in usable.trials}),
     )
 
 

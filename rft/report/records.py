@@ -90,6 +90,8 @@ class StudyResults:
     """What a reader has to know besides `failed`, a sentence each."""
     incomplete: Mapping[str, Any] | None = None
     """What is not there yet of what the study plans: ``{"planned", "finished", "running", "missing"}``."""
+    tuning: Mapping[str, Any] | None = None
+    """What tuning tried and found, as in the summary; None if no arm was tuned."""
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "feedback": feedback(results, arms),
         "curves": curves(results, arms),
         "frontier": frontier(results, arms),
+        "tuning": results.tuning,
         "failed": [
             {"arm": trial.arm, "seed": trial.seed, "trial": trial.folder, "error": trial.error}
             for trial in results.failed

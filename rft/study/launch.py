@@ -85,7 +85,7 @@ def _last_line(job: Job) -> str:
     return lines[-1] if lines else "no output"
 
 
-def _retire(job: Job, reason: str) -> None:
+def retire(job: Job, reason: str) -> None:
     """Let no record of an earlier start pass for one that was killed before it could write its own."""
     record = job.folder / RECORD
     if not record.exists():
@@ -124,15 +124,25 @@ class Launcher:
             if self._handler is not None:
                 signal.signal(signal.SIGTERM, self._handler)
 
-    def run(self, jobs: Sequence[Job], at_once: int, title: str) -> dict[str, str]:
-        """Run all; returns the last line of each that failed, by name."""
+    def run(
+        self, jobs: Sequence[Job], at_once: int, title: str, *, before: int = 0, total: int | None = None
+    ) -> dict[str, str]:
+        """Run all; returns the last line of each that failed, by name.
+
+        Args:
+            jobs: what to run.
+            at_once: how many side by side.
+            title: what they are, beside the bar over all.
+            before: jobs of the same bar that ran earlier.
+            total: jobs of the whole bar; these alone if not given.
+        """
         at_once = max(1, min(at_once, len(jobs)))
         threads = max(1, cores() // at_once)
         waiting, failed = list(jobs), {}
         running: dict[Job, tuple[Process, TaskID]] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
-            total = progress.add_task(title, total=len(jobs))
+            whole = progress.add_task(title, total=total or len(jobs), completed=before)
             try:
                 while waiting or running:
                     while waiting and len(running) < at_once:
@@ -149,7 +159,7 @@ class Launcher:
                         if isinstance(process, Forked) and process.lost and process.pid is None:
                             waiting.insert(0, replace(job, forks=False))  # it never began
                             continue
-                        progress.advance(total)
+                        progress.advance(whole)
                         if process.returncode:
                             failed[job.name] = self._failure(job, process)
             finally:
@@ -206,7 +216,7 @@ class Launcher:
             reason = f"{process.lost}, and this job with it; start it again and it goes on from its last checkpoint"
         else:
             reason = _last_line(job)
-        _retire(job, reason)
+        retire(job, reason)
         self.console.print(f"[red]failed[/] {escape(job.name)}: ", end="")
         self.console.print(reason, markup=False, highlight=False)
         return reason

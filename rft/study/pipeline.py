@@ -23,6 +23,7 @@ from rft.config.plugins import class_digest
 from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
+from rft.study.diverged import diverges_once
 from rft.study.parts import part_class, version_of
 from rft.study.replicate import with_own_draws
 
@@ -308,6 +309,7 @@ class Pipeline:
         key = Store.key("policy", VERSIONS["policy"], address, {k: v.key for k, v in inputs.items()})
         checkpoints = self.folder / "checkpoints" / key[:16]
 
+        @diverges_once(checkpoints)
         def make(out: Path | None) -> Mapping[str, Any]:
             from rft.study.charge import Charge
             from rft.study.training import train_policy

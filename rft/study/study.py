@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class StudySpec:
     """Replicates of an arm."""
     replicate: Replicate = Replicate.policy
     """What a seed draws anew: `policy` the training only; `pipeline` the candidates, labels and reward model too."""
+    sweep: str = "none"
+    """How arms are tuned before: an option of the group ``sweep``, such as fair_tuning."""
     jobs: int = 0
     """Trials at once, each with its share of the cores; 0 takes one a core, at most 4."""
 
@@ -88,7 +90,8 @@ START = ("task", "model", "sft", "candidates", "strategy")
 FEEDBACK = ("feedback", "judge", "reward")
 
 
-def _plain(node: DictConfig) -> dict[str, Any]:
+def plain_node(node: DictConfig) -> dict[str, Any]:
+    """A config node as plain data."""
     found = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
     assert isinstance(found, dict)
     return found  # type: ignore[return-value]
@@ -112,7 +115,7 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
             cfg = compose(common)
         except UserError as error:
             raise UserError(f"arm {arm}: {error}") from error
-        forks = may_fork(_plain(cfg.strategy))
+        forks = may_fork(plain_node(cfg.strategy))
         folder = runs / name / "shared"
         replicates[arm] = is_pipeline(cfg)
         for found, groups, until in (
@@ -120,7 +123,7 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
             (feedback, (*START, *FEEDBACK), "reward_model"),
         ):
             for seed in spec.seeds if is_pipeline(cfg) else (None,):
-                same = json.dumps([seed, *(_plain(cfg[g]) for g in groups)])
+                same = json.dumps([seed, *(plain_node(cfg[g]) for g in groups)])
                 whose, more = (arm, ()) if seed is None else (f"{arm} seed {seed}", (f"seed={seed}",))
                 place = folder / f"{whose.replace(' ', '-')}-{until}"
                 found.setdefault(same, Job(f"{until} ({whose})", (*common, *more, f"until={until}"), place, forks))
@@ -128,7 +131,7 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
             Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), runs / name / arm / f"seed-{seed}", forks)
             for seed in spec.seeds
         ]
-        settings |= dict.fromkeys((job.folder for job in trials[-len(spec.seeds) :]), _plain(cfg))
+        settings |= dict.fromkeys((job.folder for job in trials[-len(spec.seeds) :]), plain_node(cfg))
     if len(set(replicates.values())) > 1:
         raise UserError(
             f"replicate: arms {', '.join(arm for arm, all_anew in replicates.items() if all_anew)} ask for pipeline, "
@@ -137,13 +140,18 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
     return Plan((tuple(starts.values()), tuple(feedback.values())), tuple(trials), settings)
 
 
-def run_study(planned: Plan, at_once: int, console: Console) -> dict[str, str]:
+Tune = Callable[[Launcher, int], tuple[Sequence[Job], dict[str, str]]]
+"""Runs tuning trials, some at once; returns the trials of the winners, and what failed and why."""
+
+
+def run_study(planned: Plan, at_once: int, console: Console, tune: Tune | None = None) -> dict[str, str]:
     """Compute what is missing of a study; returns the last line of each trial that failed, by name.
 
     Args:
         planned: its jobs.
         at_once: trials side by side; 0 takes one a core, at most 4.
         console: where progress and failures are shown.
+        tune: finds the settings of the trials, which then stand in for the planned ones.
 
     Raises:
         UserError: if a shared stage failed.
@@ -155,4 +163,5 @@ def run_study(planned: Plan, at_once: int, console: Console) -> dict[str, str]:
             for job in wave:
                 if job.name in broken:
                     raise UserError(f"{job.name}: {broken[job.name]} (see {job.log})")
-        return launcher.run(planned.trials, at_once, "trials")
+        trials, failed = tune(launcher, at_once) if tune else (planned.trials, {})
+        return failed | launcher.run(trials, at_once, "trials")
