@@ -110,8 +110,8 @@ def _pull(world: World, batch: OnPolicyBatch, advantage: float) -> Tensor:
     added_B = torch.zeros(len(batch), dtype=batch.logprobs.dtype, requires_grad=True)
     with _added(world, added_B):
         loss = world.algorithm.checked_loss(credited).loss
-    (found_B,) = torch.autograd.grad(loss, added_B, allow_unused=True)
-    return torch.zeros_like(added_B) if found_B is None else found_B
+    (found_B,) = torch.autograd.grad(loss, added_B, materialize_grads=True)
+    return found_B
 
 
 @contextmanager
