@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from rft.config import compose, expand_sweep, quoted, register
+from rft.config import compose, expand_sweep, register
 from rft.config.build import target_class
 from rft.config.compose import check
 from rft.config.options import GROUPS
@@ -42,7 +41,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
     """Compose by Hydra (flags, tab completion, multirun), then run the trial in this process.
 
     The trial runs after Hydra has ended, so that Lightning's DDP starts its child as the same plain command. In a
-    sweep each trial is a clean subprocess: one that fails ends alone.
+    sweep each trial is a process of its own: one that fails ends alone.
 
     Raises:
         UserError: for whatever is wrong with the overrides, or if trials of a sweep failed.
@@ -52,21 +51,16 @@ def hydra_run(arguments: Sequence[str]) -> None:
         _precheck(flags.overrides, sweep=flags.multirun)
     register()
     found: list[tuple[DictConfig, Path, list[str]]] = []
-    failed: list[str] = []
+    sweeps = False
 
     def task(cfg: DictConfig) -> None:
         cfg.arm = str(cfg.arm)  # its default needs Hydra's overrides, which are gone when the trial runs
         hydra = HydraConfig.get()
         overrides = list(hydra.overrides.task)
         folder = Path(hydra.runtime.output_dir)
-        if hydra.mode is RunMode.MULTIRUN:
-            name = f"{cfg.arm} seed {cfg.seed}"
-            sys.stderr.write(f"[{hydra.job.num}] {name}\n")
-            command = [sys.executable, "-m", "rft", "run", *overrides, f"hydra.run.dir={quoted(str(folder))}"]
-            if subprocess.run([*command, f"arm={quoted(str(cfg.arm))}"], check=False).returncode:
-                failed.append(name)
-        else:
-            found.append((check(cfg, overrides), folder, overrides))
+        nonlocal sweeps
+        sweeps = hydra.mode is RunMode.MULTIRUN
+        found.append((check(cfg, overrides), folder, overrides))
 
     argv = sys.argv
     sys.argv = ["rft", *arguments]
@@ -76,11 +70,9 @@ def hydra_run(arguments: Sequence[str]) -> None:
         sys.argv = argv
         GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
-    if failed:
-        raise UserError(
-            f"{len(failed)} trials of the sweep failed: {', '.join(failed)}; see above what they printed, and "
-            "their trial.json"
-        )
+    if sweeps:
+        _run_sweep(found)
+        return
     for cfg, folder, overrides in found:
         from rft.runtime import prepare_process
 
@@ -89,3 +81,18 @@ def hydra_run(arguments: Sequence[str]) -> None:
 
         _import_plugins(cfg)
         run_trial(cfg, folder, overrides)
+
+
+def _run_sweep(found: Sequence[tuple[DictConfig, Path, list[str]]]) -> None:
+    """Run the trials of a sweep.
+
+    Raises:
+        UserError: naming those that failed.
+    """
+    from rft.study.sweep import run_sweep, sweep_job
+
+    if failed := run_sweep([sweep_job(cfg, overrides, folder) for cfg, folder, overrides in found]):
+        raise UserError(
+            f"{len(failed)} trials of the sweep failed: {', '.join(failed)}; see above what they printed, and "
+            "their trial.json"
+        )

@@ -24,13 +24,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rft.config.build import split_target
 from rft.config.extract import config_class, structured
+from rft.config.files import not_yaml, read_option
 from rft.config.limits import check_fit, check_names, check_ranges
 from rft.config.options import (
     GROUPS,
     faults,
-    not_yaml,
     options,
-    read_option,
     refuse_faulty,
     warn_of_faults,
 )

@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
 from rft.config.build import split_target
-from rft.config.extract import no_config, source_of, structured
+from rft.config.extract import config_class, no_config, source_of, structured
+from rft.config.files import check_file, check_values, read_option, starts_from
 from rft.config.paths import conf_dir
 from rft.config.plugins import Plugin, parse, plugins
 from rft.errors import UserError
@@ -73,32 +73,6 @@ def options() -> tuple[Option, ...]:
     )
 
 
-def read_option(path: Path) -> dict[str, Any]:
-    """The keys of an option's file.
-
-    Raises:
-        UserError: if it is no YAML, with the line.
-    """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text: {error}; write it in UTF-8") from error
-    except yaml.YAMLError as error:
-        raise not_yaml(error, path) from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds no keys; write `_target_: package.module.Class` and a `defaults` line")
-    return found
-
-
-def not_yaml(error: yaml.YAMLError, path: Path | None = None) -> UserError:
-    """One line for a file that is no YAML; it names the file that the parser had open if no path is given."""
-    mark: Any = getattr(error, "problem_mark", None)
-    where = path or (mark.name if mark else "YAML")
-    return UserError(
-        f"{where}:{mark.line + 1 if mark else 1}: not YAML: {getattr(error, 'problem', error)}; mend that line"
-    )
-
-
 def _defined(tree: ast.Module) -> set[str]:
     """Names that a module has at its top."""
     found: set[str] = set()
@@ -119,6 +93,7 @@ def _target(option: Option) -> tuple[str, dict[str, Any]] | None:
         UserError: what is wrong.
     """
     values = read_option(option.path)
+    check_file(option.path, option.group, values, _names(option.group))
     if not (target := values.get("_target_")):
         return None
     module, name = split_target(str(target))
@@ -133,12 +108,34 @@ def _target(option: Option) -> tuple[str, dict[str, Any]] | None:
     return str(target), values
 
 
+def _names(group: str) -> list[str]:
+    return [option.name for option in options() if option.group == group]
+
+
+def _module(option: Option, deep: int = 8) -> str:
+    """The module that an option's values are for: its own, or that of the option that it starts from.
+
+    Raises:
+        UserError: if that one cannot be read, or they start from each other.
+    """
+    found = _target(option)
+    if found is not None:
+        return split_target(found[0])[0]
+    base = starts_from(option.group, read_option(option.path), _names(option.group))
+    if deep == 0 or base == option.name:
+        raise UserError(f"{option.path}: starts from itself; name another option in its defaults")
+    return _module(next(o for o in options() if o.key == (option.group, base)), deep - 1)
+
+
 def _schema(option: Option) -> dict[str, Any] | None:
     """The node ``schema/group/name``; None if the option starts from another one."""
-    if (found := _target(option)) is None:
+    found, module = _target(option), _module(option)
+    values, node = read_option(option.path), structured(module)
+    check_values(option.path, option.group, values, config_class(module), node)
+    if found is None:
         return None
     target, values = found
-    defaults = OmegaConf.to_container(structured(split_target(target)[0]), enum_to_str=True)
+    defaults = OmegaConf.to_container(node, enum_to_str=True)
     assert isinstance(defaults, dict)
     asked = {k: v for k, v in values.items() if v == "???"}  # merging would keep the default instead
     return {"_target_": target, **{str(k): v for k, v in defaults.items()}, **asked}

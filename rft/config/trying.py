@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from rft.config.build import imported, split_target
-from rft.config.options import Fault, Option, executed_fault, faults, options, read_option, told
+from rft.config.files import read_option
+from rft.config.options import Fault, Option, executed_fault, faults, options, told
 from rft.config.plugins import Plugin, plugins
 from rft.errors import UserError
 from rft.runtime import cores

@@ -14,14 +14,10 @@ from torch.nn.functional import pad
 
 from rft.models.backbone import Role
 from rft.ops.kl import sequence_kl
-from rft.testing.subject import NUDGE, SAME, Check, Found, NotApplicableError, Subject, watched
-from rft.testing.world import TEMPERATURE, VOCABULARY, World
+from rft.testing.ratio import first_ratio
+from rft.testing.subject import NUDGE, SAME, Check, Found, NotApplicableError, Subject, trains
+from rft.testing.world import VOCABULARY, World
 from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences, UnpairedBatch
-
-
-def _trains(subject: Subject) -> None:
-    if subject.algorithm.data_kind == "none":
-        raise NotApplicableError("it trains nothing")
 
 
 def _on_policy(subject: Subject) -> None:
@@ -29,43 +25,9 @@ def _on_policy(subject: Subject) -> None:
         raise NotApplicableError("it makes no rollouts")
 
 
-def first_ratio(subject: Subject) -> Found:
-    """At first the loss's log-probs are those of sampling: the ratio is 1, the policy is the reference."""
-    _trains(subject)
-    world = subject.world()
-    batch = world.batch()
-    with watched(world) as calls:
-        out = world.algorithm.checked_loss(batch)
-    if not calls:
-        return Found(False, "the loss never asks for backbone.logprobs(Role.policy, …)", subject.loses)
-    temperature = TEMPERATURE if subject.algorithm.data_kind == "on_policy" else 1.0
-    for call in calls:
-        ref = world.backbone.logprobs(Role.reference, call.sequences, temperature).detach()
-        gap = float((call.result - ref).abs().max())
-        if gap:
-            return Found(
-                False,
-                f"the policy still is the reference, but their log-probs differ by {gap:.2g}; take both at the "
-                "temperature of sampling, with the batch's own mask",
-                call.where,
-            )
-        if isinstance(batch, OnPolicyBatch) and call.result.shape == batch.logprobs.shape:
-            gap = float((call.result - batch.logprobs).abs().max())
-            if gap:
-                return Found(
-                    False,
-                    f"the batch's old log-probs are off by {gap:.2g}; hand on those of the rollouts",
-                    subject.prepares,
-                )
-    for name, wanted in (("ratio", 1.0), ("clip_fraction", 0.0)):
-        if name in out.metrics and float(out.metrics[name]) != wanted:
-            return Found(False, f"metric {name} is {float(out.metrics[name]):g}, wanted {wanted:g}", subject.loses)
-    return Found(True, "log-probs equal to the bit")
-
-
 def kl_sign(subject: Subject) -> Found:
     """What an algorithm reports as KL is 0 at the reference and, away from it, not negative in expectation."""
-    _trains(subject)
+    trains(subject)
     at_start = subject.world()
     start = {k: float(v) for k, v in _kl_metrics(at_start).items()}
     for name, value in start.items():
@@ -128,7 +90,7 @@ def _apart(got: Tensor, wanted: Tensor) -> float:
 
 def padding(subject: Subject) -> Found:
     """A response padded further gives the same gradient."""
-    _trains(subject)
+    trains(subject)
     world = subject.world(NUDGE, torch.float32)
     if subject.algorithm.data_kind == "on_policy":
         rollouts = world.rollouts()
@@ -152,7 +114,7 @@ def padding(subject: Subject) -> Found:
 
 def microbatches(subject: Subject) -> Found:
     """A minibatch in one piece, in two and in four accumulated ones gives the same gradient."""
-    _trains(subject)
+    trains(subject)
     whole = subject.world(NUDGE, torch.float32)
     wanted = whole.gradient(whole.microbatches(1))
     worst = 0.0
@@ -166,7 +128,7 @@ def microbatches(subject: Subject) -> Found:
 
 def metrics(subject: Subject) -> Found:
     """Every metric's weighted mean over two and four microbatches is its value over one."""
-    _trains(subject)
+    trains(subject)
     wanted = _mean_metrics(subject, 1)
     worst = 0.0
     for parts in (2, 4):
@@ -201,7 +163,7 @@ def _mean_metrics(subject: Subject, parts: int) -> dict[str, float]:
 
 def endings(subject: Subject) -> Found:
     """EOS counts, what follows it does not; responses of one token and cut-off ones give finite numbers."""
-    _trains(subject)
+    trains(subject)
     world = subject.world(nudge=NUDGE)
     batch = world.batch()
     seq = batch.chosen if isinstance(batch, PreferenceBatch) else batch.sequences
@@ -234,7 +196,7 @@ def endings(subject: Subject) -> Found:
 
 def finite_differences(subject: Subject) -> Found:
     """The gradient agrees with differences of the loss, in float64, in three directions."""
-    _trains(subject)
+    trains(subject)
     world = subject.world(nudge=NUDGE)
     batch = world.batch()
     gradient = world.gradient([batch])
@@ -266,7 +228,7 @@ def _move(parameters: list[torch.nn.Parameter], by: Tensor) -> None:
 
 def same_bits(subject: Subject) -> Found:
     """Three steps from the same seed end with the same bits, wherever torch's own generator stands."""
-    _trains(subject)
+    trains(subject)
     ends = []
     for state in (1, 2):
         torch.manual_seed(state)
@@ -285,7 +247,7 @@ def same_bits(subject: Subject) -> Found:
 
 def no_credit_no_update(subject: Subject) -> Found:
     """A batch without advantages, or of ties alone, leaves the policy where it is."""
-    _trains(subject)
+    trains(subject)
     world = subject.world()
     if subject.algorithm.data_kind == "on_policy":
         batch = world.batch()
@@ -313,7 +275,7 @@ def no_credit_no_update(subject: Subject) -> Found:
 
 def batch_unchanged(subject: Subject) -> Found:
     """Neither ``prepare`` nor ``loss`` changes what it is given."""
-    _trains(subject)
+    trains(subject)
     world = subject.world(nudge=NUDGE)
     given = world.rollouts() if subject.algorithm.data_kind == "on_policy" else world.labelled()
     before = _tensors(given)

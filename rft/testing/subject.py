@@ -62,6 +62,16 @@ class NotApplicableError(Exception):
     """The check says nothing about this algorithm; the message says why."""
 
 
+def trains(subject: Subject) -> None:
+    """Do nothing if it trains something.
+
+    Raises:
+        NotApplicableError: if it does not.
+    """
+    if subject.algorithm.data_kind == "none":
+        raise NotApplicableError("it trains nothing")
+
+
 def run_check(name: str, check: Check, subject: Subject) -> CheckResult:
     """One row of the table; an exception of the algorithm is a failure at its line."""
     try:

@@ -172,6 +172,24 @@ BROKEN = [
         {YAML: None, "rft_toy/conf/algorithms/toy.yaml": OPTION}, ENTRIES, ["holds no option", "algorithm/"], id="group"
     ),
     pytest.param(
+        {YAML: OPTION.partition("\n")[2]}, ENTRIES,
+        ["toy.yaml: its defaults name no schema", "write `defaults: [/schema/algorithm/toy@_here_, _self_]`"],
+        id="no defaults",
+    ),
+    pytest.param(
+        {YAML: OPTION.replace("/toy@", "/tyo@")}, ENTRIES,
+        ["toy.yaml:1: defaults: '/schema/algorithm/tyo@_here_' is no schema"], id="another schema",
+    ),
+    pytest.param({YAML: "name: toy\n"}, ENTRIES, ["toy.yaml: has no _target_", "defaults"], id="no target"),
+    pytest.param(
+        {YAML: OPTION.replace("name: toy", "name: ppo")}, ENTRIES, ["toy.yaml:3: name: ppo; ", "write `name: toy`"],
+        id="the name of another one",
+    ),
+    pytest.param(
+        {YAML: "defaults: [ppo, _self_]\nkl_coef: 0.3\n"}, ENTRIES, ["toy.yaml: name: ppo; ", "write `name: toy`"],
+        id="the name of the one it starts from",
+    ),
+    pytest.param(
         {YAML: OPTION.replace("rft_toy.toy", "os.path")}, ENTRIES, ["_target_=os.path.Toy", "RFT_ALLOWED"], id="target"
     ),
 ]  # fmt: skip
@@ -190,6 +208,41 @@ EXECUTED = [
         id="default",
     ),
 ]
+
+
+# What only shows when the file is laid over its Config.
+VALUES = [
+    pytest.param(OPTION + "\nkl_cof: 1\n", ["toy.yaml:5: kl_cof: no such key", "did you mean 'kl_coef'?"], id="key"),
+    pytest.param(OPTION + "kl_coef: much\n", ["toy.yaml:4: kl_coef: ", "'much'"], id="type"),
+    pytest.param(OPTION + "kl_coef: -1\n", ["toy.yaml:4: kl_coef: -1.0: must be at least 0"], id="range"),
+    pytest.param(OPTION.replace("name: toy\n", ""), ["toy.yaml: has no name", "write `name: toy`"], id="no name"),
+    pytest.param(
+        "defaults: [ppo, _self_]\nname: toy\nclip_rang: 1\n",
+        ["toy.yaml:3: clip_rang: no such key", "did you mean 'clip_range'?"],
+        id="key of another one",
+    ),
+]
+
+
+class TestOneWhoseFileDoesNotFit:
+    @pytest.mark.parametrize(("option", "words"), VALUES)
+    def test_is_told_with_its_file_and_line(self, tmp_path: Path, option: str, words: Sequence[str]) -> None:
+        site = install(tmp_path / "site", {YAML: option})
+        error = run(site, "run", "algorithm=toy", "--cfg", "job").error
+        listed = run(site, "plugins").stdout.splitlines()
+        (fault,) = [line for line in listed if line.startswith("fault: ")]
+        assert listed[1].split()[-1] == "fault"
+        for text in (error, fault):
+            for word in (f"{PLUGIN}algorithm=toy: ", *words):
+                assert word in text
+
+    def test_may_start_from_another_one(self, tmp_path: Path) -> None:
+        more = "defaults: [ppo, _self_]\nname: more\nkl_coef: 0.3\nclip_range: ${algorithm.lam}\n"
+        site = install(tmp_path / "site", {"rft_toy/conf/algorithm/more.yaml": more})
+        outcome = run(site, "run", "algorithm=more", "--cfg", "job")
+        assert warnings(outcome) == []
+        for words in ("name: more", "kl_coef: 0.3", "_target_: rft.algorithms.ppo.PPO"):
+            assert words in outcome.stdout
 
 
 class TestOneThatFailsWhenExecuted:

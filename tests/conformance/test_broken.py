@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from rft.algorithms import dpo, grpo, kto, online_dpo, raft, rloo
+from rft.algorithms import dpo, grpo, kto, online_dpo, ppo, raft, rloo
 from rft.errors import UserError
 from rft.models.backbone import Role
 from rft.ops.advantages import leave_one_out
@@ -63,6 +63,34 @@ class StaleLogprobs(grpo.GRPO):
 
     def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
         return super().prepare(replace(rollouts, logprobs=rollouts.logprobs * 1.01))
+
+
+class ShiftedClip(grpo.GRPO):
+    """A constant in the ratio that is clipped; what would show it is not reported."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        shifted = replace(batch, logprobs=batch.logprobs + 0.1 * batch.sequences.response_mask)
+        return LossOutput(super().loss(shifted).loss)
+
+
+class ShiftedBeyondTheClip(rloo.RLOO):
+    """A constant so large that a good response is clipped before the first step."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        shifted = replace(batch, logprobs=batch.logprobs - 0.5 * batch.sequences.response_mask)
+        return LossOutput(super().loss(shifted).loss)
+
+
+class ShiftedRatio(ppo.PPO):
+    """A constant in a ratio that nothing clips, beside terms that are as they should be."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        mask = batch.sequences.response_mask
+        assert batch.returns is not None
+        logprobs = self.backbone.logprobs(Role.policy, batch.sequences, self.config.temperature)
+        ratio = (logprobs - batch.logprobs - 0.1).exp()
+        value_loss = masked_mean((self.backbone.values(batch.sequences) - batch.returns).square(), mask)
+        return LossOutput(value_loss - masked_mean(batch.advantages * ratio, mask))
 
 
 class NegativeKL(grpo.GRPO):
@@ -224,6 +252,9 @@ BROKEN = [
     ("optimum", KeepsTheWorst, raft.Config, "prepare"),
     ("ratio", WrongTemperature, rloo.Config, "loss"),
     ("ratio", StaleLogprobs, grpo.Config, "prepare"),
+    ("ratio", ShiftedClip, grpo.Config, "loss"),
+    ("ratio", ShiftedBeyondTheClip, rloo.Config, "loss"),
+    ("ratio", ShiftedRatio, ppo.Config, "loss"),
     ("kl", NegativeKL, grpo.Config, "loss"),
     ("padding", MeanOverPadding, rloo.Config, "loss"),
     ("padding", LengthWithPadding, dpo.Config, "loss"),

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from rft.algorithms.base import Algorithm
 from rft.config import build, compose
 from rft.config.build import target_class
-from rft.config.options import options, read_option
+from rft.config.files import read_option
+from rft.config.options import options
 from rft.config.plugins import allowed_packages, class_digest, code_digest
 from rft.errors import UserError
 from rft.feedback.ai import AiFeedback
