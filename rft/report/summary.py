@@ -2,8 +2,8 @@
 
 What decides comes from the evaluation rows alone; ``feedback`` and ``curves`` are what the stages measured
 about themselves, to explain it.
-Everything outside the key ``cost`` is free of times and of the machine, so that the same study gives the same
-bits again. Intervals are objects ``{"mean", "low", "high", "covers"}``; a number that does not exist is null.
+Everything outside the keys ``cost`` and ``environment`` is free of times and of the machine, so that the same
+study gives the same bits again. Intervals are objects ``{"mean", "low", "high", "covers"}``; a number that does not exist is null.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import numpy.typing as npt
 from rft.evaluation.metrics import distinct_n, truncation_rate
 from rft.evaluation.statistics import Bootstrap, Interval, Resampling
 from rft.report.curves import curves
+from rft.report.environment import environment
 from rft.report.feedback import feedback
 from rft.report.load import Rows, StudyResults, Trial
-from rft.report.provenance import costs, replicated, shared_stages
+from rft.report.provenance import costs, differences, replicated, shared_stages
 from rft.report.wording import cost_sentence, verdict
 
 SCHEMA = 1
@@ -65,9 +66,11 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
             for trial in results.failed
         ],
     }
+    summary["provenance"] = {"differences": differences(results, arms)}
     summary["verdict"] = verdict(summary)
     summary["cost"] = costs(results, arms)
     summary["cost"]["sentence"] = cost_sentence(summary)
+    summary["environment"] = environment(results)
     return summary
 
 
