@@ -3,7 +3,8 @@
 What decides comes from the evaluation rows alone; ``feedback`` and ``curves`` are what the stages measured
 about themselves, to explain it.
 Everything outside the keys ``cost`` and ``environment`` is free of times and of the machine, so that the same
-study gives the same bits again. Intervals are objects ``{"mean", "low", "high", "covers"}``; a number that does not exist is null.
+study gives the same bits again. Intervals are objects ``{"mean", "low", "high", "covers"}``; a number that does not
+exist is null.
 """
 
 from __future__ import annotations
