@@ -159,3 +159,91 @@ class Study:
 
     def load(self) -> StudyResults:
         return load_study(self.folder, self.store)
+
+    def questions(self) -> dict[str, Any]:
+        """The questions that `rows` answers, as the stage of that name keeps them."""
+        rows = self.rows("sft", 0)
+        table = pa.table(
+            {"split": [r["split"] for r in rows], "prompt_id": [r["prompt_id"] for r in rows]}
+            | {"text": [r["prompt"] for r in rows]}
+        )
+        return self.stage("questions", rows=len(rows), write=lambda f: pq.write_table(table, f / "questions.parquet"))
+
+
+class LargeStudy(Study):
+    """Many trials, made quickly: the control `sft` and arms `arm-001` … with records and entries as the stages leave.
+
+    The arms' true effects are spread evenly, so that some differ clearly and neighbours hardly.
+    """
+
+    def __init__(self, root: Path, arms: int = 200, seeds: int = 5, prompts: int = 128) -> None:
+        super().__init__(root, prompts)
+        self.arms = ("sft", *(f"arm-{n:03d}" for n in range(1, arms)))
+        self.seeds = seeds
+
+    def make(self) -> LargeStudy:
+        from rft.config import compose
+        from rft.study.pipeline import plain
+
+        config = json.dumps(plain(compose(["algorithm=grpo"])))
+        stages = {"questions": self.questions()}
+        for name in ("sft", "candidates"):
+            stages[name] = self.stage(name, model="smollm2", inputs={"questions": stages["questions"]["key"]})
+        stages["preferences"] = self.stage(
+            "preferences", inputs={"candidates": stages["candidates"]["key"]}, metrics=PREFERENCES["simulated"]
+        )
+        stages["reward_model"] = self.stage(
+            "reward_model", metrics=REWARD_MODEL["simulated"], inputs={"preferences": stages["preferences"]["key"]}
+        )
+        for n, arm in enumerate(self.arms):
+            for seed in range(self.seeds):
+                record = {
+                    "study": "demo", "arm": arm, "algorithm": "sft" if n == 0 else "grpo", "seed": seed,
+                    "status": "done", "error": None, "overrides": ["algorithm=grpo", f"seed={seed}", f"arm={arm}"],
+                    "stages": stages | self._own(n, arm, seed), "config": json.loads(config) | {"seed": seed},
+                }  # fmt: skip
+                record["evaluation"] = record["stages"]["evaluation"]["key"]
+                path = self.folder / arm / f"seed-{seed}" / "trial.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(record))
+        return self
+
+    def _own(self, n: int, arm: str, seed: int) -> dict[str, Any]:
+        """The stages policy and evaluation of a trial."""
+        history = json.dumps(self.history("ppo" if n else "sft", 1000 * n + seed))
+        table = self.table(n, seed)
+        policy = self.stage(
+            "policy", arm=arm, seed=seed if n else 0, write=lambda f: (f / "history.json").write_text(history)
+        )
+        return {
+            "policy": policy,
+            "evaluation": self.stage(
+                "evaluation", arm=arm, seed=seed, inputs={"policy": policy["key"]},
+                write=lambda f: pq.write_table(table, f / "evaluation.parquet"),
+            ),
+        }  # fmt: skip
+
+    def table(self, n: int, seed: int) -> pa.Table:
+        """The rows of arm number `n`; columns as `rft.evaluation.evaluate` writes them."""
+        size = 2 * self.prompts
+        rng = np.random.default_rng([n, seed if n else 0])
+        shift = rng.normal(0, 0.02) if n else 0.0
+        hard = np.random.default_rng(7).normal(0, 0.1, size)
+        gold = np.clip(0.5 + 0.3 * n / len(self.arms) + shift + hard + rng.normal(0, 0.12, size), 0.01, 0.99)
+        pick, good = rng.integers(0, 4, (size, 3)).tolist(), (rng.random(size) < gold).tolist()
+        length = rng.integers(14, 25, size)
+        return pa.table(
+            {
+                "split": ["test"] * self.prompts + ["ood"] * self.prompts,
+                "prompt_id": [f"{'test' if m < self.prompts else 'ood'}-{m:04d}" for m in range(size)],
+                "prompt": [f"{OPENINGS[m % 4]} {m}" for m in range(size)],
+                "response": [
+                    f"{(GOOD if g else BAD)[a]}, {(GOOD if g else BAD)[b]} {m} {n}, {(GOOD if g else BAD)[c]}."
+                    for m, (g, (a, b, c)) in enumerate(zip(good, pick, strict=True))
+                ],
+                "proxy": 5 * gold - 2 + rng.normal(0, 0.4, size),
+                "kl": np.abs(rng.normal(7 * n / len(self.arms), 1.0, size)) if n else np.zeros(size),
+                "length": length, "truncated": length == 24, "sample": np.zeros(size, np.int64),
+                "gold_logit": np.log(gold) - np.log1p(-gold), "gold": gold,
+            }
+        )  # fmt: skip

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
+import json
+from pathlib import Path
+from typing import Any, Protocol
 
 import lightning
+from safetensors.torch import save_file
 
 from rft.algorithms.base import Algorithm
+from rft.budget import Meter
+from rft.models.backbone import Role
 from rft.progress import bar
 
 
@@ -38,30 +42,134 @@ class TrainingBar(lightning.Callback):
             self._context = None
 
 
+class Stream(Protocol):
+    """What the budget's callback asks of a data stream."""
+
+    taken: int
+
+
+class BudgetKeeper(lightning.Callback):
+    """Ends training at the limit that the data stream met, and keeps the meter in the checkpoint."""
+
+    def __init__(self, meter: Meter, stream: Stream) -> None:
+        self.meter, self.stream = meter, stream
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Count from here; a run that was at its end when it was killed does not begin again."""
+        self.meter.begin()
+        trainer.should_stop = self.meter.stopped_by is not None
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop if not a minibatch more fits."""
+        self.meter.end_round(self.stream.taken)
+        if not self.meter.go_on(self.meter.part):
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is used so far."""
+        return self.meter.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what a checkpoint had used."""
+        self.meter.load(state_dict)
+
+
 class History(lightning.Callback):
     """One row of metrics for each Lightning epoch, kept in the checkpoint and handed to the trackers.
 
-    Times go to the trackers only: what is stored is the same at every run.
+    Times and money go to the trackers and to ``clock``, beside the rows: what is stored is the same at every run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
         self.rows: list[dict[str, float]] = []
-        self._started = time.perf_counter()
+        self.clock: list[dict[str, float]] = []
+        """Seconds and device seconds at each row."""
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Add the epoch's means of what the algorithm logged, and what the rollouts measured."""
         assert isinstance(pl_module, Algorithm)
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-        row = {"step": float(trainer.global_step), **pl_module.rollout_metrics, **metrics}
+        used = self.meter.last
+        counted = {f"budget/{name}": amount for name, amount in used.counted().items()}
+        row = {"step": float(trainer.global_step), **pl_module.rollout_metrics, **metrics, **counted}
         self.rows.append(row)
-        elapsed = {"time/seconds": time.perf_counter() - self._started}
+        self.clock.append({"seconds": round(used.seconds, 3), "device_seconds": round(used.device_seconds, 3)})
+        spent = {"time/seconds": used.seconds, "budget/money": self.meter.prices.money(used)}
         for logger in trainer.loggers:
-            logger.log_metrics({k: v for k, v in row.items() if k != "step"} | elapsed, step=trainer.global_step)
+            logger.log_metrics({k: v for k, v in row.items() if k != "step"} | spent, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
-        return {"rows": self.rows}
+        return {"rows": self.rows, "clock": self.clock}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the rows of a checkpoint."""
-        self.rows = list(state_dict["rows"])
+        self.rows, self.clock = list(state_dict["rows"]), list(state_dict["clock"])
+
+
+class Snapshots(lightning.Callback):
+    """Keeps the policy at evenly spaced points of the schedule or the budget, whichever is further along.
+
+    Args:
+        count: points before the end, which is kept anyway.
+        meter: tells how much of a limit is used.
+        folder: where they are written; only by the first process.
+    """
+
+    def __init__(self, count: int, meter: Meter, folder: Path) -> None:
+        self.count, self.meter, self.folder = count, meter, folder
+        self.taken: list[dict[str, float]] = []
+        self._step = 0
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep the policy if the next point is reached and a step has just been made."""
+        if len(self.taken) == self.count or trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        fraction = max(_done(trainer), self.meter.fraction())
+        # A long step may pass several points at once: the policy is the same at each, and one of them is enough.
+        if (due := min(self.count, int(fraction * (self.count + 1)))) <= len(self.taken) or fraction >= 1:
+            return
+        assert isinstance(pl_module, Algorithm)
+        self.taken += [{"step": float(trainer.global_step), "fraction": fraction}] * (due - len(self.taken))
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(pl_module.backbone.role_state(Role.policy), self.folder / snapshot_name(self.taken[-1]))
+
+    def keep(self, out: Path) -> None:
+        """Move what was taken into the entry, with its list; nothing if none was asked for."""
+        if self.count == 0:
+            return
+        distinct = [point for i, point in enumerate(self.taken) if point not in self.taken[:i]]
+        for point in distinct:
+            (self.folder / snapshot_name(point)).replace(out / snapshot_name(point))
+        listed = [point | {"file": snapshot_name(point)} for point in distinct]
+        (out / SNAPSHOTS).write_text(json.dumps(listed, indent=1), encoding="utf-8")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which points are passed."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the points of a checkpoint."""
+        self.taken = list(state_dict["taken"])
+
+
+def _done(trainer: lightning.Trainer) -> float:
+    """Share of the schedule that is behind."""
+    assert trainer.max_epochs is not None
+    return (
+        trainer.current_epoch + (trainer.fit_loop.batch_idx + 1) / trainer.num_training_batches
+    ) / trainer.max_epochs
+
+
+SNAPSHOTS = "snapshots.json"
+"""In a policy's entry: step, fraction of the schedule or budget, and file of each snapshot."""
+
+
+def snapshot_name(point: dict[str, float]) -> str:
+    """The file of a snapshot."""
+    return f"policy-{int(point['step']):06d}.safetensors"

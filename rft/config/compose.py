@@ -40,7 +40,7 @@ from rft.config.schemas import CandidatesConfig, EvaluationConfig, RunConfig, SF
 from rft.config.source import SCHEME, SchemaSource
 from rft.errors import UserError, nearest
 
-LONGEST_ARM = 120  # characters; file systems take 255 bytes
+LONGEST_ARM = 48  # characters; longer ones are no names that a table can show
 _COSMETIC = {"algorithm", "seed", "study", "arm", "until"}
 
 

@@ -136,6 +136,10 @@ class EvaluationConfig:
     """Which prompt sets: validation for tuning, test and ood for the verdict."""
     seed: int = number(0, at_least=0)
     """With the trial's seed, the sampling seeds: the same for every arm."""
+    checkpoints: int = number(3, at_least=0)
+    """Evenly spaced points of training at which the policy is tested too, besides its end."""
+    checkpoint_prompts: int = number(48, at_least=1)
+    """Questions of the first split that such a point is tested on, one answer each."""
 
 
 @dataclass
@@ -150,6 +154,7 @@ class RunConfig:
     algorithm: Any = MISSING
     strategy: Any = MISSING
     tracker: Any = MISSING
+    budget: Any = MISSING
     sft: SFTConfig = field(default_factory=SFTConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from rft.budget import Meter, Prices, Usage
 from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
 from rft.progress import bar
@@ -245,6 +246,8 @@ class OfflineStream(IterableDataset[Batch]):
         rows_per_step: of all ranks.
         accumulate: microbatches in a step.
         rank, world: this process's share of each step.
+        meter: what the run may use; it ends with the last step that fits.
+        label: what a pair's label cost, added when it is first learned from.
 
     Raises:
         UserError: if there are fewer rows than a step takes.
@@ -261,6 +264,8 @@ class OfflineStream(IterableDataset[Batch]):
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
+        meter: Meter | None = None,
+        label: Usage | None = None,
     ) -> None:
         if len(data) < rows_per_step:
             share = 2 if isinstance(data, UnpairedBatch) else 1  # two responses a pair
@@ -271,6 +276,9 @@ class OfflineStream(IterableDataset[Batch]):
             )
         if rows_per_step % (world * accumulate):
             raise ValueError(f"{rows_per_step} rows a step must be a multiple of {world} ranks x {accumulate}")
+        self.meter = meter or Meter(algorithm.backbone.usage, Prices(0.0, 0.0, 0.0))
+        self.label, self.taken = label or Usage(), 0
+        self.rows_of_pair = 2 if isinstance(data, UnpairedBatch) else 1
         self.algorithm, self.data, self.seed = algorithm, data, seed
         self.rows_per_step, self.accumulate, self.rank, self.world = rows_per_step, accumulate, rank, world
         self.steps_per_pass = len(data) // rows_per_step
@@ -289,7 +297,15 @@ class OfflineStream(IterableDataset[Batch]):
         return len(self._range()) * self.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
+        self.taken, usage = 0, self.algorithm.backbone.usage
         for step in self._range():
+            if self.taken and not self.meter.go_on(self.meter.next_part(self.taken)):
+                return
+            self.taken += 1
+            pairs = self.rows_per_step / self.rows_of_pair / self.world
+            usage.prompts += pairs
+            if step < self.steps_per_pass:
+                usage.count(self.label.scaled(pairs))
             order = np.random.default_rng([self.seed, step // self.steps_per_pass]).permutation(len(self.data))
             start = (step % self.steps_per_pass) * self.rows_per_step
             rows = torch.from_numpy(order[start : start + self.rows_per_step])

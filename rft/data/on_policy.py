@@ -8,6 +8,7 @@ Dimensions: ``B`` sequences, ``R`` response tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, IterableDataset
 
+from rft.budget import Meter, Prices
 from rft.config import OnPolicyConfig
 from rft.data.ranks import all_max, all_rows, all_sum
 from rft.errors import UserError
@@ -85,11 +87,25 @@ def widen(seq: Sequences, width: int, pad_id: int) -> Sequences:
     return replace(seq, response_ids=ids, response_mask=mask)
 
 
+def join(parts: Sequence[Sequences], pad_id: int) -> Sequences:
+    """The rows of all, responses padded to the widest; prompts are of one width."""
+    width = max(part.response_ids.shape[1] for part in parts)
+    wide = [widen(part, width, pad_id) for part in parts]
+    return Sequences(
+        torch.cat([part.prompt_ids for part in wide]),
+        torch.cat([part.prompt_mask for part in wide]),
+        torch.cat([part.response_ids for part in wide]),
+        torch.cat([part.response_mask for part in wide]),
+    )
+
+
 class RolloutStream(IterableDataset[Batch]):
     """Rollouts and their minibatches.
 
     Prompts and sampling numbers are functions of the seed and the iteration alone: a resumed run draws what an
     uninterrupted one would, and the union over ranks does not depend on their number.
+
+    Near a limit of the meter, an iteration is drawn a minibatch at a time and is as long as still fits.
     """
 
     def __init__(
@@ -104,9 +120,13 @@ class RolloutStream(IterableDataset[Batch]):
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
+        meter: Meter | None = None,
     ) -> None:
         config = algorithm.config
         assert isinstance(config, OnPolicyConfig)
+        self.meter = meter or Meter(algorithm.backbone.usage, Prices(0.0, 0.0, 0.0))
+        self.taken = 0
+        """Optimiser steps of the first pass over the last iteration: how much of it was made."""
         self.algorithm, self.engine, self.reward, self.prompts, self.config = (
             algorithm,
             engine,
@@ -140,19 +160,49 @@ class RolloutStream(IterableDataset[Batch]):
         orders = {p: np.random.default_rng([self.seed, p]).permutation(n) for p in {place // n for place in places}}
         return [int(orders[place // n][place % n]) for place in places]
 
+    def _draw(self, iteration: int) -> tuple[Sequences, list[int]]:
+        """This rank's responses, and the row of each among all ranks'."""
+        drawn, k, backbone = self.draw_prompts(iteration), self.config.samples_per_prompt, self.algorithm.backbone
+        width = max(len(self.prompts[i]) for i in drawn)
+        numbers = uniforms(len(drawn) * k, self.response_tokens, self.seed, iteration)
+        found: list[Sequences] = []
+        rows: list[int] = []
+        for part in self._parts(len(drawn)):
+            share = len(part) * k // self.world
+            mine = list(range(part.start * k + self.rank * share, part.start * k + (self.rank + 1) * share))
+            asked = [self.prompts[drawn[row // k]] for row in mine]
+            ids, mask = pad_prompts(asked, backbone.pad_id, backbone.device, width)
+            seq = self.engine.generate(ids, mask, numbers[mine].to(ids.device), self.config.temperature)
+            found.append(widen(seq, all_max(seq.response_ids.shape[1]), backbone.pad_id))
+            rows += mine
+            backbone.usage.prompts += len(mine) // k
+        return join(found, backbone.pad_id), rows
+
+    def _parts(self, prompts: int) -> Iterator[range]:
+        """The places of an iteration's prompts that are generated at once: all, or near a limit a minibatch's."""
+        meter, config = self.meter, self.config
+        parts = math.gcd(config.minibatches, prompts // self.world)
+        whole = None if meter.part is None else meter.part.scaled(config.minibatches)
+        if not meter.limits or (whole is not None and meter.lacking(whole) is None):
+            yield range(prompts)
+            return
+        size = prompts // parts
+        for part in range(parts):
+            # What is drawn must still be learned from: all of the iteration so far counts, as if it were over.
+            if part:
+                used = meter.used_in_round()
+                rest = whole.scaled((part + 1) / parts).add(used, -1) if whole else used.scaled(1 / part)
+                if meter.lacking(rest) is not None:
+                    return
+            yield range(part * size, (part + 1) * size)
+
     @torch.no_grad()
     def collect(self, iteration: int) -> Rollouts:
         """Generate and score this rank's rollouts of one iteration with the current weights."""
         backbone: Backbone = self.algorithm.backbone
         k = self.config.samples_per_prompt
-        chosen = [i for i in self.draw_prompts(iteration) for _ in range(k)]
-        numbers = uniforms(len(chosen), self.response_tokens, self.seed, iteration)
-        share = len(chosen) // self.world
-        mine = slice(self.rank * share, (self.rank + 1) * share)
-        ids, mask = pad_prompts([self.prompts[i] for i in chosen], backbone.pad_id, backbone.device)
         self.engine.sync(backbone)
-        seq = self.engine.generate(ids[mine], mask[mine], numbers[mine].to(backbone.device), self.config.temperature)
-        seq = widen(seq, all_max(seq.response_ids.shape[1]), backbone.pad_id)
+        seq, rows = self._draw(iteration)
         seq = backbone.with_trunk(seq)
         parts = [seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)]
         needs, t = self.algorithm.needs, self.config.temperature
@@ -164,7 +214,7 @@ class RolloutStream(IterableDataset[Batch]):
         measured = {"length": seq.lengths, "truncated": truncated}
         if self.reward is not None:
             measured["reward"] = rewards
-        greedy = self._greedy_rewards(ids[mine][::k], mask[mine][::k]) if "greedy" in needs else None
+        greedy = self._greedy_rewards(seq.prompt_ids[::k], seq.prompt_mask[::k]) if "greedy" in needs else None
         if greedy is not None:
             measured["greedy_reward"] = greedy = greedy.repeat_interleave(k)
         if ref is not None:
@@ -172,7 +222,7 @@ class RolloutStream(IterableDataset[Batch]):
         count, *sums = all_sum([len(seq), *(float(x.double().sum()) for x in measured.values())])
         metrics = {f"rollout/{name}": total / count for name, total in zip(measured, sums, strict=True)}
         # A prompt that is drawn twice in an iteration makes two groups, so that all have the same size.
-        group = torch.arange(len(chosen), device=backbone.device)[mine] // k
+        group = torch.tensor(rows, device=backbone.device) // k
         return Rollouts(seq, logprobs, rewards, truncated, group, ref, values, greedy, metrics)
 
     def _score(self, parts: Sequence[Sequences]) -> Tensor:
@@ -202,19 +252,23 @@ class RolloutStream(IterableDataset[Batch]):
         Raises:
             ValueError: if its rows do not divide into microbatches.
         """
-        if len(batch) % self.parts:
+        micro = self.config.batch_rows // self.parts
+        if len(batch) % (micro * self.accumulate * self.world):
             raise ValueError(
                 f"{type(self.algorithm).__name__}.prepare gave {len(batch)} rows, which do not divide into "
                 f"{self.config.minibatches} minibatches x {self.accumulate} microbatches x {self.world} ranks; let its "
                 "Config's batch_rows say how many it makes, and it is refused before the run"
             )
-        micro = len(batch) // self.parts
+        self.taken = 0
         for epoch in range(self.config.epochs):
             # The first pass keeps the order in which old log-probs were taken, so that its first ratio is exactly 1.
             rows = torch.arange(len(batch))
             if epoch:
                 rows = torch.from_numpy(np.random.default_rng([self.seed, iteration, epoch]).permutation(len(batch)))
             for step in rows.split(micro * self.accumulate * self.world):
+                if self.taken and not self.meter.go_on():
+                    return
+                self.taken += epoch == 0
                 mine = slice(self.rank, None, self.world)
                 yield from weighted(batch[step], micro, self.algorithm.loss_count, self.accumulate * self.world, mine)
 

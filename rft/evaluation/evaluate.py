@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rft.tasks.base import GoldReward
 
 
+CHECKPOINTS_FILE = "checkpoints.parquet"
+"""Beside the final test's rows: those of the points of training that were tested."""
+
+
 def _sample(
     backbone: Backbone,
     engine: RolloutEngine,
@@ -46,6 +50,39 @@ def _sample(
             "truncated": bool(truncated[i]),
         }
         for i, question in enumerate(part)
+    ]
+
+
+@torch.no_grad()
+def evaluate_checkpoint(
+    backbone: Backbone,
+    engine: RolloutEngine,
+    questions: Sequence[dict[str, Any]],
+    gold: GoldReward,
+    proxy: RewardSource,
+    config: EvaluationConfig,
+    *,
+    response_tokens: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Rows of a point of training: the first questions of the first split, one answer each.
+
+    The sampling numbers are those of the final test's first answer to the same question.
+    """
+    split = config.splits[0]
+    asked = [q for q in questions if q["split"] == split][: config.checkpoint_prompts]
+    rows = len(asked) * config.samples_per_prompt
+    draws = uniforms(rows, response_tokens, config.seed, seed, zlib.crc32(split.encode()))[:: config.samples_per_prompt]
+    engine.sync(backbone)
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(asked), config.batch_size):
+        part = asked[start : start + config.batch_size]
+        found += _sample(backbone, engine, proxy, part, draws[start : start + len(part)], config)
+    logits = gold.logit([row["prompt"] + row["response"] for row in found])
+    kept = ("split", "prompt_id", "proxy", "kl", "length", "truncated")
+    return [
+        {name: row[name] for name in kept} | {"sample": 0, "gold": float(expit(logit))}
+        for row, logit in zip(found, logits, strict=True)
     ]
 
 

@@ -49,4 +49,4 @@ class AiFeedback(Feedback):
         answers = dict(zip(asked.tolist(), verdicts.raw, strict=True))
         difference = (scores[pairs[:, 0]] - scores[pairs[:, 1]]) / self.config.temperature
         raw = [json.dumps({"first": answers[a], "second": answers[b]}) for a, b in pairs.tolist()]
-        return Labels(scores, np.exp(-np.logaddexp(0.0, -difference)), raw)
+        return Labels(scores, np.exp(-np.logaddexp(0.0, -difference)), raw, judge_tokens=verdicts.tokens)

@@ -20,6 +20,8 @@ class Labels:
     scores: NDArray[np.float64]  # [N] in the source's own unit; NaN for a text that it was not asked about
     preference: NDArray[np.float64]  # [M] P(first is better), in [0, 1]
     raw: list[str]  # [M] JSON of the raw answers
+    human_labels: int = 0  # comparisons that people made, or would have: as many a pair as raters saw it
+    judge_tokens: int = 0  # tokens that a judge read
 
 
 class Feedback(ABC):

@@ -75,7 +75,7 @@ class Simulated(Feedback):
             first, second = ratings.astype(int).tolist()
             raw.append(json.dumps({"raters": raters.tolist(), "first": first, "second": second}))
         scores = np.divide(total, count, out=np.full(len(texts), np.nan), where=count > 0)
-        return Labels(scores, preference, raw)
+        return Labels(scores, preference, raw, human_labels=len(pairs) * self.config.raters_per_pair)
 
     def _rate(self, texts: Sequence[str], logits: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The raters [R] of a pair and their ratings [2, R]."""

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from rft.budget import Usage
 from rft.errors import UserError
+from rft.models.flops import DecoderFlops
 from rft.models.pretrained import LoraConfig
 from rft.ops.logprobs import token_entropy, token_logprobs
 from rft.types import Sequences, to_device
@@ -57,6 +59,11 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     return list(stacks[0])
 
 
+def _counted(seq: Sequences) -> Tensor:
+    """Counted prompt and response tokens. Shape [B], float64."""
+    return (seq.prompt_mask.sum(-1) + seq.lengths).double()
+
+
 def _trunk_depth(layers: int, lora: LoraConfig) -> int:
     """How many of the lowest layers no adapter touches."""
     if lora.rank < 1:
@@ -76,6 +83,8 @@ class Backbone(nn.Module):
         roles: the roles to make besides the reference.
         trained: the roles whose parameters require gradients.
         seed: of the adapters' and heads' start.
+
+    Every pass adds its operations, and the tokens that it trains the policy on, to ``usage``.
     """
 
     def __init__(
@@ -106,6 +115,8 @@ class Backbone(nn.Module):
                 nn.init.normal_(head.weight, std=1 / (hidden + 1))  # type: ignore[arg-type]
                 nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         self._flags = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
+        self.flops = DecoderFlops.of(model, self._decoder_layers)
+        self.usage = Usage()
         self._activate(Role.reference)
 
     def _add_adapters(self) -> None:
@@ -225,14 +236,34 @@ class Backbone(nn.Module):
             layer.forward = lambda hidden_states, *_, **__: hidden_states
         try:
             for start in range(0, len(seq), batch_size):
-                self.hidden(Role.reference, to_device(seq[slice(start, start + batch_size)], self.device))
+                self._states(Role.reference, to_device(seq[slice(start, start + batch_size)], self.device))
         finally:
             watch.remove()
             for layer in above:
                 del layer.forward
+        tokens = _counted(seq)
+        self.usage.flops += self.flops.passing(
+            float(tokens.sum()), float((tokens**2).sum()), Role.reference.value, last=self._trunk_depth
+        )
         return replace(seq, trunk=torch.cat(parts).to(seq.prompt_ids.device))
 
     def hidden(self, role: Role, seq: Sequences) -> Tensor:
+        """Last hidden states [B, P + R, H], counted in ``usage``."""
+        self._count(role, seq)
+        return self._states(role, seq)
+
+    def _count(self, role: Role, seq: Sequences) -> None:
+        per_row = _counted(seq)
+        tokens, squares = float(per_row.sum()), float((per_row**2).sum())
+        first = self._trunk_depth if seq.trunk is not None else 0
+        self.usage.flops += self.flops.passing(tokens, squares, role.value, first)
+        if not torch.is_grad_enabled() or role not in self.trained:
+            return
+        self.usage.flops += self.flops.back(tokens, squares, role.value, self._trunk_depth, full=not self.lora.enabled)
+        if role is Role.policy:
+            self.usage.trained_tokens += tokens
+
+    def _states(self, role: Role, seq: Sequences) -> Tensor:
         """Last hidden states [B, P + R, H].
 
         Padding on the right needs no mask under causal attention; the mask is given only where a prompt is padded
@@ -254,6 +285,10 @@ class Backbone(nn.Module):
         """Hidden states before each response token [B, R, H], and the vocabulary projection [V, H]."""
         model = self.copies[role.value] if role.value in self.copies else self.base
         head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
+        passes = 1  # forward; then the gradients of its inputs and, if it is trained, of its weights
+        if torch.is_grad_enabled() and role in self.trained:
+            passes += 1 if self.lora.enabled else 2
+        self.usage.flops += passes * self.flops.head(int(seq.response_mask.sum()))
         return self.hidden(role, seq)[:, seq.prompt_ids.shape[1] - 1 : -1], head
 
     def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:

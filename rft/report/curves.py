@@ -7,12 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rft.budget import RESOURCES
+from rft.report.costs import spent
 from rft.report.load import StudyResults, Trial
 
 HISTORY_FILE = "history.json"
 POINTS = 60
 """Most points of a curve that the summary keeps: a figure is narrower than that many marks."""
 DIGITS = 6
+
+BUDGET = "budget/"
+"""What the history's rows say of resources starts so."""
 
 Points = dict[int, float]
 
@@ -24,7 +29,8 @@ def curves(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
     nothing (such as an untrained control) and metrics that an algorithm does not have are absent.
     """
     logged = {arm: {trial.seed: _history(trial) for trial in results.arm(arm)} for arm in arms}
-    metrics = sorted({name for seeds in logged.values() for metric in seeds.values() for name in metric})
+    names = {name for seeds in logged.values() for metric in seeds.values() for name in metric}
+    metrics = sorted(name for name in names if not name.startswith(BUDGET))  # those are what curves are drawn over
     found: dict[str, Any] = {}
     for metric in metrics:
         for arm, seeds in logged.items():
@@ -32,6 +38,74 @@ def curves(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
             if own:
                 found.setdefault(metric, {})[arm] = _arm(own)
     return found
+
+
+def axes(results: StudyResults, arms: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """What each seed had used at the steps of its curves: ``{arm: [{"seed", "steps", resource: [amount]}]}``.
+
+    Seconds and money are of the run that computed the policy. A resource that no arm uses is absent everywhere,
+    one that a stage did not note is absent there.
+    """
+    found = {arm: [axis for trial in results.arm(arm) if (axis := _axis(trial))] for arm in arms}
+    used = {name for seeds in found.values() for axis in seeds for name in RESOURCES if any(axis.get(name, ()))}
+    return {
+        arm: [{name: values for name, values in axis.items() if name in ("seed", "steps", *used)} for axis in seeds]
+        for arm, seeds in found.items()
+        if seeds
+    }
+
+
+def _axis(trial: Trial) -> dict[str, Any] | None:
+    history = _history(trial)
+    counted = {name.removeprefix(BUDGET): points for name, points in history.items() if name.startswith(BUDGET)}
+    if not counted:
+        return None
+    steps = sorted(next(iter(counted.values())))
+    entry = trial.stages["policy"].entry
+    clock = entry.cost.get("clock", []) if entry else []
+    known = [name for name in RESOURCES if name not in ("seconds", "money") or len(clock) == len(steps)]
+    times = clock if len(clock) == len(steps) else [{}] * len(steps)
+    kept = _evenly(range(len(steps)))
+    amounts = [spent(trial, {name: points[steps[i]] for name, points in counted.items()}, times[i]) for i in kept]
+    return {
+        "seed": trial.seed,
+        "steps": [steps[i] for i in kept],
+        **{name: [float(f"{at[name]:.{DIGITS}g}") for at in amounts] for name in known},
+    }
+
+
+def frontier(results: StudyResults, arms: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Reward and KL of every policy that was tested on the first split: points of training and their end.
+
+    ``{arm: [{"seed", "step", "fraction", "kl", "gold", "proxy", "final"}]}``; a point's means are over its
+    own questions.
+    """
+    split = results.splits[0] if results.splits else None
+    return {arm: [point for trial in results.arm(arm) for point in _tested(trial, split)] for arm in arms}
+
+
+def _tested(trial: Trial, split: str | None) -> list[dict[str, Any]]:
+    found = [
+        {
+            "seed": trial.seed,
+            "step": point.step,
+            "fraction": point.fraction,
+            **_finite(kl=point.kl, gold=point.gold, proxy=point.proxy),
+            "final": False,
+        }
+        for point in trial.checkpoints
+        if point.split == split
+    ]
+    if split is None:
+        return found
+    rows = trial.rows[split]
+    means = {name: float(rows.per_prompt(getattr(rows, name)).mean()) for name in ("kl", "gold", "proxy")}
+    step = max((step for metric in _history(trial).values() for step in metric), default=0)
+    return [*found, {"seed": trial.seed, "step": step, "fraction": 1.0, **_finite(**means), "final": True}]
+
+
+def _finite(**values: float) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _history(trial: Trial) -> dict[str, Points]:
@@ -59,7 +133,12 @@ def _arm(seeds: Mapping[int, Points]) -> dict[str, Any]:
 
 def _curve(points: Points) -> dict[str, list[Any]]:
     """The first, the last and evenly spread points between, at most `POINTS`."""
-    steps = sorted(points)
-    if len(steps) > POINTS:
-        steps = [steps[round(i * (len(steps) - 1) / (POINTS - 1))] for i in range(POINTS)]
+    steps = _evenly(sorted(points))
     return {"steps": steps, "values": [float(f"{points[step]:.{DIGITS}g}") for step in steps]}
+
+
+def _evenly(values: Sequence[int]) -> list[int]:
+    """At most `POINTS` of them, the first and the last among them."""
+    if len(values) <= POINTS:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (POINTS - 1))] for i in range(POINTS)]

@@ -228,7 +228,7 @@ def fitted(summary: Mapping[str, Any], arm: str) -> Series | None:
     """The fitted law over the KL that the arm reached: start + d (α − β log d) or start + d (α − β d), d = √KL."""
     law = (summary.get("overoptimisation") or {}).get(arm)
     reached = [point["kl"] for point in points(summary, arm) if point["kl"] is not None and point["kl"] > 0]
-    start = start_gold(summary, arm)
+    start = start_gold(summary)
     if not law or not reached or start is None:
         return None
     alpha, beta = law["alpha"]["mean"], law["beta"]["mean"]
@@ -245,11 +245,8 @@ def fitted(summary: Mapping[str, Any], arm: str) -> Series | None:
     )
 
 
-def start_gold(summary: Mapping[str, Any], arm: str) -> float | None:
-    """The start policy's gold reward: of the law if it says so, else the control's."""
-    law = summary["overoptimisation"][arm] if summary.get("overoptimisation") else None
-    if law and law.get("start") is not None:
-        return float(law["start"])
+def start_gold(summary: Mapping[str, Any]) -> float | None:
+    """The gold reward that a law's gain is measured from: the control's."""
     control = summary["control"]
     return summary["arms"][control]["splits"][summary["splits"][0]]["gold"]["mean"] if control else None
 

@@ -1,11 +1,11 @@
-"""Where the arms' parts come from: which stages they share, in which settings they differ, what each stage cost."""
+"""Where the arms' parts come from: which stages they share, by key, and in which settings they differ."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rft.report.load import StageUse, StudyResults, Trial
+from rft.report.load import StageUse, StudyResults
 
 OWN_STAGES = ("policy", "evaluation")
 """What an arm does itself; every other stage is shared by the arms that ask for the same thing."""
@@ -21,7 +21,8 @@ def order(stage: str) -> tuple[int, str]:
     return (STAGE_ORDER.index(stage) if stage in STAGE_ORDER else -1, stage)
 
 
-def _names(results: StudyResults) -> list[str]:
+def stage_names(results: StudyResults) -> list[str]:
+    """Stages that any trial used, in the order of the flow."""
     return sorted({stage for trial in results.trials for stage in trial.stages}, key=order)
 
 
@@ -29,7 +30,7 @@ def replicated(results: StudyResults) -> str:
     """What a seed repeats: ``pipeline`` if some shared stage differs between seeds of one arm, else ``policy``."""
     for arm in {trial.arm for trial in results.trials}:
         trials = results.arm(arm)
-        for stage in _names(results):
+        for stage in stage_names(results):
             keys = {trial.stages[stage].key for trial in trials if stage in trial.stages}
             if stage not in OWN_STAGES and len(keys) > 1:
                 return "pipeline"
@@ -43,7 +44,7 @@ def shared_stages(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
     where that breaks the comparison: a stage of the common start differs, or one key has given two digests.
     """
     stages: dict[str, Any] = {}
-    for stage in _names(results):
+    for stage in stage_names(results):
         if stage in OWN_STAGES:
             continue
         uses = [(trial.arm, trial.seed, trial.stages[stage]) for trial in results.trials if stage in trial.stages]
@@ -62,53 +63,6 @@ def shared_stages(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
 def _keys(uses: Sequence[StageUse]) -> list[dict[str, str]]:
     distinct = {(use.key, use.digest): None for use in uses}
     return [{"key": key, "digest": digest} for key, digest in distinct]
-
-
-def costs(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
-    """Seconds of computing every stage, each result counted once; shared ones charged in full to each arm."""
-    distinct = {use.key: (stage, use) for trial in results.trials for stage, use in trial.stages.items()}
-    stages: dict[str, Any] = {}
-    for stage in _names(results):
-        uses = [use for name, use in distinct.values() if name == stage]
-        stages[stage] = {
-            "results": len(uses),
-            "seconds": sum(use.seconds for use in uses),
-            "shared": stage not in OWN_STAGES,
-            "arms": {arm: _arm_seconds(results.arm(arm), stage) for arm in arms},
-        }
-    peaks = [use.peak_rss_bytes for _, use in distinct.values() if use.peak_rss_bytes is not None]
-    return {
-        "total_seconds": sum(use.seconds for _, use in distinct.values()),
-        "peak_rss_bytes": max(peaks, default=None),
-        "stages": stages,
-        "arms": {
-            arm: {
-                "own_seconds_per_seed": _per_seed(results.arm(arm), own=True),
-                "shared_seconds_per_seed": _per_seed(results.arm(arm), own=False),
-            }
-            for arm in arms
-        },
-        "trials": [
-            {
-                "arm": trial.arm,
-                "seed": trial.seed,
-                "seconds": {stage: use.seconds for stage, use in trial.stages.items()},
-                "computed": sorted(stage for stage, use in trial.stages.items() if use.computed),
-            }
-            for trial in results.trials
-        ],
-    }
-
-
-def _arm_seconds(trials: Sequence[Trial], stage: str) -> float | None:
-    """Mean seconds of the stage's result over the arm's seeds; None if the arm does without."""
-    seconds = [trial.stages[stage].seconds for trial in trials if stage in trial.stages]
-    return sum(seconds) / len(seconds) if seconds else None
-
-
-def _per_seed(trials: Sequence[Trial], *, own: bool) -> float:
-    total = sum(use.seconds for trial in trials for stage, use in trial.stages.items() if (stage in OWN_STAGES) is own)
-    return total / len(trials)
 
 
 def differences(results: StudyResults, arms: Sequence[str]) -> list[dict[str, Any]]:

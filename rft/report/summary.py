@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from rft.evaluation.metrics import distinct_n, truncation_rate
 from rft.evaluation.statistics import Bootstrap, Interval, Resampling
-from rft.report.curves import curves
+from rft.report.costs import costs
+from rft.report.curves import axes, curves, frontier
 from rft.report.environment import environment
 from rft.report.feedback import feedback
 from rft.report.load import Rows, StudyResults, Trial
-from rft.report.provenance import costs, differences, replicated, shared_stages
+from rft.report.provenance import differences, replicated, shared_stages
 from rft.report.wording import cost_sentence, verdict
 
 SCHEMA = 1
@@ -62,10 +63,14 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "stages": stages,
         "feedback": feedback(results, arms),
         "curves": curves(results, arms),
+        "axes": axes(results, arms),
+        "frontier": frontier(results, arms),
         "failed": [
             {"arm": trial.arm, "seed": trial.seed, "trial": trial.folder, "error": trial.error}
             for trial in results.failed
         ],
+        "warnings": list(results.warnings),
+        "incomplete": results.incomplete,
     }
     summary["provenance"] = {"differences": differences(results, arms)}
     summary["verdict"] = verdict(summary)

@@ -19,8 +19,9 @@ SHARES = ("probability_of_improvement", "win_rate", "win_rate_lc")
 
 def duels(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every pair of arms without the control on the first split, the arm with the higher mean first."""
+    absent = dict.fromkeys(("holm_p", "seeds_needed", *SHARES))
     found = [
-        turned(entry) if entry["mean"] < 0 else dict(entry)
+        absent | (turned(entry) if entry["mean"] < 0 else dict(entry))
         for split in summary["splits"][:1]
         for entry in summary["pairs"][split]
         if summary["control"] not in (entry["arm"], entry["against"])

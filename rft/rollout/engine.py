@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rft.models.backbone import Backbone, Role
+from rft.budget import Usage
+from rft.models.backbone import Backbone, Role, decoder_layers
+from rft.models.flops import DecoderFlops
 from rft.types import Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def pad_prompts(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and mask [B, P], padded on the left."""
-    width = max(len(p) for p in prompts)
+def pad_prompts(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, width: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Token ids and mask [B, P], padded on the left to the longest prompt, or to a width that is larger."""
+    width = max(width, *(len(p) for p in prompts))
     ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
     return ids, mask
@@ -59,12 +63,15 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> Tensor:
 class RolloutEngine:
     """Generates with a plain copy of the start policy, into which a role's adapters are merged by ``sync``.
 
-    Make it before the backbone gets adapters: the copy is taken from the unadapted model.
+    Make it before the backbone gets adapters: the copy is taken from the unadapted model. What it samples is added to
+    ``usage``.
     """
 
     def __init__(self, model: PreTrainedModel, eos_id: int, pad_id: int) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.eos_id, self.pad_id = eos_id, pad_id
+        self.flops = DecoderFlops.of(self.model, decoder_layers(self.model))
+        self.usage = Usage()
 
     def sync(self, backbone: Backbone, role: Role = Role.policy) -> None:
         """Take over the current weights of a role."""
@@ -105,4 +112,7 @@ class RolloutEngine:
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             positions = mask.sum(-1, keepdim=True) - 1
         used = int(counted.any(0).sum())
+        lengths = counted.sum(-1)
+        self.usage.generated_tokens += int(lengths.sum())
+        self.usage.flops += self.flops.decoding(prompt_mask.sum(-1), lengths)
         return Sequences(prompt_ids.clone(), prompt_mask.clone(), response[:, :used].clone(), counted[:, :used].clone())

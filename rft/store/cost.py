@@ -9,6 +9,9 @@ import time
 
 from rft.store.canonical import Json
 
+COST = "cost"
+"""Among the metrics that a stage returns: what of its cost it measured itself. Kept with the cost, not with them."""
+
 
 class Clock:
     """Cost of what runs between its making and ``read``."""

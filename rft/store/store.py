@@ -26,7 +26,7 @@ import rft
 from rft.errors import UserError
 from rft.progress import track
 from rft.store.canonical import Json, plain, sha256_of
-from rft.store.cost import Clock
+from rft.store.cost import COST, Clock
 from rft.store.entry import MANIFEST, Entry, Problem, check, describe_files, digest_of, load, seal
 from rft.store.space import disk_full_reason
 
@@ -109,6 +109,11 @@ class Store:
         except UserError:
             logger.warning("corrupt store entry: %s; the store is read-only, so it stays where it is", found)
             return None
+
+    def peek(self, stage: str, key: str) -> Entry | None:
+        """The entry by its manifest alone, its files unchecked; None if there is none with a sound manifest."""
+        found = load(stage, self._folder(stage, key))
+        return found if isinstance(found, Entry) and found.key == key else None
 
     def get_or_compute(
         self,
@@ -234,15 +239,16 @@ class Store:
                 tmp.mkdir(parents=True)
                 final.parent.mkdir(exist_ok=True)
             clock = Clock()
-            metrics = build(tmp)
-            cost = clock.read()
+            metrics = dict(build(tmp) or {})
+            own = plain(metrics.pop(COST, {}), f"cost of {stage}", nan_to_none=True)
+            cost = clock.read() | cast(dict[str, Json], own)
             files = describe_files(tmp)
             manifest: dict[str, Json] = {
                 **request,
                 "key": key,
                 "files": cast(Json, files),
                 "digest": digest_of(files),
-                "metrics": plain(metrics or {}, f"metrics of {stage}", nan_to_none=True),
+                "metrics": plain(metrics, f"metrics of {stage}", nan_to_none=True),
                 "cost": cost,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "rft_version": rft.__version__,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rft.budget import Budget
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
 from rft.config.build import target_class
 from rft.config.plugins import class_digest
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
     from rft.tasks.base import Task
 
 VERSIONS = {
-    "sft": 1,
-    "candidates": 1,
-    "preferences": 1,
-    "reward_model": 1,
-    "policy": 1,
-    "evaluation": 1,
+    "sft": 2,
+    "candidates": 2,
+    "preferences": 2,
+    "reward_model": 2,
+    "policy": 2,
+    "evaluation": 2,
 }
 STAGES = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
 
@@ -267,6 +268,20 @@ class Pipeline:
 
         return self._stage("reward_model", address, inputs, make)
 
+    @cached_property
+    def budget(self) -> Budget:
+        """What training may use, and prices."""
+        budget: Budget = build(self.cfg.budget)
+        return budget
+
+    @property
+    def charged(self) -> list[Entry]:
+        """The shared stages that the policy depends on."""
+        found, inputs = [self.sft], self._policy_inputs()
+        if {"preferences", "reward_model"} & set(inputs):
+            found += [self.candidates, self.preferences]
+        return [*found, self.reward_model] if "reward_model" in inputs else found
+
     def _policy_inputs(self) -> dict[str, Entry]:
         inputs = {"sft": self.sft}
         kind, needs = self.algorithm_class.data_kind, self.algorithm_class.needs
@@ -286,11 +301,14 @@ class Pipeline:
         address: dict[str, Any] = {"algorithm": settings_of(self.cfg.algorithm), "lora": asdict(self.lora)}
         address["strategy"] = self.strategy.identity(distributed=trains)
         if trains:
-            address |= {"seed": int(self.cfg.seed), "response_tokens": self.response_tokens}
+            address |= {"seed": int(self.cfg.seed), "response_tokens": self.response_tokens} | self.budget.address()
+        if trains and self.cfg.evaluation.checkpoints:
+            address["snapshots"] = int(self.cfg.evaluation.checkpoints)
         key = Store.key("policy", VERSIONS["policy"], address, {k: v.key for k, v in inputs.items()})
         checkpoints = self.folder / "checkpoints" / key[:16]
 
         def make(out: Path | None) -> Mapping[str, Any]:
+            from rft.study.charge import Charge
             from rft.study.training import train_policy
 
             return train_policy(
@@ -302,6 +320,8 @@ class Pipeline:
                 self.strategy,
                 response_tokens=self.response_tokens,
                 seed=int(self.cfg.seed) if trains else 0,
+                charge=Charge.of(self.budget, self.charged),
+                snapshots=int(self.cfg.evaluation.checkpoints),
                 checkpoints=checkpoints,
                 logger=self.make_logger() if out is not None else None,
                 out=out,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from rft.budget import USAGE, Usage
+from rft.callbacks.training import SNAPSHOTS
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
 from rft.config.build import target_class
 from rft.data.offline import (
@@ -26,12 +30,12 @@ from rft.data.offline import (
     to_sequences,
 )
 from rft.errors import UserError
-from rft.evaluation.evaluate import evaluate
+from rft.evaluation.evaluate import CHECKPOINTS_FILE, evaluate, evaluate_checkpoint
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.annotators import load_annotators
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.ratings import human_pairs, read_ratings
-from rft.models.backbone import Role
+from rft.models.backbone import Backbone, Role
 from rft.models.module import Module
 from rft.models.pretrained import LoraConfig, load_folder, save_folder
 from rft.models.supervised import SupervisedFineTuning
@@ -64,7 +68,8 @@ def make_sft(
     after = _nll(held, backbone)
     engine.sync(backbone)
     save_folder(engine.model, backbone.tokenizer, out)
-    return {"validation_nll_before": before, "validation_nll": after, "steps": len(batches)}
+    usage = backbone.usage.counted()
+    return {"validation_nll_before": before, "validation_nll": after, "steps": len(batches), USAGE: usage}
 
 
 @torch.no_grad()
@@ -132,6 +137,7 @@ def make_candidates(
         "pairs": len(pairs),
         "mean_length": float(np.mean(lengths)),
         "truncated": truncation,
+        USAGE: engine.usage.add(Usage(prompts=len(train))).counted(),
     }
 
 
@@ -179,7 +185,13 @@ def make_labels(
     ]
     pq.write_table(pa.Table.from_pylist(rows), out / "labels.parquet")
     agreement = _gold_agreement(texts, index, labels.preference, gold)
-    return {"pairs": len(rows), "ties": int((labels.preference == 0.5).sum()), "gold_agreement": agreement}
+    usage = Usage(labels=len(rows), human_labels=labels.human_labels, judge_tokens=labels.judge_tokens)
+    return {
+        "pairs": len(rows),
+        "ties": int((labels.preference == 0.5).sum()),
+        "gold_agreement": agreement,
+        USAGE: usage.counted(),
+    }
 
 
 def _gold_agreement(texts: list[str], index: Any, preference: Any, gold: Any) -> float:
@@ -261,6 +273,7 @@ def make_reward_model(
     same held-out ones.
     """
     standard, answers = fit_reward(node, lora, inputs, strategy)
+    usage = standard.source.backbone.usage.counted()  # what measures it is no part of making it
     standard.save(out)
     source, folders = standard.source, (inputs["candidates"].path, inputs["preferences"].path)
     learns = "labels" in source.needs
@@ -275,6 +288,7 @@ def make_reward_model(
         "human_pairs": len(human),
         "human_accuracy": _pair_accuracy(source, human),
         "human_ceiling": ceiling,
+        USAGE: usage,
     }
 
 
@@ -294,14 +308,31 @@ def make_evaluation(
     """Evaluate a policy entry on the unseen questions."""
     scorer = [Role.reward] if "role" in target_class(reward_node).needs else []
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, [Role.policy, *scorer])
-    backbone.load_role(Role.policy, load_file(inputs["policy"].path / "policy.safetensors"))
     reward = load_reward(inputs["reward_model"].path, reward_node, backbone)
     questions = read_table(inputs["questions"].path / "questions.parquet")
+    gold = task.load_gold(inputs["gold"].path)
+    _evaluate_checkpoints(
+        backbone,
+        inputs["policy"].path,
+        partial(
+            evaluate_checkpoint,
+            backbone,
+            engine,
+            questions,
+            gold,
+            reward,
+            config,
+            response_tokens=response_tokens,
+            seed=seed,
+        ),
+        out,
+    )
+    backbone.load_role(Role.policy, load_file(inputs["policy"].path / "policy.safetensors"))
     return evaluate(
         backbone,
         engine,
         questions,
-        task.load_gold(inputs["gold"].path),
+        gold,
         reward,
         config,
         response_tokens=response_tokens,
@@ -309,3 +340,20 @@ def make_evaluation(
         out=out,
         best_of=best_of,
     )
+
+
+def _evaluate_checkpoints(
+    backbone: Backbone, policy: Path, test: Callable[[], list[dict[str, Any]]], out: Path
+) -> None:
+    """Test the snapshots that training left, if it left any, and write ``checkpoints.parquet``."""
+    listed = policy / SNAPSHOTS
+    points = json.loads(listed.read_text(encoding="utf-8")) if listed.exists() else []
+    rows: list[dict[str, Any]] = []
+    with bar("evaluation of checkpoints", len(points)) as progress:
+        for number, point in enumerate(points):
+            backbone.load_role(Role.policy, load_file(policy / point["file"]))
+            where = {"checkpoint": number, "step": int(point["step"]), "fraction": float(point["fraction"])}
+            rows += [where | row for row in test()]
+            progress.advance()
+    if rows:
+        pq.write_table(pa.Table.from_pylist(rows), out / CHECKPOINTS_FILE)

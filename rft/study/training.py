@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 from safetensors.torch import save_file
 
 from rft.algorithms.base import Algorithm
-from rft.callbacks.training import History, TrainingBar
+from rft.budget import USAGE, Meter, Usage
+from rft.callbacks.training import BudgetKeeper, History, Snapshots, TrainingBar
 from rft.config import OnPolicyConfig, PreferenceConfig, build
 from rft.config.build import target_class
 from rft.data.offline import (
@@ -37,7 +38,9 @@ from rft.rewards.base import Reward, Standardised
 from rft.rollout import RolloutEngine
 from rft.runtime import cores
 from rft.store import Entry
+from rft.store.cost import COST
 from rft.strategy import Strategy
+from rft.study.charge import Charge, refuse_spent
 from rft.types import PreferenceBatch, UnpairedBatch
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ def make_backbone(
     model, tokenizer = load_folder(folder, strategy.dtype)
     engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
     backbone = Backbone(model, tokenizer, lora, roles, trained, seed)
+    engine.usage = backbone.usage
     engine.model.to(strategy.device)
     return backbone.to(strategy.device), engine
 
@@ -114,10 +118,13 @@ def make_data(
     *,
     response_tokens: int,
     seed: int,
-    rank: int,
+    meter: Meter,
+    label: Usage,
 ) -> OnPolicyData | OfflineData:
-    """The data module that an algorithm's ``data_kind`` asks for."""
-    share = {"accumulate": strategy.config.accumulate, "rank": rank, "world": strategy.world_size}
+    """The data module that an algorithm's ``data_kind`` asks for; ``label`` is what one of a pair cost."""
+    rank = int(os.environ.get("LOCAL_RANK", "0")) if strategy.world_size > 1 else 0
+    share: dict[str, Any] = {"accumulate": strategy.config.accumulate, "rank": rank, "world": strategy.world_size}
+    share["meter"] = meter
     config = algorithm.config
     if isinstance(config, OnPolicyConfig):
         questions = read_table(inputs["questions"].path / "questions.parquet")
@@ -128,7 +135,9 @@ def make_data(
     assert isinstance(config, PreferenceConfig)
     data = labelled(algorithm, inputs["candidates"].path, inputs["preferences"].path)
     rows = config.pairs_per_step * (2 if isinstance(data, UnpairedBatch) else 1)
-    return OfflineData(OfflineStream(algorithm, data, rows_per_step=rows, epochs=config.epochs, seed=seed, **share))
+    return OfflineData(
+        OfflineStream(algorithm, data, rows_per_step=rows, epochs=config.epochs, seed=seed, label=label, **share)
+    )
 
 
 def labelled(algorithm: Algorithm, candidates: Path, labels: Path) -> PreferenceBatch | UnpairedBatch:
@@ -154,6 +163,30 @@ def checkpointing(folder: Path) -> tuple[Any, Path | None]:
     return keep, last if last.exists() else None
 
 
+def fit_policy(
+    algorithm: Algorithm,
+    data: OnPolicyData | OfflineData,
+    watch: list[Any],
+    strategy: Strategy,
+    title: str,
+    checkpoints: Path,
+    logger: Logger | None,
+) -> None:
+    """Train to the end of the schedule or the budget, from the last checkpoint if there is one."""
+    config = algorithm.config
+    if isinstance(config, OnPolicyConfig):
+        epochs = config.iterations
+        batches = epochs * len(data.stream)
+    else:
+        assert isinstance(data, OfflineData)
+        epochs = data.stream.lightning_epochs
+        batches = data.stream.steps * strategy.config.accumulate
+    keep, resume = checkpointing(checkpoints)
+    callbacks = [TrainingBar(title, batches), *watch, keep]
+    trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=callbacks, logger=logger or False)
+    trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+
+
 def train_policy(
     algorithm_class: type[Algorithm],
     config: Any,
@@ -164,13 +197,16 @@ def train_policy(
     *,
     response_tokens: int,
     seed: int,
+    charge: Charge,
+    snapshots: int,
     checkpoints: Path,
     logger: Logger | None,
     out: Path | None,
 ) -> dict[str, Any]:
     """Train one arm's policy from the start policy, resuming from the last checkpoint if there is one.
 
-    Writes ``policy.safetensors`` and ``history.json`` into `out` (rank 0) and returns the last metrics.
+    Writes ``policy.safetensors``, ``history.json`` and the snapshots into `out` (rank 0) and returns the last metrics
+    and what was used.
     """
     quiet()
     roles, trained = roles_of(algorithm_class, target_class(reward_node))
@@ -179,19 +215,30 @@ def train_policy(
     if reward is not None and Role.critic in roles:
         reward.start_critic()
     algorithm = algorithm_class(config, backbone)
-    history = History()
+    meter = charge.meter(backbone.usage, strategy)
+    history, taken = History(meter), Snapshots(snapshots, meter, checkpoints)
     if algorithm_class.data_kind != "none":
-        rank = int(os.environ.get("LOCAL_RANK", "0")) if strategy.world_size > 1 else 0
+        refuse_spent(meter)
         data = make_data(
-            algorithm, engine, reward, inputs, strategy, response_tokens=response_tokens, seed=seed, rank=rank
+            algorithm,
+            engine,
+            reward,
+            inputs,
+            strategy,
+            response_tokens=response_tokens,
+            seed=seed,
+            meter=meter,
+            label=Usage() if charge.budget.full else charge.label,
         )
-        epochs = config.iterations if isinstance(data, OnPolicyData) else data.stream.lightning_epochs
-        keep, resume = checkpointing(checkpoints)
-        batches = epochs * len(data.stream) if isinstance(data, OnPolicyData) else data.stream.steps
-        watch: Sequence[Any] = [TrainingBar(f"{config.name} seed {seed}", batches), history, keep]
-        trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=watch, logger=logger or False)
-        trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+        watch = [BudgetKeeper(meter, data.stream), taken, history]
+        fit_policy(algorithm, data, watch, strategy, f"{config.name} seed {seed}", checkpoints, logger)
     if out is not None:
         save_file(backbone.role_state(Role.policy), out / "policy.safetensors")
         (out / "history.json").write_text(json.dumps(history.rows, indent=1), encoding="utf-8")
-    return history.rows[-1] if history.rows else {}
+        taken.keep(out)
+    used = meter.last
+    return (history.rows[-1] if history.rows else {}) | {
+        USAGE: used.counted(),
+        "stopped_by": meter.stopped_by,
+        COST: {"clock": history.clock, "seconds_training": used.seconds, "device_seconds": used.device_seconds},
+    }

@@ -19,7 +19,7 @@ LAYERS = (  # highest first
     ("rollout", "feedback", "rewards"),
     ("models", "tasks", "strategy", "checkpoint"),
     ("ops",),
-    ("store", "config", "types"),
+    ("store", "config", "types", "budget"),
     ("errors", "progress", "runtime"),
 )
 HEIGHT = {name: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for name in layer}

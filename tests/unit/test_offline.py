@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from rft.budget import Usage
 from rft.data.offline import (
     Comparison,
     OfflineStream,
@@ -154,6 +155,7 @@ class Learner:
 
     class backbone:
         device = torch.device("cpu")
+        usage = Usage()
 
     current_epoch = 0
 

@@ -18,6 +18,7 @@ class Verdicts:
 
     scores: NDArray[np.float64]  # [N], finite
     raw: list[Mapping[str, Any]]  # [N] what was answered, as JSON objects
+    tokens: int = 0  # read by the judge for them, its instructions and examples with every text
 
 
 class Judge(ABC):

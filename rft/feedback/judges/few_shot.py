@@ -103,7 +103,8 @@ class FewShotJudge(Judge):
         if not np.isfinite(answers).all():
             raise UserError("judge: the model gives log-probabilities that are NaN or infinite; choose another one")
         raw: list[Mapping[str, Any]] = [{"positive": float(p), "negative": float(n)} for p, n in answers]
-        return Verdicts(answers[:, 0] - answers[:, 1], raw)
+        tokens = sum(len(self._prefix) + len(row) for row in rows)
+        return Verdicts(answers[:, 0] - answers[:, 1], raw, tokens)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,157 @@
+"""What the arms cost: seconds of every stage, and every resource that a budget can limit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rft.budget import RESOURCES, Prices, Usage
+from rft.budget.stages import ran_on_gpu, usage_of
+from rft.report.load import StudyResults, Trial
+from rft.report.provenance import OWN_STAGES, stage_names
+from rft.store import Entry
+
+CHARGED = ("sft", "candidates", "preferences", "reward_model")
+"""Shared stages that a policy may depend on."""
+
+
+def costs(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
+    """Seconds of computing every stage, each result counted once; shared ones charged in full to each arm."""
+    distinct = {use.key: (stage, use) for trial in results.trials for stage, use in trial.stages.items()}
+    stages: dict[str, Any] = {}
+    for stage in stage_names(results):
+        uses = [use for name, use in distinct.values() if name == stage]
+        stages[stage] = {
+            "results": len(uses),
+            "seconds": sum(use.seconds for use in uses),
+            "shared": stage not in OWN_STAGES,
+            "arms": {arm: _arm_seconds(results.arm(arm), stage) for arm in arms},
+        }
+    peaks = [use.peak_rss_bytes for _, use in distinct.values() if use.peak_rss_bytes is not None]
+    return {
+        "budget": budget(results, arms),
+        "total_seconds": sum(use.seconds for _, use in distinct.values()),
+        "peak_rss_bytes": max(peaks, default=None),
+        "stages": stages,
+        "arms": {
+            arm: {
+                "own_seconds_per_seed": _per_seed(results.arm(arm), own=True),
+                "shared_seconds_per_seed": _per_seed(results.arm(arm), own=False),
+            }
+            for arm in arms
+        },
+        "trials": [
+            {
+                "arm": trial.arm,
+                "seed": trial.seed,
+                "seconds": {stage: use.seconds for stage, use in trial.stages.items()},
+                "computed": sorted(stage for stage, use in trial.stages.items() if use.computed),
+            }
+            for trial in results.trials
+        ],
+    }
+
+
+def _arm_seconds(trials: Sequence[Trial], stage: str) -> float | None:
+    """Mean seconds of the stage's result over the arm's seeds; None if the arm does without."""
+    seconds = [trial.stages[stage].seconds for trial in trials if stage in trial.stages]
+    return sum(seconds) / len(seconds) if seconds else None
+
+
+def _per_seed(trials: Sequence[Trial], *, own: bool) -> float:
+    total = sum(use.seconds for trial in trials for stage, use in trial.stages.items() if (stage in OWN_STAGES) is own)
+    return total / len(trials)
+
+
+def budget(results: StudyResults, arms: Sequence[str]) -> dict[str, Any] | None:
+    """Resources by arm, as means over its seeds; None if no trial's store entries tell.
+
+    ``own``: the policy's training. ``full``: with every shared stage it depends on. ``shared``: with those stages
+    divided over all trials of the study that depend on them. A trial's own labels are those that it learned from; bought
+    they are by the shared stage. The final test is in none: it measures, and is the same
+    for all.
+    """
+    told = {arm: [trial for trial in results.arm(arm) if _policy(trial) is not None] for arm in arms}
+    known = [trial for trials in told.values() for trial in trials]
+    if not known:
+        return None
+    users = Counter(entry.key for trial in known for entry in _charged(trial))
+    return {
+        "resources": list(RESOURCES),
+        "arms": {arm: _budget_of(trials, users) for arm, trials in told.items() if trials},
+        "prices": _listed(known[0]),
+    }
+
+
+def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
+    def mean(amounts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {name: sum(one[name] for one in amounts) / len(amounts) for name in RESOURCES}
+
+    own: list[dict[str, float]] = []
+    full: list[dict[str, float]] = []
+    shared: list[dict[str, float]] = []
+    for trial in trials:
+        policy = _policy(trial)
+        assert policy is not None
+        prices = prices_of(trial, policy)
+        used = usage_of(policy)
+        # The labels that it learned from are those of the shared stage, which are charged whole.
+        unlabelled = replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0)
+        whole, part = unlabelled, unlabelled
+        for entry in _charged(trial):
+            whole = whole.add(usage_of(entry))
+            part = part.add(usage_of(entry).scaled(1 / users[entry.key]))
+        for found, usage in ((own, used), (full, whole), (shared, part)):
+            found.append(prices.amounts(usage))
+    settings = trials[0].config.get("budget") or {}
+    stopped = [policy.metrics.get("stopped_by") for trial in trials if (policy := _policy(trial))]
+    return {
+        "own": mean(own),
+        "full": mean(full),
+        "shared": mean(shared),
+        "limit": {name: float(settings[name]) for name in RESOURCES if settings.get(name) is not None},
+        "charge": settings.get("charge", "training"),
+        "stopped_by": stopped[0] if len(set(stopped)) == 1 else None,
+    }
+
+
+def _policy(trial: Trial) -> Entry | None:
+    use = trial.stages.get("policy")
+    return use.entry if use else None
+
+
+def _charged(trial: Trial) -> list[Entry]:
+    """The shared stages that the trial's policy depends on, directly or not, as far as the store still has them."""
+    policy = _policy(trial)
+    assert policy is not None
+    inputs = set(policy.inputs)
+    if {"preferences", "reward_model"} & inputs:
+        inputs |= {"candidates", "preferences"}
+    uses = [trial.stages[name] for name in CHARGED if name in inputs and name in trial.stages]
+    return [use.entry for use in uses if use.entry is not None]
+
+
+def _listed(trial: Trial) -> dict[str, float]:
+    return {name: float(price) for name, price in ((trial.config.get("budget") or {}).get("prices") or {}).items()}
+
+
+def prices_of(trial: Trial, policy: Entry) -> Prices:
+    """The price list that the trial was run with; all zero in one from before there were any."""
+    listed = _listed(trial)
+    hour = listed.get("gpu_hour" if ran_on_gpu(policy) else "core_hour", 0.0)
+    return Prices(hour, listed.get("human_label", 0.0), listed.get("judge_mtoken", 0.0))
+
+
+def spent(trial: Trial, counted: Mapping[str, float], clock: Mapping[str, float]) -> dict[str, float]:
+    """Every resource at a point of a trial's training.
+
+    Args:
+        trial: whose prices count.
+        counted: what its history says, by name.
+        clock: seconds and device seconds at that point.
+    """
+    policy = _policy(trial)
+    assert policy is not None
+    return prices_of(trial, policy).amounts(Usage.of({**counted, **clock}))

@@ -1,0 +1,163 @@
+"""Every algorithm, a stranger's too, stops within one minibatch of whatever limit it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+
+from rft.algorithms.base import Algorithm
+from rft.budget import Meter, Prices, Usage
+from rft.callbacks.training import BudgetKeeper
+from rft.config import compose, to_config
+from rft.config.build import target_class
+from rft.data.offline import OfflineData, OfflineStream
+from rft.data.on_policy import OnPolicyData, RolloutStream
+from rft.strategy import AcceleratorEnum, Strategy
+from rft.strategy import Config as StrategyConfig
+from rft.study.training import quiet
+from rft.testing.suite import algorithm_names
+from rft.testing.world import PROMPTS, TOKENS, TokenReward, World
+from tests.plugin_package.rft_remax import remax
+
+ITERATIONS, MINIBATCHES, PASSES = 6, 4, 3
+PRICES = Prices(device_hour=3600.0, human_label=0.0, judge_mtoken=0.0)  # a second of work is a unit of money
+LABEL = Usage(labels=1, human_labels=3)
+COUNTS = ("prompts", "generated_tokens", "trained_tokens", "flops", "labels")
+
+
+class Watch(lightning.Callback):
+    """What was used after each optimiser step."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.steps: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.steps.append(self.meter.prices.amounts(self.meter.total()))
+
+
+class Run:
+    """A whole training run of an algorithm in the conformance suite's small world, by the real streams and trainer."""
+
+    def __init__(
+        self, found: type[Algorithm], config: Any, folder: Path, limits: dict[str, float], prices: Prices = PRICES
+    ) -> None:
+        world = World(found, config)
+        world.engine.usage = world.backbone.usage
+        self.meter = Meter(world.backbone.usage, prices, limits)
+        if found.data_kind == "on_policy":
+            size = {"iterations": ITERATIONS, "minibatches": MINIBATCHES, "epochs": 2}
+            world.algorithm.config = dataclasses.replace(world.config, **size)
+            reward = TokenReward() if "reward" in found.needs else None
+            self.stream: Any = RolloutStream(
+                world.algorithm, world.engine, reward, PROMPTS, response_tokens=TOKENS, seed=3, meter=self.meter
+            )
+            data: Any = OnPolicyData(self.stream)
+            epochs = ITERATIONS
+        else:
+            rows = world.labelled()
+            self.stream = OfflineStream(
+                world.algorithm,
+                rows,
+                rows_per_step=len(rows) // MINIBATCHES,
+                epochs=PASSES,
+                seed=3,
+                meter=self.meter,
+                label=LABEL,
+            )
+            data, epochs = OfflineData(self.stream), self.stream.lightning_epochs
+        self.watch = Watch(self.meter)
+        strategy = Strategy(StrategyConfig(accelerator=AcceleratorEnum.cpu))
+        callbacks = [BudgetKeeper(self.meter, self.stream), self.watch]
+        quiet()
+        strategy.trainer(epochs=epochs, root=folder, callbacks=callbacks, shared=True).fit(world.algorithm, data)
+        self.used = self.meter.prices.amounts(self.meter.last)
+
+    def largest_minibatch(self, resource: str) -> float:
+        """The most that one minibatch, its generation and all its passes, can have used."""
+        if isinstance(self.stream, OfflineStream):
+            used = [0.0, *(step[resource] for step in self.watch.steps)]
+            return max(b - a for a, b in itertools.pairwise(used))
+        # Generation is counted in the iteration's first step: a minibatch's share of it is at most the rows at their
+        # longest; what is learned is at most twice the mean, for two passes over responses of unlike length.
+        rows = len(PROMPTS) * self.stream.config.samples_per_prompt / MINIBATCHES
+        exact = {"prompts": len(PROMPTS) / MINIBATCHES, "generated_tokens": rows * TOKENS}
+        return exact.get(resource, 2 * self.used[resource] / len(self.watch.steps) * 2)
+
+
+def trainable() -> list[str]:
+    composed = {name: compose([f"algorithm={name}", "model=tiny"]) for name in algorithm_names()}
+    return [name for name, cfg in composed.items() if target_class(cfg.algorithm).data_kind != "none"]
+
+
+def subject(name: str) -> tuple[type[Algorithm], Any]:
+    if name == "remax":
+        return remax.Remax, remax.Config(name="remax")
+    cfg = compose([f"algorithm={name}", "model=tiny"])
+    return target_class(cfg.algorithm), to_config(cfg.algorithm)
+
+
+@pytest.mark.parametrize("name", [*trainable(), "remax"])
+def test_stops_within_a_minibatch_of_every_count(name: str, tmp_path: Path) -> None:
+    found, config = subject(name)
+    whole = Run(found, config, tmp_path, {})
+    assert whole.meter.stopped_by is None
+    counted = [resource for resource in COUNTS if whole.used[resource] > 0]
+    expected = {"prompts", "trained_tokens", "flops"}
+    assert set(counted) == expected | ({"generated_tokens"} if found.data_kind == "on_policy" else {"labels"})
+    for resource in counted:
+        limit = 0.55 * whole.used[resource]
+        limited = Run(found, config, tmp_path, {resource: limit})
+        assert limited.meter.stopped_by == resource
+        assert abs(limited.used[resource] - limit) <= whole.largest_minibatch(resource), (resource, limit, limited.used)
+        assert 0 < len(limited.watch.steps) < len(whole.watch.steps)
+
+
+def test_a_limit_on_a_count_stops_every_run_at_the_same_step(tmp_path: Path) -> None:
+    found, config = subject("grpo")
+    one, two = (Run(found, config, tmp_path, {"flops": 4e6}) for _ in range(2))
+    assert one.meter.stopped_by == "flops"
+    assert [{r: step[r] for r in COUNTS} for step in one.watch.steps] == [
+        {r: step[r] for r in COUNTS} for step in two.watch.steps
+    ]
+
+
+@pytest.mark.parametrize("name", ["ppo", "dpo", "remax"])
+@pytest.mark.parametrize("resource", ["seconds", "money"])
+def test_stops_within_a_minibatch_of_time_and_money(name: str, resource: str, tmp_path: Path) -> None:
+    found, config = subject(name)
+    Run(found, config, tmp_path, {})  # imports and first calls take longer than all that follows
+    whole = Run(found, config, tmp_path, {})
+    limit = 0.5 * whole.used[resource]
+    limited = Run(found, config, tmp_path, {resource: limit})
+    assert limited.meter.stopped_by == resource
+    # The last step was begun before the limit was met, and what was left was less than a step was expected to take.
+    before = [step for step in limited.watch.steps if step[resource] < limit]
+    assert len(limited.watch.steps) - len(before) <= 1
+    if len(before) == len(limited.watch.steps):
+        assert limited.meter.part is not None
+        part = limited.meter.prices.amounts(limited.meter.part)[resource]
+        assert limit - limited.used[resource] <= 2 * max(part, limited.largest_minibatch(resource))
+
+
+def test_a_limit_that_is_never_met_changes_nothing_but_how_rollouts_are_drawn(tmp_path: Path) -> None:
+    found, config = subject("dpo")
+    whole, free = Run(found, config, tmp_path, {"flops": 1e18}), Run(found, config, tmp_path, {})
+    assert whole.meter.stopped_by is None
+    assert {r: whole.used[r] for r in COUNTS} == {r: free.used[r] for r in COUNTS}
+
+
+def test_labels_are_paid_once_and_at_their_price(tmp_path: Path) -> None:
+    found, config = subject("dpo")
+    prices = Prices(device_hour=0.0, human_label=0.5, judge_mtoken=0.0)
+    whole = Run(found, config, tmp_path, {}, prices)
+    assert whole.used["labels"] == len(PROMPTS) * 2
+    assert whole.used["money"] == len(PROMPTS) * 2 * 3 * 0.5
+    limited = Run(found, config, tmp_path, {"money": 12.0}, prices)
+    assert limited.meter.stopped_by == "money"
+    assert limited.used["money"] == 12.0  # eight labels of 1.50, two steps of four
