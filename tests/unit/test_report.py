@@ -245,7 +245,7 @@ def test_text_of_models_and_users_is_shown_as_text(study: Study, tmp_path: Path)
     images = [attributes["src"] or "" for tag, attributes in page.elements if tag == "img"]
     assert [source.partition(",")[0] for source in images] == ["data:image/svg+xml;base64"]
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    assert page.text.count(EVIL) == 2 * 24 + 24 + 1  # answers, prompts, the error
+    assert page.text.count(EVIL) == 2 * 24 + 24 + 2  # answers, prompts, the error, the arm without a trial
     found = re.search(r'id="summary">(.*?)</script>', text, re.DOTALL)
     assert found is not None
     assert json.loads(found.group(1)) == summary
