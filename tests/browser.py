@@ -19,7 +19,7 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
+    "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe", "--hide-scrollbars",
 )  # fmt: skip
 READS, WRITES = 3, 4  # the descriptors that Chromium's debugging pipe has by definition
 
@@ -85,6 +85,21 @@ class Tab:
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def key(self, name: str, code: int, modifiers: int = 0) -> None:
+        """Press a key that types nothing, such as Tab (9) or ArrowRight (39); modifiers: 8 is Shift."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code,
+                      modifiers=modifiers)  # fmt: skip
+
+    def wait(self, script: str, seconds: float = 10.0) -> Any:
+        """The value of a JavaScript expression as soon as it is truthy."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := self.run(script):
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"not true within {seconds} s: {script}")
 
     def screenshot(self, path: Path) -> None:
         """The whole page as PNG."""

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rft.errors import UserError
 from rft.store import Store
+from rft.study.standing import RECORD
 
 if TYPE_CHECKING:
     from rft.report import StudyResults

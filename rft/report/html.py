@@ -1,32 +1,35 @@
 """The report as one HTML file that opens offline: no script, style, font or image from elsewhere.
 
 All text of models, users and files goes through jinja2's autoescaping; JSON islands escape ``<``, ``>``, ``&``
-and ``'`` as well, so that a response such as ``</script>`` stays text.
+and ``'`` as well, so that a response such as ``</script>`` stays text. The page's policy lets only the two scripts
+run whose hashes it names: one that came in with a text would not run even if it got past the escaping.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 import rft
-from rft.errors import UserError
-from rft.report import figures, svg, wording
-from rft.report.feedback import is_rule
-from rft.report.load import Rows, StudyResults
-from rft.store.space import disk_full_reason
+from rft.report import figures, learning, palette, plots, samples, views, wording
+from rft.report.figures import Figure
+from rft.report.load import StudyResults
+from rft.report.resources import name
+from rft.report.selection import leading, left_out, ranked
 
-REPORT_FILE = "report.html"
-SUMMARY_FILE = "summary.json"
-SHOWN_PROMPTS = 24
+if TYPE_CHECKING:
+    import jinja2
+
 SHORT_KEY = 8
+ISLAND_LIMIT = 4_000_000
+"""Characters of the summary up to which the page carries it; a larger one is only beside it, as summary.json."""
 STAGE_TITLES = {
     "questions": "practice questions",
     "sft": "start policy",
@@ -38,64 +41,36 @@ STAGE_TITLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One arm's answer to a shown prompt."""
-
-    arm: str
-    index: int
-    response: str
-    gold: float
-    proxy: float
-    kl: float
-    length: int
-    truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A prompt with every arm's answer to it."""
-
-    prompt_id: str
-    prompt: str
-    answers: tuple[Answer, ...]
-
-
-def write_report(results: StudyResults, summary: Mapping[str, Any], out_dir: Path) -> Path:
-    """Write ``report.html`` and ``summary.json`` into `out_dir`, each whole or not at all; the page's path.
-
-    Raises UserError if the folder cannot be written or the disk is full.
-    """
-    out_dir = Path(out_dir)
-    page = render(results, summary)
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        _replace(out_dir / SUMMARY_FILE, text)
-        _replace(out_dir / REPORT_FILE, page)
-    except OSError as error:
-        reason = disk_full_reason(error, out_dir) or error.strerror or str(error)
-        raise UserError(
-            f"the report cannot be written to {out_dir}: {reason}; free some room or choose another folder"
-        ) from error
-    return out_dir / REPORT_FILE
+def render(results: StudyResults, summary: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None) -> str:
+    """The page as text; `pictures` are the image files by name, of which the forest is shown where no script runs."""
+    final, (main, more) = figures.final_test(summary), learning.curves(summary)
+    others = {one.name: one for one in (figures.ranking(summary), learning.tuning(summary)) if one}
+    drawn = bool(final or others or main or more)
+    scripts = {"plotly": plotly() if drawn else "", "page": _page_script()}
+    whole = island(summary)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            summary=summary,
+            final=final,
+            others=others,
+            main_curves=main,
+            more_curves=more,
+            plots=island(_plots([*final, *others.values()], [*main, *more])),
+            samples=samples.samples(results, summary),
+            scripts={which: Markup(text) for which, text in scripts.items()},
+            policy=_policy([text for text in scripts.values() if text]),
+            summary_text=whole if len(whole) <= ISLAND_LIMIT else "",
+            still=_still(pictures or {}),
+            version=rft.__version__,
+            palette=palette.style_sheet(),
+            **_tables(summary),
+        )
+    )
 
 
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    scratch = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
-        scratch.chmod(0o644)
-        scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
-
-
-def render(results: StudyResults, summary: Mapping[str, Any]) -> str:
-    """The page as text."""
+def _environment() -> jinja2.Environment:
     import jinja2
 
     environment = jinja2.Environment(
@@ -110,100 +85,90 @@ def render(results: StudyResults, summary: Mapping[str, Any]) -> str:
         span=wording.span,
         percent=wording.percent,
         duration=wording.duration,
-        size=wording.size,
         brief=wording.brief,
         split_title=wording.title,
-        key=lambda index: svg.key(index),
+        key=palette.key,
+        value=views.value,
+        shortened=views.shortened,
         stage_title=lambda stage: STAGE_TITLES.get(stage, ""),
-        island=island,
     )
-    return environment.get_template("report.html.j2").render(
-        summary=summary,
-        arm_index={arm: index for index, arm in enumerate(summary["arms"])},
-        level=wording.level(summary),
-        plots=figures.plots(summary),
-        curves=figures.learning_curves(summary),
-        learned_from=learned_from(summary),
-        duels=duels(summary),
-        shown=shown_prompts(results, summary),
-        stages={name: stage_groups(stage) for name, stage in summary["stages"].items()},
-        short=SHORT_KEY,
-        version=rft.__version__,
-    )
+    return environment
+
+
+def _tables(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the templates show in tables and sentences."""
+    return {
+        "arm_index": figures.numbering(summary),
+        "ranked": ranked(summary),
+        "level": wording.level(summary),
+        "axes": {axis: name(axis) for axis in learning.axes(summary)},
+        "axis": learning.preferred_axis(summary),
+        "drawn_arms": leading(summary, figures.SCATTER_ARMS),
+        "arms_left_out": left_out(summary, figures.SCATTER_ARMS),
+        "laws": views.laws(summary),
+        "matrix": views.win_matrix(summary),
+        "two_way": _two_way(summary),
+        "learned_from": views.learned_from(summary),
+        "duels": views.duels(summary),
+        "most_pairs": views.PAIRS,
+        "budget": views.budget(summary),
+        "tuned": views.tuned(summary),
+        "incomplete": views.incomplete(summary),
+        "warnings": summary.get("warnings") or [],
+        "differences": (summary.get("provenance") or {}).get("differences") or [],
+        "machine": views.machine(summary),
+        "versions": (summary.get("environment") or {}).get("versions") or {},
+        "stages": {which: views.stage_groups(stage) for which, stage in summary["stages"].items()},
+        "short": SHORT_KEY,
+    }
+
+
+def _plots(still: Sequence[Figure], curves: Sequence[Figure]) -> dict[str, Any]:
+    return {"figures": {one.name: plots.specification(one) for one in still}, "curves": plots.switchable(curves)}
+
+
+def _two_way(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The first split's table of feedback and optimiser, its cells by both."""
+    found = (summary.get("two_way") or {}).get(summary["splits"][0]) if summary["splits"] else None
+    if not found:
+        return None
+    return {**found, "cells": {(cell["feedback"], cell["optimiser"]): cell for cell in found["cells"]}}
 
 
 def island(value: Any) -> Markup:
-    """`value` as JSON that is safe inside ``<script type="application/json">``."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    """`value` as compact JSON that is safe inside ``<script type="application/json">``."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&'":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
 
 
-def shown_prompts(results: StudyResults, summary: Mapping[str, Any]) -> list[Shown]:
-    """Prompts spread evenly over the first split, not picked by any score, with each arm's first-seed answer."""
-    if not summary["splits"]:
-        return []
-    split = summary["splits"][0]
-    rows = {arm: results.arm(arm)[0].rows[split] for arm in summary["arms"]}
-    first = next(iter(rows.values()))
-    starts = [m for m in range(len(first.prompt_ids)) if m == 0 or first.prompt_ids[m] != first.prompt_ids[m - 1]]
-    count = min(SHOWN_PROMPTS, len(starts))
-    picked = [starts[i * len(starts) // count] for i in range(count)]
-    return [
-        Shown(
-            prompt_id=first.prompt_ids[m],
-            prompt=first.prompts[m],
-            answers=tuple(_answer(arm, index, own, m) for index, (arm, own) in enumerate(rows.items())),
-        )
-        for m in picked
-    ]
+@cache
+def plotly() -> str:
+    """The script of plotly.js, as the package carries it."""
+    from plotly.offline import get_plotlyjs
+
+    text: str = get_plotlyjs()
+    return text.replace("\r\n", "\n")
 
 
-def _answer(arm: str, index: int, rows: Rows, m: int) -> Answer:
-    return Answer(
-        arm=arm,
-        index=index,
-        response=rows.responses[m],
-        gold=float(rows.gold[m]),
-        proxy=float(rows.proxy[m]),
-        kl=float(rows.kl[m]),
-        length=int(rows.length[m]),
-        truncated=bool(rows.truncated[m]),
+@cache
+def _page_script() -> str:
+    return (resources.files("rft.report") / "templates" / "report.js").read_text(encoding="utf-8")
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Nothing from anywhere, styles of the page, images inside it, and only these scripts."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+    )
+    return (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"style-src 'unsafe-inline'; script-src {hashes}"
     )
 
 
-def duels(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every pair of arms without the control on the first split, the arm with the higher mean first."""
-    found = []
-    for split in summary["splits"][:1]:
-        for entry in summary["pairs"][split]:
-            names = entry["arm"], entry["against"]
-            if summary["control"] not in names:
-                first, second = names if entry["mean"] >= 0 else names[::-1]
-                found.append(wording.pair(summary, split, first, second))
-    return sorted(found, key=lambda duel: -duel["mean"])
-
-
-def learned_from(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each kind of feedback: its arms, and what its labels and its reward model measured."""
-    rows: dict[tuple[str, ...], dict[str, Any]] = {}
-    for stage in ("preferences", "reward_model"):
-        for group in summary["feedback"][stage]:
-            row = rows.setdefault(tuple(group["arms"]), {"arms": group["arms"], "source": group["source"]})
-            row[stage] = group["metrics"]
-            if is_rule(group):
-                row["rule"] = group["reward"]
-    return [{"preferences": {}, "reward_model": {}, "rule": "", **row} for row in rows.values()]
-
-
-def stage_groups(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """The stage with a letter for every distinct set of results: arms with one letter used the same."""
-    letters: dict[tuple[tuple[str, str], ...], str] = {}
-    cells = {}
-    for arm, uses in stage["arms"].items():
-        identity = tuple((use["key"], use["digest"]) for use in uses)
-        if uses and identity not in letters:
-            letters[identity] = chr(ord("A") + len(letters) % 26)
-        cells[arm] = {"letter": letters.get(identity, ""), "uses": uses}
-    return {**stage, "cells": cells}
+def _still(pictures: Mapping[str, bytes]) -> str:
+    """The forest as an address that holds the picture; empty without it."""
+    picture = pictures.get("forest.svg")
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}" if picture else ""

@@ -1,8 +1,8 @@
-"""Where the arms' parts come from: which stages they share, by key."""
+"""Where the arms' parts come from: which stages they share, by key, and in which settings they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rft.report.load import StageUse, StudyResults
@@ -11,6 +11,8 @@ OWN_STAGES = ("policy", "evaluation")
 """What an arm does itself; every other stage is shared by the arms that ask for the same thing."""
 FEEDBACK_STAGES = ("preferences", "reward_model")
 """Shared stages that may differ between arms by intent: arms may learn from different feedback."""
+COSMETIC = frozenset({"seed", "study", "arm", "until", "tracker"})
+"""Keys of a trial's configuration that decide no result."""
 STAGE_ORDER = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
 
 
@@ -61,3 +63,28 @@ def shared_stages(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
 def _keys(uses: Sequence[StageUse]) -> list[dict[str, str]]:
     distinct = {(use.key, use.digest): None for use in uses}
     return [{"key": key, "digest": digest} for key, digest in distinct]
+
+
+def differences(results: StudyResults, arms: Sequence[str]) -> list[dict[str, Any]]:
+    """The configuration keys in which arms differ, nested keys dotted: ``{"key", "arms": {arm: value}}``.
+
+    An arm whose configuration lacks the key is absent from ``arms``. All seeds of an arm have equal settings.
+    """
+    settings = {arm: dict(_flat(results.arm(arm)[0].config)) for arm in arms}
+    keys = dict.fromkeys(key for own in settings.values() for key in own)
+    found = []
+    for key in sorted(keys):
+        values = {arm: own[key] for arm, own in settings.items() if key in own}
+        if key.partition(".")[0] not in COSMETIC and (
+            len(values) < len(arms) or any(value != next(iter(values.values())) for value in values.values())
+        ):
+            found.append({"key": key, "arms": values})
+    return found
+
+
+def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

@@ -2,8 +2,9 @@
 
 What decides comes from the evaluation rows alone; ``feedback`` and ``curves`` are what the stages measured
 about themselves, to explain it.
-Everything outside the key ``cost`` is free of times and of the machine, so that the same study gives the same
-bits again. Intervals are objects ``{"mean", "low", "high", "covers"}``; a number that does not exist is null.
+Everything outside the keys ``cost`` and ``environment`` is free of times and of the machine, so that the same
+study gives the same bits again. Intervals are objects ``{"mean", "low", "high", "covers"}``; a number that does not
+exist is null.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 from rft.evaluation.statistics import Resampling
 from rft.report.costs import costs
 from rft.report.curves import axes, curves, frontier
+from rft.report.environment import environment
 from rft.report.factors import feedback_of, optimiser_of, two_way
 from rft.report.feedback import feedback
 from rft.report.load import StudyResults, Trial
 from rft.report.overoptimisation import overoptimisation
-from rft.report.provenance import replicated, shared_stages
+from rft.report.provenance import differences, replicated, shared_stages
 from rft.report.splits import FULL_PAIRS, Split
 from rft.report.wording import cost_headline, cost_sentence, covers_text, verdict
 
@@ -67,10 +69,12 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
     summary["two_way"] = {split: two_way(found.bootstrap, summary["arms"]) for split, found in splits.items()}
     summary["overoptimisation"] = overoptimisation(summary)
     summary["statistics"]["covers_text"] = covers_text(summary)
+    summary["provenance"] = {"differences": differences(results, arms)}
     summary["verdict"] = verdict(summary)
     summary["cost"] = costs(results, arms) | {"axes": axes(results, arms)}
     summary["cost"]["headline"] = cost_headline(summary)
     summary["cost"]["sentence"] = cost_sentence(summary)
+    summary["environment"] = environment(results)
     return summary
 
 

@@ -9,19 +9,24 @@ from typing import Any
 
 import pytest
 
-from rft.report import summarise, write_report
+from rft.report import StudyResults, summarise, write_report
+from rft.report.wording import number
 from tests.browser import Tab, browser, chromium
+from tests.full_summary import full
 from tests.synthetic_study import Study
 
 HOSTILE = '</script><img src=x onerror="window.hacked = 1"><script>window.hacked = 2</script>\' & "<!--'
+EVIL_ARM = "ppo <img src=x onerror=window.hacked=3><b>bold</b>"
 SHOWN = (
     "[...document.querySelectorAll('article.prompt')].filter(e => e.offsetParent).map(e => Number(e.dataset.prompt))"
 )
+CARDS = "[...document.querySelectorAll('.card')].filter(e => e.offsetParent).map(e => e.dataset.arm)"
+Made = tuple[Path, dict[str, Any], StudyResults]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A report over four arms, one answer and one prompt in it hostile, and a failed trial with a hostile error."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A report over five arms with all that a report can have; names, a prompt, an answer, an error are hostile."""
     root = tmp_path_factory.mktemp("page")
     study = Study(root, prompts=30)
 
@@ -32,13 +37,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         hostile(rows)
         rows[0].update(response=HOSTILE)
 
-    for arm in ("sft", "dpo", "ppo", "rlaif"):
+    def pleasing(rows: list[dict[str, Any]]) -> None:
+        """The reward model likes the answer to the sixth prompt more than any, and nobody else does."""
+        hostile(rows)
+        rows[5].update(proxy=20.0, gold=0.01)
+
+    changes = {"ppo": hostile_answer, "rlaif": pleasing}
+    for arm in ("sft", "dpo", "ppo", "rlaif", EVIL_ARM):
         for seed in range(3):
-            study.trial(arm, seed, change_rows=hostile_answer if arm == "ppo" else hostile)
+            study.trial(arm, seed, change_rows=changes.get(arm, hostile))
     study.trial("dpo", 3, change=lambda r: r.update(status="failed", error=HOSTILE, arm=HOSTILE))
     results = study.load()
-    summary = summarise(results)
-    return write_report(results, summary, root / "out"), summary
+    summary = full(summarise(results))
+    summary["warnings"] = ["the second sample of a prompt was left out"]
+    summary["incomplete"] = {"planned": 16, "finished": 15, "running": [], "missing": [{"arm": "dpo", "seed": 3}]}
+    return write_report(results, summary, root / "out"), summary, results
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +61,28 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 
 @pytest.fixture
-def page(tab: Tab, made: tuple[Path, dict[str, Any]]) -> Tab:
+def page(tab: Tab, made: Made) -> Tab:
     tab.open(made[0].as_uri())
     return tab
 
 
-def test_the_browser_has_nothing_to_complain_of_and_asks_for_nothing_else(
-    page: Tab, made: tuple[Path, dict[str, Any]]
-) -> None:
-    page.run("document.querySelector('details').open = true")
+def drawn(page: Tab, selector: str) -> None:
+    """Scroll to a figure and wait until it is drawn."""
+    page.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    page.wait(f"!!document.querySelector({json.dumps(selector + ' .main-svg')})")
+
+
+def choose(page: Tab, selector: str, value: str) -> None:
+    page.run(
+        f"(() => {{ const e = document.querySelector('{selector}'); e.value = {json.dumps(value)};"
+        " e.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
+
+
+def test_the_browser_has_nothing_to_complain_of_and_asks_for_nothing_else(page: Tab, made: Made) -> None:
+    for name in page.run("[...document.querySelectorAll('.plot')].map(e => e.dataset.plot)"):
+        drawn(page, f'[data-plot="{name}"]')
+    page.run("document.querySelectorAll('details').forEach(e => e.open = true)")
     assert page.of("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded") == []
     assert [event["request"]["url"] for event in page.of("Network.requestWillBeSent")] == [made[0].as_uri()]
 
@@ -70,35 +96,138 @@ def test_a_fault_in_a_page_would_be_noticed(tab: Tab, tmp_path: Path) -> None:
     assert len(tab.of("Network.requestWillBeSent")) == 2
 
 
+def test_the_first_sentence_is_the_verdict(page: Tab, made: Made) -> None:
+    headline = made[1]["verdict"]["headline"]
+    assert page.run("document.querySelector('main').innerText.trim()").startswith(headline)
+    assert page.run("document.querySelectorAll('h1').length") == 1
+
+
+def test_what_is_missing_is_said_before_the_numbers(page: Tab) -> None:
+    before = page.run("document.querySelector('main').innerText.split('The numbers')[0]")
+    assert "15 of 16 planned trials are finished: dpo seed 3 missing." in before
+    assert "the second sample of a prompt was left out" in before
+    assert HOSTILE in page.run("document.querySelector('#failed').textContent")
+
+
 def test_hostile_text_stays_text(page: Tab) -> None:
+    for name in ("forest", "frontier", "ranking", "tuning", "gold"):
+        drawn(page, f'[data-plot="{name}"]')
     assert page.run("typeof window.hacked") == "undefined"
     assert page.run("document.querySelectorAll('img, main script').length") == 0
     first = "document.querySelector('article.prompt')"
     assert page.run(f"{first}.querySelector('h3 .text').textContent") == HOSTILE
-    assert page.run(f"{first}.querySelector('[data-arm=\"2\"] .text').textContent").startswith(HOSTILE)
-    assert HOSTILE in page.run("document.querySelector('#failed').textContent")
+    index = page.run(
+        "[...document.querySelectorAll('#answers button.arm')].find(e => e.innerText == 'ppo').dataset.arm"
+    )
+    assert page.run(f"{first}.querySelector('[data-arm=\"{index}\"] .text').textContent").startswith(HOSTILE)
+    labels = page.run("document.querySelector('[data-plot=forest] .ytick ~ .ytick').parentNode.textContent")
+    assert "<b>bold</b>" in labels
+
+
+def test_a_script_that_got_in_would_not_run(page: Tab) -> None:
+    page.run(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hacked = 4'}))"
+    )
+    page.run("document.body.insertAdjacentHTML('beforeend', '<b id=bait onclick=\"window.hacked = 5\">x</b>')")
+    page.run("document.querySelector('#bait').click()")
+    assert page.run("typeof window.hacked") == "undefined"
+    complaints = [event["entry"]["text"] for event in page.of("Log.entryAdded")]
+    assert len(complaints) == 2
+    assert all("Content Security Policy" in text for text in complaints)
+
+
+def test_figures_are_drawn_when_they_are_looked_at(page: Tab, made: Made) -> None:
+    last = '[data-plot="tuning"]'
+    assert not page.run(f"!!document.querySelector('{last} .main-svg')")
+    drawn(page, last)
+    drawn(page, "[data-plot=frontier]")
+    points = sum(len(points) for points in made[1]["frontier"].values())
+    finals = 3 * len(made[1]["arms"])
+    marks = page.run("document.querySelectorAll('[data-plot=frontier] .points .point').length")
+    assert marks == points - 3 + finals  # every checkpoint is a point; the control has final policies only
+
+
+CURVE = "[data-plot='rollout/reward'] .scatterlayer .trace path.js-line"
+AXIS_TITLE = "document.querySelector(\"[data-plot='rollout/reward'] .xtitle\").textContent"
+
+
+def test_curves_switch_their_axis(page: Tab, made: Made) -> None:
+    drawn(page, "[data-plot='rollout/reward']")
+    offered = page.run("[...document.querySelector('#axis').options].map(e => e.value)")
+    assert offered == [
+        "steps",
+        *("prompts", "generated_tokens", "trained_tokens", "flops", "seconds", "labels", "money"),
+    ]
+    ticks = "[...document.querySelectorAll(\"[data-plot='rollout/reward'] .xtick\")].map(e => e.textContent).join()"
+    assert page.run(AXIS_TITLE) == "optimiser steps"
+    lines = page.run(f'document.querySelectorAll("{CURVE}").length')
+    before = page.run(ticks)
+    choose(page, "#axis", "money")
+    assert page.run(AXIS_TITLE) == "money"
+    assert page.run(ticks) != before
+    assert page.run(f'document.querySelectorAll("{CURVE}").length') == lines
+    data = "document.querySelector(\"[data-plot='rollout/reward']\").data"
+    last = page.run(f"{data}.filter(e => e.name.startsWith('rlaif, mean')).map(e => e.x.at(-1))")
+    place = list(made[1]["arms"]).index("rlaif") + 1
+    assert last == [pytest.approx(96 * 0.002 * place)]
+
+
+def test_what_is_not_known_over_an_axis_is_said(page: Tab) -> None:
+    drawn(page, "[data-plot='train/accuracy']")
+    choose(page, "#axis", "generated_tokens")
+    assert page.run("document.querySelector('#axis-note').textContent") == "Not known for dpo"
+    text = "document.querySelector(\"[data-plot='train/accuracy'] .annotation\").textContent"
+    assert page.run(text) == "Not known over generated tokens"
+    choose(page, "#axis", "steps")
+    assert page.run("document.querySelector('#axis-note').textContent") == ""
+    assert page.run("document.querySelector(\"[data-plot='train/accuracy'] .annotation\")") is None
+
+
+def test_every_other_metric_can_be_chosen(page: Tab) -> None:
+    drawn(page, "#more")
+    choose(page, "#metric", "train/loss")
+    assert page.run("document.querySelector('#more .ytitle').textContent") == "train/loss"
+
+
+def test_an_arm_is_hidden_everywhere_at_once(page: Tab) -> None:
+    drawn(page, "[data-plot=forest]")
+    shown = "document.querySelector('[data-plot=forest]').data.filter(e => e.visible).map(e => String(e.meta.arm))"
+    assert "1" in page.run(shown)
+    page.press('#figures button.arm[data-arm="1"]')
+    assert "1" not in page.run(shown)
+    assert page.run(CARDS) == ["0", "2", "3", "4"]
+    pressed = "[...document.querySelectorAll('button.arm[data-arm=\"1\"]')].map(e => e.getAttribute('aria-pressed'))"
+    assert set(page.run(pressed)) == {"false"}
+    page.press('#answers button.arm[data-arm="1"]')
+    assert "1" in page.run(shown)
+    assert page.run(CARDS) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_heading_sorts_its_table(page: Tab) -> None:
+    first = "[...document.querySelectorAll('table.sortable tbody')[0].rows].map(e => e.cells[0].innerText.trim())"
+    by_gold = page.run(first)
+    page.press("table.sortable thead th:nth-child(1) button")
+    assert page.run(first) == sorted(by_gold, reverse=True)
+    page.press("table.sortable thead th:nth-child(1) button")
+    assert page.run(first) == sorted(by_gold)
+    page.press("table.sortable thead th:nth-child(2) button")
+    assert page.run(first) == by_gold
 
 
 def test_prompts_are_paged_one_at_a_time(page: Tab) -> None:
-    assert page.run(SHOWN) == [0]
+    asked = page.run("[...document.querySelectorAll('[data-asked]')].map(e => Number(e.dataset.prompt))")
+    assert page.run(SHOWN) == asked[:1]
     assert page.run("document.querySelector('#previous').disabled")
     page.press("#next")
     page.press("#next")
-    assert page.run(SHOWN) == [2]
+    assert page.run(SHOWN) == asked[2:3]
     assert page.run("document.querySelector('#count').textContent") == "3 of 24"
     page.press("#previous")
-    assert page.run(SHOWN) == [1]
+    assert page.run(SHOWN) == asked[1:2]
     for _ in range(30):
         page.press("#next")
-    assert page.run(SHOWN) == [23]
+    assert page.run(SHOWN) == asked[-1:]
     assert page.run("document.querySelector('#next').disabled")
-
-
-def choose(page: Tab, selector: str, value: str) -> None:
-    page.run(
-        f"(() => {{ const e = document.querySelector('{selector}'); e.value = {json.dumps(value)};"
-        " e.dispatchEvent(new Event('input', {bubbles: true})); })()"
-    )
 
 
 def test_prompts_are_picked_found_and_shown_all_at_once(page: Tab) -> None:
@@ -106,45 +235,98 @@ def test_prompts_are_picked_found_and_shown_all_at_once(page: Tab) -> None:
     assert page.run(SHOWN) == [7]
     choose(page, "#find", "ONERROR")
     assert page.run(SHOWN) == [0]
+    assert page.run("document.querySelector('#count').textContent").endswith("prompts match")
+    assert page.run("CSS.highlights.get('found').size") >= 2  # in the prompt and in the answer
     choose(page, "#find", "no answer says this")
     assert page.run(SHOWN) == []
     choose(page, "#find", "")
     assert page.run(SHOWN) == [7]
     choose(page, "#pick", "")
-    assert page.run(SHOWN) == list(range(24))
+    assert len(page.run(SHOWN)) == 24
 
 
-def test_an_arm_can_be_left_out_of_the_answers(page: Tab) -> None:
-    cards = "[...document.querySelectorAll('.card')].filter(e => e.offsetParent).map(e => e.dataset.arm)"
-    assert page.run(cards) == ["0", "1", "2", "3"]
-    page.press('input[name=arm][value="1"]')
-    assert page.run(cards) == ["0", "2", "3"]
+def test_the_largest_disagreement_comes_first(page: Tab, made: Made) -> None:
+    page.press("#controls input[value=disagreed]")
+    choose(page, "#pick", "")
+    rows = [made[2].arm(arm)[0].rows["test"].gold for arm in made[1]["arms"]]
+    apart = sorted((max(gold) - min(gold) for gold in zip(*rows, strict=True)), reverse=True)
+    facts = page.run(
+        "[...document.querySelectorAll('article.prompt:not([data-hidden]) > .facts')].map(e => e.textContent)"
+    )
+    assert [text.split("gold rewards ")[1].split()[0] for text in facts] == [number(float(x)) for x in apart[:24]]
 
 
-def test_the_summary_in_the_page_is_the_file(page: Tab, made: tuple[Path, dict[str, Any]]) -> None:
-    assert page.run("JSON.parse(document.getElementById('summary').textContent)") == made[1]
+def test_reward_up_gold_down_finds_the_answer_that_only_the_reward_model_likes(page: Tab, made: Made) -> None:
+    page.press("#controls input[value=hacked]")
+    (first,) = page.run(SHOWN)
+    shown = "document.querySelector('article.prompt:not([data-hidden])')"
+    assert first == page.run(f"Number({shown}.dataset.prompt)")
+    assert "test-0005" in page.run(f"{shown}.querySelector('.facts').textContent")
+    rlaif = list(made[1]["arms"]).index("rlaif")
+    flagged = page.run(
+        f"[...{shown}.querySelectorAll('.card')].filter(e => e.querySelector('.flag')).map(e => e.dataset.arm)"
+    )
+    assert str(rlaif) in flagged
+    assert "0" not in flagged  # the control is what the others are measured by
 
 
-@pytest.mark.parametrize("width", [1280, 420])
-def test_nothing_sticks_out_of_the_window(tab: Tab, made: tuple[Path, dict[str, Any]], width: int) -> None:
+def test_the_keyboard_reaches_and_works_every_control(page: Tab) -> None:
+    wanted = {"axis", "metric", "previous", "next", "pick", "find", "view", "arm", "download"}
+    name = "(e => e.id || e.name || e.className || e.tagName)(document.activeElement)"
+    reached = []
+    for _ in range(120):
+        page.key("Tab", 9)
+        reached.append(page.run(name))
+        if reached[-1] == "download":
+            break
+    assert wanted - {"previous"} <= set(reached)  # at the first prompt there is no previous one
+    assert reached[0] == "skip"
+    page.run("document.querySelector('#controls input[value=asked]').focus()")
+    page.key("ArrowRight", 39)
+    assert page.run("document.querySelector('input[name=view]:checked').value") == "disagreed"
+    unnamed = (
+        "[...document.querySelectorAll('button, select, input, a, [tabindex]')].filter(e => !(e.innerText.trim()"
+        " || e.labels?.length || e.ariaLabel || e.getAttribute('aria-labelledby'))).map(e => e.outerHTML)"
+    )
+    assert page.run(unnamed) == []
+
+
+def test_the_summary_in_the_page_is_the_file(page: Tab, made: Made) -> None:
+    inside = page.run("JSON.parse(document.getElementById('summary').textContent)")
+    assert inside == made[1] == json.loads((made[0].parent / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_nothing_sticks_out_of_the_window(tab: Tab, made: Made, width: int) -> None:
     tab.open(made[0].as_uri(), width=width)
+    for name in tab.run("[...document.querySelectorAll('.plot')].map(e => e.dataset.plot)"):
+        drawn(tab, f'[data-plot="{name}"]')
     assert tab.run("document.documentElement.scrollWidth") <= width
     # Tables scroll in their own frames; every other box must fit into the window.
     wide = (
-        "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, svg, [hidden]')"
+        "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, svg, [hidden], .stack thead')"
         f" && e.getBoundingClientRect().right > {width} + 1).map(e => e.outerHTML.slice(0, 80))"
     )
     assert tab.run(wide) == []
+    if width < 760:
+        frames = "[...document.querySelectorAll('.stack')].map(e => e.closest('.scroll'))"
+        # The table of the arms is stacked, not scrolled.
+        assert tab.run(f"{frames}.filter(e => e.scrollWidth > e.clientWidth).length") == 0
 
 
-def test_the_page_follows_the_readers_theme(tab: Tab, made: tuple[Path, dict[str, Any]]) -> None:
+def test_the_page_follows_the_readers_theme(tab: Tab, made: Made) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
+    mark = "getComputedStyle(document.querySelector('[data-plot=forest] .points path')).fill"
     found = []
+    colours = []
     for dark in (False, True):
         tab.open(made[0].as_uri(), dark=dark)
         found.append(sum(int(x) for x in tab.run(background)[4:-1].split(",")))
+        drawn(tab, "[data-plot=forest]")
+        colours.append(tab.run(mark))
     assert found[0] > 700
     assert found[1] < 150
+    assert colours[0] != colours[1]
 
 
 def test_without_a_browser_these_tests_skip_but_fail_in_continuous_integration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ import pytest
 from rft.errors import UserError
 from rft.evaluation.metrics import distinct_n, prompt_means, truncation_rate
 from rft.report import print_table, summarise, write_report
-from rft.report.html import duels, island, render
+from rft.report.html import island, plotly, render
+from rft.report.views import duels
 from rft.report.wording import duration, number
 from tests.synthetic_study import EVIL, GOLD, Study
 
@@ -155,8 +156,9 @@ def test_everything_but_cost_is_the_same_bits_again(study: Study, tmp_path: Path
         for seed in (2, 0, 1):
             again.trial(arm, seed, change=lambda record: record["stages"]["sft"].update(seconds=99.0))
     second = summarise(again.load())
-    first.pop("cost")
-    second.pop("cost")
+    for machine in ("cost", "environment"):
+        first.pop(machine)
+        second.pop(machine)
     assert json.dumps(first) == json.dumps(second)
 
 
@@ -239,10 +241,11 @@ def test_text_of_models_and_users_is_shown_as_text(study: Study, tmp_path: Path)
     summary = summarise(results)
     text = write_report(results, summary, tmp_path / "out").read_text()
     page = Page(text)
-    assert sum(tag == "script" for tag, _ in page.elements) == 2  # the summary and the page's own
-    assert not any(tag == "img" for tag, _ in page.elements)
+    assert sum(tag == "script" for tag, _ in page.elements) == 4  # summary and plots, plotly and the page's own
+    images = [attributes["src"] or "" for tag, attributes in page.elements if tag == "img"]
+    assert [source.partition(",")[0] for source in images] == ["data:image/svg+xml;base64"]
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    assert page.text.count(EVIL) == 2 * 24 + 24 + 1  # answers, prompts, the error
+    assert page.text.count(EVIL) == 2 * 24 + 24 + 2  # answers, prompts, the error, the arm without a trial
     found = re.search(r'id="summary">(.*?)</script>', text, re.DOTALL)
     assert found is not None
     assert json.loads(found.group(1)) == summary
@@ -263,6 +266,8 @@ def test_the_page_needs_nothing_from_elsewhere(study: Study) -> None:
     ]
     assert addresses
     assert all(address is not None and address.startswith("#") for address in addresses)
+    assert text.count(plotly()) == 1
+    text = text.replace(plotly(), "")
     assert not re.search(r"url\(|@import|https?://", text)
     identifiers = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     assert {address[1:] for address in addresses if address and address != "#"} <= identifiers
@@ -279,10 +284,9 @@ def test_page_carries_verdict_numbers_hashes_and_answers(study: Study) -> None:
         assert number(record["splits"]["test"]["gold"]["mean"], 3) in page.text
         assert summary["stages"]["sft"]["arms"][arm][0]["key"][:8] in page.text
     assert results.arm("rlaif")[0].rows["test"].responses[0] in page.text
-    assert (
-        sum(attributes.get("class") == "plot" for _, attributes in page.elements) == 4 + 7
-    )  # the final test's, and curves
-    assert len([a for _, a in page.elements if a.get("class") == "card"]) == 24 * 4
+    drawn = [attributes["data-plot"] for _, attributes in page.elements if "data-plot" in attributes]
+    assert {"forest", "frontier", "proxy_gold", "rollout/reward", "rollout/kl", "train/accuracy"} <= set(drawn)
+    assert len([a for _, a in page.elements if (a.get("class") or "").split()[:1] == ["card"]]) == 24 * 4
 
 
 def test_arms_meet_in_pairs_with_the_higher_mean_first(study: Study) -> None:
@@ -317,7 +321,7 @@ def test_files_are_whole_or_not_there(study: Study, tmp_path: Path) -> None:
     summary = summarise(results)
     out = tmp_path / "out"
     assert write_report(results, summary, out) == out / "report.html"
-    assert sorted(path.name for path in out.iterdir()) == ["report.html", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["figures", "report.html", "report.md", "summary.json"]
     assert json.loads((out / "summary.json").read_text()) == summary
     blocked = tmp_path / "file"
     blocked.write_text("in the way")

@@ -1,0 +1,129 @@
+"""The report as GitHub-flavoured Markdown, for pull requests: verdict, numbers, pairs, costs, what is left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rft.report import views, wording
+from rft.report.selection import ranked
+from rft.report.wording import duration, number, percent, span
+
+PAIRS = 20
+MARKS = {"better": "🟢 better", "worse": "🔴 worse", "cannot tell": "🟡 cannot tell", "no verdict": "⚪ no verdict"}
+
+
+def escape(text: str) -> str:
+    """`text` as Markdown shows it letter by letter, in one line: no markup, no HTML, no link, no mention."""
+    flat = " ".join(text.split())
+    flat = re.sub(r"[&<>@#]", lambda found: f"&#{ord(found[0])};", flat)
+    flat = re.sub(r"(https?|www)([:.])", lambda found: f"{found[1]}&#{ord(found[2])};", flat)
+    return re.sub(r"([\\`*_{}\[\]|~!])", r"\\\1", flat)
+
+
+def markdown(summary: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
+    """The report as text; `figures` are the pictures to show, by their paths from the report."""
+    parts = [
+        f"# {escape(summary['study'])}: which algorithm is better?",
+        f"**{escape(summary['verdict']['headline'])}**",
+        escape(summary["cost"]["sentence"]),
+        _left_out(summary),
+        *(_split(summary, split) for split in summary["splits"]),
+        "\n".join(f"- {escape(sentence)}" for sentence in summary["verdict"]["sentences"]),
+        *(f"![{name}]({name})" for name in figures),
+        _pairs(summary),
+        _costs(summary),
+        _fine_print(summary),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table; the first `left` columns are aligned to the left, the others to the right. Cells are Markdown."""
+    rule = ["---"] * left + ["---:"] * (len(headings) - left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows))
+
+
+def _interval(interval: Mapping[str, Any] | None, digits: int = 3, *, sign: bool = False) -> str:
+    if not interval:
+        return ""
+    mean = number(interval["mean"], digits, sign=sign)
+    return mean if interval.get("low") is None else f"{mean} ({span(interval, digits, sign=sign)})"
+
+
+def _share(interval: Mapping[str, Any] | None) -> str:
+    return percent(interval["mean"]) if interval else ""
+
+
+def _split(summary: Mapping[str, Any], split: str) -> str:
+    control = summary["control"]
+    arms = summary["arms"]
+    prompts = next(iter(arms.values()))["n_prompts"][split]
+    against = [f"minus {escape(control)}", "Holm p", "verdict", "wins", "wins at equal length"] if control else []
+    rows = []
+    for arm in ranked(summary):
+        row = arms[arm]["splits"][split]
+        difference = row["difference"]
+        compared = []
+        if control:
+            compared = ["", "", "control", "", ""] if not difference else [
+                _interval(difference, sign=True), number(difference.get("holm_p"), 3),
+                MARKS.get(difference["verdict"], difference["verdict"]),
+                _share(row.get("win_rate")), _share(row.get("win_rate_lc")),
+            ]  # fmt: skip
+        rows.append(
+            [escape(arm), _interval(row["gold"]), number((row.get("iqm") or {}).get("mean"), 3), *compared,
+             number(row["kl"], 1), number(row["length"], 1), str(len(arms[arm]["seeds"]))]
+        )  # fmt: skip
+    level = wording.level(summary)
+    heading = f"## {escape(split)}: {escape(wording.title(split))}, {prompts} prompts"
+    columns = ["arm", f"gold reward ({level} interval)", "IQM", *against, "KL, nats", "length", "seeds"]
+    return f"{heading}\n\n{table(columns, rows)}"
+
+
+def _pairs(summary: Mapping[str, Any]) -> str:
+    found = views.duels(summary)
+    if not found:
+        return ""
+    rows = [
+        [f"{escape(duel['arm'])} against {escape(duel['against'])}", _interval(duel, sign=True),
+         number(duel.get("holm_p"), 3), MARKS.get(duel["verdict"], duel["verdict"]), _share(duel.get("win_rate"))]
+        for duel in found[:PAIRS]
+    ]  # fmt: skip
+    more = f"\n\nThe {PAIRS} largest differences of {len(found)}." if len(found) > PAIRS else ""
+    body = table(["pair", "difference in gold reward", "Holm p", "verdict", "wins"], rows)
+    return f"<details><summary>Arm against arm</summary>\n\n{body}{more}\n\n</details>"
+
+
+def _costs(summary: Mapping[str, Any]) -> str:
+    found = views.budget(summary)
+    if found:
+        rows = [
+            [escape(row["arm"]), title, *cells, row["stopped_by"] if i == 0 else ""]
+            for row in found["rows"]
+            for i, (title, cells) in enumerate(row["kinds"])
+        ]
+        body = table(["arm", "a seed", *found["resources"], "stopped by"], rows, left=2)
+    else:
+        costs = summary["cost"]["arms"]
+        rows = [
+            [escape(arm), duration(costs[arm]["own_seconds_per_seed"]), duration(costs[arm]["shared_seconds_per_seed"])]
+            for arm in summary["arms"]
+        ]
+        body = table(["arm", "own time a seed", "shared stages"], rows)
+    return f"## What it cost\n\n{body}"
+
+
+def _left_out(summary: Mapping[str, Any]) -> str:
+    lines = [views.incomplete(summary), *(summary.get("warnings") or ())]
+    lines += [f"left out: {trial['trial']}: {wording.brief(trial['error'])}" for trial in summary["failed"]]
+    lines = [line for line in lines if line]
+    return "> [!WARNING]\n" + "\n".join(f"> - {escape(line)}" for line in lines) if lines else ""
+
+
+def _fine_print(summary: Mapping[str, Any]) -> str:
+    covers = summary["statistics"].get("covers_text") or summary["statistics"]["method"]
+    words = [f"Intervals: {wording.level(summary)}; {covers}"]
+    words += [f"{title}: {text}" for title, text in views.machine(summary)]
+    return "<sub>" + "<br>".join(escape(word) for word in words) + "</sub>"

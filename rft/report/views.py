@@ -1,0 +1,197 @@
+"""The summary's numbers in the shape in which the page and the Markdown show them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rft.report import wording
+from rft.report.feedback import is_rule
+from rft.report.resources import amount, name
+from rft.report.selection import ranked
+
+PAIRS = 60
+MATRIX_ARMS = 20
+VALUE_WIDTH = 60
+SHARES = ("probability_of_improvement", "win_rate", "win_rate_lc")
+
+
+def duels(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every pair of arms without the control on the first split, the arm with the higher mean first."""
+    absent = dict.fromkeys(("holm_p", "seeds_needed", *SHARES))
+    found = [
+        absent | (turned(entry) if entry["mean"] < 0 else dict(entry))
+        for split in summary["splits"][:1]
+        for entry in summary["pairs"][split]
+        if summary["control"] not in (entry["arm"], entry["against"])
+    ]
+    return sorted(found, key=lambda duel: -duel["mean"])
+
+
+def turned(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair the other way round: differences change their sign, shares of wins become those of the other."""
+    flipped = {"better": "worse", "worse": "better"}
+    return {
+        **entry,
+        "arm": entry["against"],
+        "against": entry["arm"],
+        **_reflected(entry, 0.0),
+        "verdict": flipped.get(entry["verdict"], entry["verdict"]),
+        **{share: _reflected(entry[share], 1.0) for share in SHARES if entry.get(share)},
+    }
+
+
+def _reflected(interval: Mapping[str, Any], total: float) -> dict[str, Any]:
+    return {
+        **({} if total == 0.0 else interval),
+        "mean": total - interval["mean"],
+        "low": total - interval["high"],
+        "high": total - interval["low"],
+    }
+
+
+def win_matrix(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Share of prompts that the arm of a row wins against the arm of a column, best arms first."""
+    if not summary["splits"] or len(summary["arms"]) < 2:
+        return None
+    won: dict[tuple[str, str], Any] = {}
+    for entry in summary["pairs"][summary["splits"][0]]:
+        if entry.get("win_rate"):
+            won[entry["arm"], entry["against"]] = entry["win_rate"]
+            won[entry["against"], entry["arm"]] = _reflected(entry["win_rate"], 1.0)
+    order = ranked(summary)
+    arms = order[:MATRIX_ARMS]
+    if not won:
+        return None
+    return {"arms": arms, "rows": {arm: [won.get((arm, other)) for other in arms] for arm in arms}, "of": len(order)}
+
+
+def learned_from(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each kind of feedback: its arms, and what its labels and its reward model measured."""
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for stage in ("preferences", "reward_model"):
+        for group in summary["feedback"][stage]:
+            row = rows.setdefault(tuple(group["arms"]), {"arms": group["arms"], "source": group["source"]})
+            row[stage] = group["metrics"]
+            if is_rule(group):
+                row["rule"] = group["reward"]
+    return [{"preferences": {}, "reward_model": {}, "rule": "", **row} for row in rows.values()]
+
+
+def stage_groups(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """The stage with a letter for every distinct set of results: arms with one letter used the same."""
+    letters: dict[tuple[tuple[str, str], ...], str] = {}
+    cells = {}
+    for arm, uses in stage["arms"].items():
+        identity = tuple((use["key"], use["digest"]) for use in uses)
+        if uses and identity not in letters:
+            letters[identity] = chr(ord("A") + len(letters) % 26)
+        cells[arm] = {"letter": letters.get(identity, ""), "uses": uses}
+    return {**stage, "cells": cells}
+
+
+def budget(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What every arm used of every resource, a seed: on its own, and with the shared stages in full or in parts."""
+    found = summary["cost"].get("budget")
+    if not found:
+        return None
+    kinds = (("own", "by itself"), ("full", "with all shared stages"), ("shared", "with its part of them"))
+    rows = [
+        {
+            "arm": arm,
+            "limit": ", ".join(f"{amount(value, key)} {name(key)}" for key, value in (record["limit"] or {}).items()),
+            "stopped_by": name(record["stopped_by"]) if record["stopped_by"] else "",
+            "kinds": [
+                (title, [amount(record[kind].get(resource), resource) for resource in found["resources"]])
+                for kind, title in kinds
+            ],
+        }
+        for arm, record in found["arms"].items()
+        if arm in summary["arms"]
+    ]
+    return {"resources": [name(resource) for resource in found["resources"]], "rows": rows, "prices": found["prices"]}
+
+
+def laws(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arms with a fitted law of over-optimisation or a gap between proxy and gold."""
+    if not summary["splits"]:
+        return []
+    fits = summary.get("overoptimisation") or {}
+    split = summary["splits"][0]
+    rows = [
+        {"arm": arm, "law": fits.get(arm), "gap": record["splits"][split].get("gap")}
+        for arm, record in summary["arms"].items()
+    ]
+    return [row for row in rows if row["law"] or row["gap"]]
+
+
+def tuned(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Per tuned arm: trials, best value, the winner's settings and what tuning cost."""
+    found = summary.get("tuning")
+    if not found:
+        return []
+    return [
+        {
+            "arm": arm,
+            "trials": len(record["trials"]),
+            "failed": sum(trial["value"] is None for trial in record["trials"]),
+            "best": next((value for value in reversed(record["best_so_far"]) if value is not None), None),
+            "winner": ", ".join(f"{key}={value(setting)}" for key, setting in (record["winner"] or {}).items()),
+            "cost": ", ".join(
+                f"{amount(used, key)} {name(key)}" if key != "seconds" else amount(used, key)
+                for key, used in (found.get("cost") or {}).get(arm, {}).items()
+            ),
+        }
+        for arm, record in found["arms"].items()
+    ]
+
+
+def value(setting: Any) -> str:
+    """A setting as it is written on the command line."""
+    return setting if isinstance(setting, str) else json.dumps(setting, default=str)
+
+
+def shortened(text: str) -> str:
+    """`text` with its middle left out if it is too long for a cell."""
+    if len(text) <= VALUE_WIDTH:
+        return text
+    return f"{text[: VALUE_WIDTH * 2 // 3]} … {text[-VALUE_WIDTH // 4 :]}"
+
+
+def machine(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the report was made with, as names and words."""
+    found = summary.get("environment")
+    if not found:
+        return []
+    box, git, made = found["machine"], found.get("git"), found.get("results") or {}
+    size = wording.size(box["memory_bytes"]) if box.get("memory_bytes") else ""
+    words = [
+        ("machine", _joined([box.get("processor"), f"{box.get('cores')} cores", size, *(box.get("gpus") or ())])),
+        ("system", _joined([box.get("system"), box.get("architecture")])),
+        ("commit of rft", f"{git['commit']}{', with changes of its own' if git['dirty'] else ''}" if git else ""),
+        ("results made by", _joined([f"rft {version}" for version in made.get("rft_versions") or ()])),
+        ("results made", _joined(dict.fromkeys([made.get("first"), made.get("last")]), " to ")),
+    ]
+    return [(title, text) for title, text in words if text]
+
+
+def _joined(parts: Any, between: str = ", ") -> str:
+    return between.join(str(part) for part in parts if part)
+
+
+def incomplete(summary: Mapping[str, Any]) -> str:
+    """One sentence about a study that is half done; empty for one that is whole."""
+    found = summary.get("incomplete")
+    if not found:
+        return ""
+    text = f"{found['finished']} of {found['planned']} planned trials are finished"
+    if found.get("running"):
+        text += f", {len(found['running'])} running"
+    missing = found.get("missing") or ()
+    return f"{text}: {', '.join(_listed(missing))} missing." if missing else f"{text}."
+
+
+def _listed(missing: Sequence[Mapping[str, Any]], most: int = 12) -> list[str]:
+    names = [f"{trial['arm']} seed {trial['seed']}" for trial in missing[:most]]
+    return [*names, f"{len(missing) - most} more"] if len(missing) > most else names
