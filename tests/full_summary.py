@@ -29,8 +29,8 @@ def full(summary: dict[str, Any]) -> dict[str, Any]:
             for share in ("probability_of_improvement", "win_rate", "win_rate_lc"):
                 pair.setdefault(share, _share(pair["mean"]))
     split = summary["splits"][0]
-    if not any(summary.get("axes", {}).values()):
-        summary["axes"] = {arm: _axes(summary, arm) for arm in arms}
+    if not any(summary["cost"].get("axes", {}).values()):
+        summary["cost"]["axes"] = {arm: _axes(summary, arm) for arm in arms}
     if max((len(points) for points in summary.get("frontier", {}).values()), default=0) <= 3:
         summary["frontier"] = {arm: _frontier(summary, arm, split) for arm in arms}
     summary.setdefault("ranking", {split: _ranking(summary, split) for split in summary["splits"]})

@@ -26,6 +26,8 @@ class Checkpoint:
     kl: float  # nats per sequence against the SFT reference
     gold: float
     proxy: float
+    prompt_ids: frozenset[str] = frozenset()
+    """The questions that were asked."""
 
 
 def read_checkpoints(path: Path) -> tuple[Checkpoint, ...]:
@@ -44,6 +46,9 @@ def read_checkpoints(path: Path) -> tuple[Checkpoint, ...]:
     # Means over the samples of each prompt first: prompts count once, however many samples they have.
     by_prompt = table.group_by(list(COLUMNS[:5])).aggregate([(name, "mean") for name in MEASURED])
     of_split = by_prompt.group_by(list(COLUMNS[:4])).aggregate([(f"{name}_mean", "mean") for name in MEASURED])
+    asked: dict[tuple[str, int], set[str]] = {}
+    for row in by_prompt.select(["split", "checkpoint", "prompt_id"]).to_pylist():
+        asked.setdefault((row["split"], row["checkpoint"]), set()).add(row["prompt_id"])
     found = tuple(
         Checkpoint(
             split=str(row["split"]),
@@ -51,6 +56,7 @@ def read_checkpoints(path: Path) -> tuple[Checkpoint, ...]:
             step=int(row["step"]),
             fraction=float(row["fraction"]),
             **{name: _number(row[f"{name}_mean_mean"]) for name in MEASURED},
+            prompt_ids=frozenset(asked[row["split"], row["checkpoint"]]),
         )
         for row in of_split.to_pylist()
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from rft.budget import RESOURCES
 from rft.report.costs import spent
@@ -74,34 +76,49 @@ def _axis(trial: Trial) -> dict[str, Any] | None:
     }
 
 
-def frontier(results: StudyResults, arms: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def frontier(results: StudyResults, arms: Sequence[str], control: str | None) -> dict[str, list[dict[str, Any]]]:
     """Reward and KL of every policy that was tested on the first split: points of training and their end.
 
-    ``{arm: [{"seed", "step", "fraction", "kl", "gold", "proxy", "final"}]}``; a point's means are over its
-    own questions.
+    ``{arm: [{"seed", "step", "fraction", "kl", "gold", "proxy", "gain", "final"}]}``. A point of training is tested on
+    some of the questions; ``gain`` is its gold reward minus the control's on the same ones, None without a control.
     """
     split = results.splits[0] if results.splits else None
-    return {arm: [point for trial in results.arm(arm) for point in _tested(trial, split)] for arm in arms}
-
-
-def _tested(trial: Trial, split: str | None) -> list[dict[str, Any]]:
-    found = [
-        {
-            "seed": trial.seed,
-            "step": point.step,
-            "fraction": point.fraction,
-            **_finite(kl=point.kl, gold=point.gold, proxy=point.proxy),
-            "final": False,
-        }
-        for point in trial.checkpoints
-        if point.split == split
-    ]
     if split is None:
-        return found
+        return {arm: [] for arm in arms}
+    start = _per_question(results.arm(control), split) if control else {}
+    return {arm: [point for trial in results.arm(arm) for point in _tested(trial, split, start)] for arm in arms}
+
+
+def _per_question(trials: Sequence[Trial], split: str) -> dict[str, float]:
+    """Gold reward of each question, as mean over an arm's seeds and samples."""
+    rows = trials[0].rows[split]
+    gold = np.mean([trial.rows[split].per_prompt(trial.rows[split].gold) for trial in trials], axis=0)
+    return dict(zip(sorted(set(rows.prompt_ids)), gold.tolist(), strict=True))
+
+
+def _tested(trial: Trial, split: str, start: Mapping[str, float]) -> list[dict[str, Any]]:
+    def point(
+        step: int, fraction: float, asked: Collection[str], means: Mapping[str, float], *, final: bool
+    ) -> dict[str, Any]:
+        gain = means["gold"] - sum(start[one] for one in asked) / len(asked) if start and asked else None
+        where = {"seed": trial.seed, "step": step, "fraction": fraction}
+        return {**where, **_finite(**means), "gain": gain, "final": final}
+
+    found = [
+        point(
+            one.step,
+            one.fraction,
+            sorted(one.prompt_ids),
+            {"kl": one.kl, "gold": one.gold, "proxy": one.proxy},
+            final=False,
+        )
+        for one in trial.checkpoints
+        if one.split == split
+    ]
     rows = trial.rows[split]
     means = {name: float(rows.per_prompt(getattr(rows, name)).mean()) for name in ("kl", "gold", "proxy")}
     step = max((step for metric in _history(trial).values() for step in metric), default=0)
-    return [*found, {"seed": trial.seed, "step": step, "fraction": 1.0, **_finite(**means), "final": True}]
+    return [*found, point(step, 1.0, sorted(set(rows.prompt_ids)), means, final=True)]
 
 
 def _finite(**values: float) -> dict[str, float | None]:

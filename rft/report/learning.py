@@ -43,7 +43,7 @@ def curves(summary: Mapping[str, Any]) -> tuple[list[Figure], list[Figure]]:
 
 def axes(summary: Mapping[str, Any]) -> list[str]:
     """The axes that some arm has values on, in the order in which they are offered; always the optimiser steps."""
-    known = {axis for seeds in (summary.get("axes") or {}).values() for seed in seeds for axis in seed}
+    known = {axis for seeds in (summary["cost"].get("axes") or {}).values() for seed in seeds for axis in seed}
     return ["steps", *(axis for axis in AXES if axis in known and axis != "steps")]
 
 
@@ -54,7 +54,7 @@ def preferred_axis(summary: Mapping[str, Any]) -> str:
     """
     budget = (summary["cost"].get("budget") or {}).get("arms") or {}
     limits = {resource for arm in budget.values() for resource in arm.get("limit") or {}}
-    known = [set.intersection(*map(set, seeds)) for seeds in (summary.get("axes") or {}).values() if seeds]
+    known = [set.intersection(*map(set, seeds)) for seeds in (summary["cost"].get("axes") or {}).values() if seeds]
     return next((axis for axis in axes(summary) if axis in limits and all(axis in one for one in known)), "steps")
 
 
@@ -112,7 +112,7 @@ def along(
     """
     if axis == "steps":
         return list(steps)
-    known = {seed["seed"]: seed for seed in (summary.get("axes") or {}).get(arm) or ()}
+    known = {seed["seed"]: seed for seed in (summary["cost"].get("axes") or {}).get(arm) or ()}
     if not seeds or any(axis not in known.get(seed, {}) for seed in seeds):
         return None
     used = [np.interp(steps, [0, *known[seed]["steps"]], [0, *known[seed][axis]]) for seed in seeds]

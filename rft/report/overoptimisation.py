@@ -28,17 +28,17 @@ def overoptimisation(summary: Mapping[str, Any]) -> dict[str, dict[str, Any] | N
         return dict.fromkeys(summary["arms"])
     level = summary["statistics"]["level"]
     return {
-        arm: _fitted(summary["frontier"][arm], LAWS.get(record["optimiser"], LAW), start["gold"]["mean"], level)
+        arm: _fitted(summary["frontier"][arm], LAWS.get(record["optimiser"], LAW), level)
         for arm, record in summary["arms"].items()
     }
 
 
-def _fitted(points: Sequence[Mapping[str, Any]], law: str, start: float, level: float) -> dict[str, Any] | None:
-    whole = [point for point in points if point["kl"] is not None and point["gold"] is not None]
+def _fitted(points: Sequence[Mapping[str, Any]], law: str, level: float) -> dict[str, Any] | None:
+    whole = [point for point in points if point["kl"] is not None and point["gain"] is not None]
     curve = fit_curve(
         law,
         np.array([point["kl"] for point in whole], dtype=np.float64),
-        np.array([point["gold"] for point in whole], dtype=np.float64) - start,
+        np.array([point["gain"] for point in whole], dtype=np.float64),
         [point["seed"] for point in whole],
         level,
     )

@@ -57,7 +57,7 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "stages": stages,
         "feedback": feedback(results, arms),
         "curves": curves(results, arms),
-        "frontier": frontier(results, arms),
+        "frontier": frontier(results, arms, compared),
         "tuning": results.tuning,
         "failed": [
             {"arm": trial.arm, "seed": trial.seed, "trial": trial.folder, "error": trial.error}

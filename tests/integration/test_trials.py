@@ -190,9 +190,10 @@ def test_a_second_time_from_an_empty_store_gives_the_same_summary_to_the_last_bi
 
 
 def without_cost(folder: Path) -> str:
-    """The text of a summary but for its times."""
+    """The text of a summary but for its times and the machine."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert summary.pop("cost")
+    assert summary.pop("environment")
     return json.dumps(summary)
 
 

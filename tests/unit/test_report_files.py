@@ -94,7 +94,7 @@ def test_the_axis_shown_first_is_what_the_budget_limits(summary: dict[str, Any])
     assert learning.preferred_axis(summary) == "steps"  # of dpo, generated tokens are not known
     limited = {**summary, "cost": {"budget": {"arms": {"ppo": {"limit": {"seconds": 60}}}}}}
     assert learning.preferred_axis(limited) == "seconds"
-    assert learning.axes({**summary, "axes": {}}) == ["steps"]
+    assert learning.axes({**summary, "cost": {**summary["cost"], "axes": {}}}) == ["steps"]
 
 
 def test_x_values_are_kept_once(summary: dict[str, Any]) -> None:
