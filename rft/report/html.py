@@ -94,6 +94,7 @@ def _environment() -> jinja2.Environment:
         span=wording.span,
         percent=wording.percent,
         duration=wording.duration,
+        bounds=views.bounds,
         brief=wording.brief,
         split_title=wording.title,
         key=palette.key,
