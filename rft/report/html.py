@@ -41,13 +41,22 @@ STAGE_TITLES = {
 }
 
 
-def render(results: StudyResults, summary: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None) -> str:
-    """The page as text; `pictures` are the image files by name, of which the forest is shown where no script runs."""
+def render(
+    results: StudyResults,
+    summary: Mapping[str, Any],
+    pictures: Mapping[str, bytes] | None = None,
+    summary_text: str | None = None,
+) -> str:
+    """The page as text.
+
+    `pictures` are the image files by name, of which the forest is shown where no script runs; `summary_text` is
+    the summary as JSON if it has been written already.
+    """
     final, (main, more) = figures.final_test(summary), learning.curves(summary)
     others = {one.name: one for one in (figures.ranking(summary), learning.tuning(summary)) if one}
     drawn = bool(final or others or main or more)
     scripts = {"plotly": plotly() if drawn else "", "page": _page_script()}
-    whole = island(summary)
+    whole = summary_text or json.dumps(summary, ensure_ascii=False, allow_nan=False)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -61,7 +70,7 @@ def render(results: StudyResults, summary: Mapping[str, Any], pictures: Mapping[
             samples=samples.samples(results, summary),
             scripts={which: Markup(text) for which, text in scripts.items()},
             policy=_policy([text for text in scripts.values() if text]),
-            summary_text=whole if len(whole) <= ISLAND_LIMIT else "",
+            summary_text=enclosed(whole) if len(whole) <= ISLAND_LIMIT else "",
             still=_still(pictures or {}),
             version=rft.__version__,
             palette=palette.style_sheet(),
@@ -85,6 +94,7 @@ def _environment() -> jinja2.Environment:
         span=wording.span,
         percent=wording.percent,
         duration=wording.duration,
+        bounds=views.bounds,
         brief=wording.brief,
         split_title=wording.title,
         key=palette.key,
@@ -137,8 +147,12 @@ def _two_way(summary: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def island(value: Any) -> Markup:
     """`value` as compact JSON that is safe inside ``<script type="application/json">``."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for character in "<>&'":
+    return enclosed(json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")))
+
+
+def enclosed(text: str) -> Markup:
+    """The JSON `text` with every character escaped that could end the element around it."""
+    for character in "<>&'\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
 

@@ -68,6 +68,8 @@ def _canvas(figures: Sequence[Figure], arms: Sequence[str]) -> Canvas:
         _draw(canvas.add_subplot(lines, columns, place + 1), figure)
     if not rows:
         _legend(canvas, figures, arms)
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")  # it is laid out, and would be again for every file
     return canvas
 
 

@@ -46,8 +46,8 @@ def _reflected(interval: Mapping[str, Any], total: float) -> dict[str, Any]:
     return {
         **({} if total == 0.0 else interval),
         "mean": total - interval["mean"],
-        "low": total - interval["high"],
-        "high": total - interval["low"],
+        "low": None if interval["high"] is None else total - interval["high"],
+        "high": None if interval["low"] is None else total - interval["low"],
     }
 
 
@@ -145,6 +145,13 @@ def tuned(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for arm, record in found["arms"].items()
     ]
+
+
+def bounds(share: Mapping[str, Any]) -> str:
+    """The interval of a share in percent; empty if it has none."""
+    if share["low"] is None or share["high"] is None:
+        return ""
+    return f"{wording.number(100 * share['low'], 0)} to {wording.percent(share['high'])}"
 
 
 def value(setting: Any) -> str:

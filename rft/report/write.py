@@ -34,11 +34,12 @@ def write_report(results: StudyResults, summary: Mapping[str, Any], out_dir: Pat
     out_dir = Path(out_dir)
     pictures = images(panels(summary), list(summary["arms"]))
     shown = [f"{FIGURES_FOLDER}/{name}" for name in pictures if name in ("forest.svg", "frontier.svg")]
+    text = lines(summary) + "\n"
     files: dict[str, bytes] = {
-        SUMMARY_FILE: (lines(summary) + "\n").encode("utf-8", errors="replace"),
+        SUMMARY_FILE: text.encode("utf-8", errors="replace"),
         MARKDOWN_FILE: markdown(summary, shown).encode("utf-8", errors="replace"),
         **{f"{FIGURES_FOLDER}/{name}": content for name, content in pictures.items()},
-        REPORT_FILE: render(results, summary, pictures).encode("utf-8", errors="replace"),
+        REPORT_FILE: render(results, summary, pictures, text).encode("utf-8", errors="replace"),
     }
     try:
         (out_dir / FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rft.evaluation.statistics import Resampling
 from rft.report import StudyResults, summarise, write_report
 from rft.report.wording import number
 from tests.browser import Tab, browser, chromium
 from tests.full_summary import full
-from tests.synthetic_study import Study
+from tests.synthetic_study import LargeStudy, Study
 
 HOSTILE = '</script><img src=x onerror="window.hacked = 1"><script>window.hacked = 2</script>\' & "<!--'
 EVIL_ARM = "ppo <img src=x onerror=window.hacked=3><b>bold</b>"
@@ -327,6 +329,27 @@ def test_the_page_follows_the_readers_theme(tab: Tab, made: Made) -> None:
     assert found[0] > 700
     assert found[1] < 150
     assert colours[0] != colours[1]
+
+
+@pytest.mark.slow
+def test_a_thousand_trials_open_quickly(tmp_path: Path) -> None:
+    """200 arms of 5 seeds and 256 answers: written in seconds, open in under 3 s; resamples are no part of that."""
+    results = LargeStudy(tmp_path).make().load()
+    summary = full(summarise(results, settings=Resampling(resamples=40)))
+    begun = time.perf_counter()
+    path = write_report(results, summary, tmp_path / "out")
+    assert time.perf_counter() - begun < 10.0
+    with browser(tmp_path / "browser" / "profile") as tab:
+        tab.open("data:text/html,warm")
+        for width in (1280, 390):
+            begun = time.perf_counter()
+            tab.open(path.as_uri(), width=width)
+            headline = tab.run("document.querySelector('h1').innerText")
+            assert time.perf_counter() - begun < 3.0
+            assert headline == summary["verdict"]["headline"]
+            assert tab.run("document.documentElement.scrollWidth") <= width
+            assert len(tab.run(CARDS)) == 12
+        assert tab.of("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded") == []
 
 
 def test_without_a_browser_these_tests_skip_but_fail_in_continuous_integration(monkeypatch: pytest.MonkeyPatch) -> None:

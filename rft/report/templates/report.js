@@ -11,6 +11,16 @@
 
   // ---- Figures: drawn when they come near the window, in the colours of the reader's theme.
 
+  // Plotly is large: its text becomes a script once the page is there, so that reading need not wait for it.
+  function plotly() {
+    if (!window.Plotly) {
+      const script = document.createElement("script");
+      script.textContent = byId("plotly").textContent;
+      document.head.append(script);
+    }
+    return window.Plotly;
+  }
+
   function colours() {
     const style = getComputedStyle(document.documentElement);
     const read = (name) => style.getPropertyValue(name).trim();
@@ -70,7 +80,7 @@
       const place = { xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
       layout.annotations = [{ ...place, text, font: { size: 14, color: palette.soft } }];
     }
-    Plotly.react(element, traces, layout, settings);
+    plotly().react(element, traces, layout, settings);
     drawn.add(element);
   }
 
@@ -89,6 +99,8 @@
     { rootMargin: "300px" },
   );
   figures.forEach((element) => near.observe(element));
+  const idle = window.requestIdleCallback || ((later) => setTimeout(later, 200));
+  if (figures.length) window.addEventListener("load", () => idle(plotly));
   dark.addEventListener("change", redraw);
   window.addEventListener("beforeprint", () => figures.filter((element) => !drawn.has(element)).forEach(draw));
 
