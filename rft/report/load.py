@@ -47,13 +47,7 @@ def load_study(
     Raises UserError if the folder is missing or holds no trial, or if no trial is usable.
     """
     study_dir = Path(study_dir)
-    how = f"run its trials first: rft run -m study={study_dir.name} algorithm=sft,ppo,dpo seed=0,1,2"
-    if not study_dir.is_dir():
-        raise UserError(f"there is no study in {study_dir}; {how}")
-    files = sorted(f for f in study_dir.rglob(TRIAL_FILE) if only is None or f.parent.absolute() in only)
-    files = [f for f in files if not is_tuning_trial(f.relative_to(study_dir))]
-    if not files:
-        raise UserError(f"no trial has ended in {study_dir} (no {TRIAL_FILE} below it); {how}")
+    files = _records(study_dir, only)
     reader = _Reader(store, pool or Pool(), settings or {})
     trials: dict[tuple[str, int], Trial] = {}
     failed: list[FailedTrial] = []
@@ -84,6 +78,18 @@ def load_study(
         warnings=(*alike.warnings, *usable.warnings, *vanished(usable.trials, failed)),
         tuning=read_tuning(study_dir, {trial.arm: trial.config for trial in usable.trials}),
     )
+
+
+def _records(study_dir: Path, only: Collection[Path] | None) -> list[Path]:
+    """The records of a study's trials, those of tuning left out."""
+    how = f"run its trials first: rft run -m study={study_dir.name} algorithm=sft,ppo,dpo seed=0,1,2"
+    if not study_dir.is_dir():
+        raise UserError(f"there is no study in {study_dir}; {how}")
+    found = sorted(f for f in study_dir.rglob(TRIAL_FILE) if only is None or f.parent.absolute() in only)
+    files = [f for f in found if not is_tuning_trial(f.relative_to(study_dir))]
+    if not files:
+        raise UserError(f"no trial has ended in {study_dir} (no {TRIAL_FILE} below it); {how}")
+    return files
 
 
 def _record(file: Path) -> dict[str, Any]:

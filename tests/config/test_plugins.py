@@ -298,7 +298,9 @@ class TestOneThatFailsWhenImported:
         entries = ENTRIES.replace("rft_toy", "rft_good").replace("toy =", "good =")
         good = renamed("rft_good") | {"rft_good/toy.py": MODULE.replace("import torch", "")}
         option = good.pop("rft_good/conf/algorithm/toy.yaml")
-        good["rft_good/conf/algorithm/good.yaml"] = option and option.replace("algorithm/toy", "algorithm/good")
+        good["rft_good/conf/algorithm/good.yaml"] = option and option.replace(
+            "algorithm/toy", "algorithm/good"
+        ).replace("name: toy", "name: good")
         install(site, good, name="rft-good", entries=entries)
         outcome = run(site, "plugins")
         states = [line.split()[-1] for line in outcome.stdout.splitlines()[1:3]]

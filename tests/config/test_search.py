@@ -134,8 +134,9 @@ def test_a_bad_range_in_a_plugins_source_is_refused_when_composing(
     (package / "it.py").write_text(
         "import torch_that_is_not_there\n"
         "from dataclasses import dataclass\n"
-        "from rft.config import OnPolicyConfig, loguniform, number\n"
-        "@dataclass\nclass Config(OnPolicyConfig):\n"
+        "from rft.config import loguniform, number\n"
+        "from rft.config.schemas import AlgorithmConfig\n"
+        "@dataclass\nclass Config(AlgorithmConfig):\n"
         "    weight: float = number(0.5, at_most=1, search=loguniform(0.1, 10))\n"
         "class It: ...\n"
     )

@@ -1,4 +1,4 @@
-"""docs/tuning.md works from top to bottom, and what it leaves: equal budgets, test untouched, nothing done twice."""
+"""docs/tuning.md works from top to bottom; what it leaves: equal budgets, the test untouched, nothing done twice."""
 
 from __future__ import annotations
 

@@ -340,7 +340,12 @@ class TestWhereItGoes:
         Study(world).fill(("sft",), seeds=2)
         second(world).fill(("ppo",), seeds=2)
         compare("demo", "more")
-        assert sorted(path.name for path in (world / "runs" / "demo+more").iterdir()) == ["report.html", "summary.json"]
+        assert sorted(path.name for path in (world / "runs" / "demo+more").iterdir()) == [
+            "figures",
+            "report.html",
+            "report.md",
+            "summary.json",
+        ]
         compare("demo", "more", out=world / "elsewhere")
         assert not list((world / "runs" / "demo").glob("report.html"))
 

@@ -92,7 +92,7 @@ def test_a_curve_lies_over_what_its_seeds_had_used(summary: dict[str, Any]) -> N
 
 def test_the_axis_shown_first_is_what_the_budget_limits(summary: dict[str, Any]) -> None:
     assert learning.preferred_axis(summary) == "steps"  # of dpo, generated tokens are not known
-    limited = {**summary, "cost": {"budget": {"arms": {"ppo": {"limit": {"seconds": 60}}}}}}
+    limited = {**summary, "cost": {**summary["cost"], "budget": {"arms": {"ppo": {"limit": {"seconds": 60}}}}}}
     assert learning.preferred_axis(limited) == "seconds"
     assert learning.axes({**summary, "cost": {**summary["cost"], "axes": {}}}) == ["steps"]
 

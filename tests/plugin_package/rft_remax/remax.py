@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rft.algorithms.base import Algorithm
-from rft.config import OnPolicyConfig, number
+from rft.config import OnPolicyConfig, loguniform, number
 from rft.models.backbone import Role
 from rft.ops.enumerable import Enumerable
 from rft.ops.kl import sequence_kl
@@ -30,8 +30,8 @@ class Config(OnPolicyConfig):
 
     lr: float = 1e-3
     """Learning rate of the policy's adapter; full fine-tuning wants 1e-5 to 1e-6."""
-    kl_coef: float = number(0.1, at_least=0)
-    """β: reward units (standard deviations of the reward model) per nat."""
+    kl_coef: float = number(0.1, at_least=0, search=loguniform(0.01, 0.3))
+    """β: reward units (standard deviations of the reward model) per nat; `search` is where tuning looks for it."""
 
 
 class Remax(Algorithm):
