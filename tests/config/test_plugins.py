@@ -385,7 +385,8 @@ class TestOneName:
         assert [line.split()[-1] for line in listed[1:3]] == ["fault", "fault"]
 
     def test_that_is_ours_is_refused_chosen_or_by_default(self, tmp_path: Path) -> None:
-        files = {YAML: None, "rft_toy/conf/algorithm/ppo.yaml": OPTION.replace("algorithm/toy", "algorithm/ppo")}
+        option = OPTION.replace("algorithm/toy", "algorithm/ppo").replace("name: toy", "name: ppo")
+        files = {YAML: None, "rft_toy/conf/algorithm/ppo.yaml": option}
         site = install(tmp_path / "site", files)
         (warning,) = warnings(run(site, "run", "algorithm=dpo", "--cfg", "job"))
         for text in (warning, run(site, "run", "algorithm=ppo").error, run(site, "run", "seed=1").error):
@@ -393,7 +394,9 @@ class TestOneName:
                 assert words in text
 
     def test_that_an_option_brings_along_is_refused(self, tmp_path: Path) -> None:
-        files = {"rft_toy/conf/feedback/ai.yaml": "_target_: rft_toy.toy.Toy\n"}
+        files = {
+            "rft_toy/conf/feedback/ai.yaml": "defaults: [/schema/feedback/ai@_here_, _self_]\n_target_: rft_toy.toy.Toy\n"
+        }
         error = run(install(tmp_path / "site", files), "run", "algorithm=rlaif", "--cfg", "job").error
         assert "feedback=ai: defined by rft itself" in error
 

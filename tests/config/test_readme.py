@@ -144,7 +144,7 @@ def test_a_faulty_page_is_noticed() -> None:
     ]  # fmt: skip
     for command, message in zip(
         found,
-        ["Missing parameter: study", "did you mean 'dpo'", "did you mean 'seed'", "no command lsx", "no command stroe"],
+        ["Missing parameter: studies", "did you mean 'dpo'", "did you mean 'seed'", "no command lsx", "no command stroe"],
         strict=True,
     ):
         with pytest.raises((UserError, AssertionError, UsageError), match=message):
