@@ -1,4 +1,4 @@
-"""What README.md shows works: its commands parse, its overrides compose, its files and targets are there."""
+"""What README.md and docs/budgets.md show works: its commands parse, its overrides compose, its files and targets are there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from rft.config import compose, expand_sweep
 from rft.errors import UserError
 from tests.architecture.source import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/budgets.md")
+README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 UsageError = typer.BadParameter.__bases__[0]  # typer exports the one and raises the other
 MADE = ("runs/",)  # what commands write, not what the repository has
 
@@ -57,7 +58,7 @@ def paths(text: str) -> list[str]:
         word for word in words if re.fullmatch(r"[\w./-]+", word) and ("/" in word or re.search(r"\.\w{2,4}$", word))
     }
     dotted = {word for word in named if re.fullmatch(r"rft(\.\w+)+", word)}
-    own_files = {"trial.json", "report.html", "summary.json", "study.yaml"}
+    own_files = {"trial.json", "report.html", "report.md", "summary.json", "figures/", "study.yaml"}
     return sorted(word for word in named - dotted - own_files if not word.startswith(MADE))
 
 
@@ -144,7 +145,13 @@ def test_a_faulty_page_is_noticed() -> None:
     ]  # fmt: skip
     for command, message in zip(
         found,
-        ["Missing parameter: studies", "did you mean 'dpo'", "did you mean 'seed'", "no command lsx", "no command stroe"],
+        [
+            "Missing parameter: studies",
+            "did you mean 'dpo'",
+            "did you mean 'seed'",
+            "no command lsx",
+            "no command stroe",
+        ],
         strict=True,
     ):
         with pytest.raises((UserError, AssertionError, UsageError), match=message):
