@@ -98,11 +98,14 @@ class Meter:
         return self.stopped_by is None
 
     def fraction(self) -> float:
-        """The largest share of a limit that is used; 0 without limits. All ranks must ask together."""
+        """The largest share that is used of what a limit left at the start; 0 without limits. All ranks must ask together.
+
+        What was charged before the first step is no part of it: at the start nothing is done.
+        """
         if not self.limits:
             return 0.0
-        used = self.prices.amounts(self.start.add(self.total()))
-        return max(used[name] / limit for name, limit in self.limits.items())
+        used, before = self.prices.amounts(self.total()), self.prices.amounts(self.start)
+        return max(used[name] / (limit - before[name]) for name, limit in self.limits.items())
 
     def used_in_round(self) -> Usage:
         """What was used since the last round ended."""
