@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -177,7 +178,7 @@ class Split:
             return None
         both = {name: proxy[name] / scale[1] - gold[name] / scale[0] for name in (arm, self.control)}
         paired = Bootstrap(both, self.bootstrap.settings, paired_seeds=self.bootstrap.paired)
-        return as_dict(paired.difference(arm, self.control))
+        return as_dict(replace(paired.estimate({arm: 1.0, self.control: -1.0}), rounded=True).interval())
 
 
 def _differences(

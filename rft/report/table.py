@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rft.evaluation.statistics import PROMPTS_ONLY
 from rft.report.feedback import is_rule
-from rft.report.wording import brief, level, listing, number, percent, span, title
+from rft.report.wording import brief, level, listing, number, p_figure, percent, span, title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,9 +41,9 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
         prompts = next(iter(summary["arms"].values()))["n_prompts"][split]
         _say(console, f"{split}: {title(split)}, {prompts} prompts", "bold")
         for columns in pack(_groups(summary, split), console.width - min(arms.width, ARM_WIDTH)):
-            console.print(_table(arms, columns))
+            console.print(_table(arms, columns, console.width))
             console.print()
-    _say(console, summary["verdict"]["headline"], "bold")
+    _say(console, summary["cost"]["headline"], "bold")
     _say(console, summary["cost"]["sentence"])
     for sentence in (*summary["verdict"]["sentences"], *_feedback(summary), *_covered(summary)):
         _say(console, sentence, indent=2)
@@ -87,6 +87,7 @@ def _groups(summary: Mapping[str, Any], split: str) -> list[list[Column]]:
             [
                 _column(f"minus {summary['control']}", numbers, "difference", lambda d: _mean(d, sign=True)),
                 _column(interval, numbers, "difference", lambda d: _span(d, sign=True)),
+                _column("Holm p", numbers, "difference", lambda d: p_figure(d["holm_p"]) if d else ""),
                 _column("verdict", numbers, "difference", lambda d: d["verdict"] if d else "control", "left"),
             ]
         )
@@ -118,17 +119,33 @@ def _span(interval: Mapping[str, Any] | None, *, sign: bool = False) -> str:
     return span(interval, 3, sign=sign) if interval else ""
 
 
-def _table(arms: Column, columns: Sequence[Column]) -> Table:
+def broken(name: str, width: int) -> list[str]:
+    """A name in lines of at most `width` characters, broken behind a hyphen, comma or underscore where there is one."""
+    lines = [""]
+    for piece in re.findall(r"[^-,_]*[-,_]|[^-,_]+", name):
+        if len(lines[-1]) + len(piece) > width and lines[-1]:
+            lines.append("")
+        while len(piece) > width:
+            lines[-1], piece = piece[:width], piece[width:]
+            lines.append("")
+        lines[-1] += piece
+    return [line for line in lines if line]
+
+
+def _table(arms: Column, columns: Sequence[Column], width: int) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
     table.add_column(arms.heading, overflow="fold")
+    room = max(ARM_WIDTH, width - sum(column.width + GAP for column in columns))
     for column in columns:
         table.add_column(column.heading, justify=column.justify, no_wrap=True)  # type: ignore[arg-type]
     for cells in zip(arms.cells, *(column.cells for column in columns), strict=True):
-        table.add_row(Text(cells[0]), *(Text(cell, style=STYLES.get(cell, "")) for cell in cells[1:]))
+        table.add_row(
+            Text("\n".join(broken(cells[0], room))), *(Text(cell, style=STYLES.get(cell, "")) for cell in cells[1:])
+        )
     return table
 
 
@@ -152,10 +169,4 @@ def _feedback(summary: Mapping[str, Any]) -> list[str]:
 
 def _covered(summary: Mapping[str, Any]) -> list[str]:
     """What the intervals cover, in a sentence."""
-    if not summary["splits"]:
-        return []
-    split = summary["splits"][0]
-    covers = {record["splits"][split]["gold"]["covers"] for record in summary["arms"].values()}
-    what = PROMPTS_ONLY if PROMPTS_ONLY in covers else next(iter(covers))
-    fixed = "; the shared stages are fixed" if summary["statistics"]["replicate"] == "policy" else ""
-    return [f"{level(summary)} intervals cover {what}{fixed}."]
+    return [f"{level(summary)} intervals: {summary['statistics']['covers_text']}"] if summary["splits"] else []

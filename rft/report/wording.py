@@ -64,11 +64,16 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def p_value(value: float | None) -> str:
-    """``p 0.012``; below a thousandth ``p < 0.001``."""
+def p_figure(value: float | None) -> str:
+    """``0.012``; below a thousandth ``<0.001``, a dash for None."""
     if value is None:
-        return "no p-value"
-    return "p < 0.001" if value < 0.001 else f"p {value:.2f}" if value >= 0.1 else f"p {value:.3f}"
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def p_value(value: float | None) -> str:
+    """``p 0.012`` or ``p <0.001``."""
+    return "no p-value" if value is None else f"p {p_figure(value)}"
 
 
 def brief(error: str) -> str:

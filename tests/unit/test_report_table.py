@@ -12,8 +12,8 @@ from rich.console import Console
 
 from rft.report import print_table, summarise
 from rft.report.html import render
-from rft.report.table import Column, pack
-from rft.report.wording import brief, number, percent, span
+from rft.report.table import Column, broken, pack
+from rft.report.wording import brief, number, p_figure, percent, span
 from tests.synthetic_study import GOLD, Study
 
 LONG = "ppo-lr=0.0003-clip_range=0.05-kl_coef=0.2-iterations=400"
@@ -53,7 +53,12 @@ def figures(summary: dict[str, Any], arm: str, split: str) -> list[str]:
     row = summary["arms"][arm]["splits"][split]
     difference = row["difference"]
     compared = (
-        [number(difference["mean"], 3, sign=True), span(difference, 3, sign=True), difference["verdict"]]
+        [
+            number(difference["mean"], 3, sign=True),
+            span(difference, 3, sign=True),
+            p_figure(difference["holm_p"]),
+            difference["verdict"],
+        ]
         if difference
         else ["control"]
     )
@@ -87,6 +92,20 @@ def test_a_long_name_gives_way_to_the_figures_and_goes_on_below(long_named: dict
     assert "".join(pieces) == LONG
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "lines"),
+    [
+        ("ppo", 14, ["ppo"]),
+        ("ppo-lr=0.0003-clip_range=0.05", 15, ["ppo-lr=0.0003-", "clip_range=0.05"]),
+        ("ppo-lr=0.0003-clip_range=0.05", 12, ["ppo-", "lr=0.0003-", "clip_", "range=0.05"]),
+        ("a" * 7, 3, ["aaa", "aaa", "a"]),
+        ("", 5, []),
+    ],
+)
+def test_names_are_broken_between_settings(name: str, width: int, lines: list[str]) -> None:
+    assert broken(name, width) == lines
+
+
 def test_one_table_a_split_where_there_is_room_for_it(summary: dict[str, Any]) -> None:
     assert shown(summary, 200, terminal=True).count("─\nsft") == 2
     assert shown(summary, 80, terminal=True).count("─\nsft") == 4
@@ -101,16 +120,17 @@ def test_groups_of_columns_stay_together() -> None:
 
 def test_the_end_says_who_won_how_sure_that_is_and_what_it_cost(summary: dict[str, Any]) -> None:
     lines = shown(summary, None, terminal=False).splitlines()
-    assert summary["verdict"]["headline"] in lines
+    assert summary["cost"]["headline"] in lines
     assert summary["cost"]["sentence"] in lines
-    assert "  95 % intervals cover seeds and prompts; the shared stages are fixed." in lines
+    assert f"  95 % intervals: {summary['statistics']['covers_text']}" in lines
+    assert "candidates, labels and reward model are fixed" in summary["statistics"]["covers_text"]
     simulated = next(line for line in lines if "reward model from simulated feedback (sft, dpo and ppo)" in line)
     assert "right on 78 % of labels it never saw and 72 % of real human pairs (one human: 85 %)" in simulated
 
 
 def test_one_seed_covers_prompts_only(tmp_path: Path) -> None:
     summary = summarise(Study(tmp_path).fill(("sft", "ppo"), seeds=1).load())
-    assert "95 % intervals cover prompts only" in shown(summary, 80, terminal=True)
+    assert "its intervals cover the choice of prompts only" in " ".join(shown(summary, 80, terminal=True).split())
 
 
 def test_a_failed_trial_takes_one_line_whatever_it_left_behind(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rft.evaluation.statistics.intervals import PROMPTS_ONLY, SEEDS_AND_PROMPTS,
 GROUPS = 200
 """Points that stand for the R prompt draws where tail probabilities are averaged over them."""
 FREEDOM_STEP = 32
-"""Estimates that are no contrast of means take degrees of freedom rounded down to a 32nd: the draws of Student's t cost
+"""Estimates marked `rounded` take degrees of freedom rounded down to a 32nd: the draws of Student's t cost
 more than all else, and few different ones are needed then. From two on, a 32nd widens an interval by under 2 %."""
 
 

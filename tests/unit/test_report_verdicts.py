@@ -1,0 +1,289 @@
+"""What the summary concludes and how it says so, on results made in memory.
+
+Dimensions: `S` seeds, `N` prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import stats
+
+from rft.evaluation.statistics import Resampling
+from rft.report import summarise
+from rft.report.load import Rows, StageUse, StudyResults, Trial
+from rft.report.overoptimisation import overoptimisation
+from rft.report.splits import FULL_PAIRS
+from rft.report.wording import counted, find_pair, p_figure, p_value, pair
+
+FloatArray = npt.NDArray[np.float64]
+QUICK = Resampling(resamples=2000)
+
+
+def trial(
+    arm: str,
+    seed: int,
+    gold: FloatArray,
+    kl: float = 0.0,
+    *,
+    proxy: FloatArray | None = None,
+    algorithm: str = "",
+    stages: Mapping[str, StageUse] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Trial:
+    """A trial whose rows have these golds [N], one sample a prompt."""
+    count = len(gold)
+    names = tuple(f"test-{n:04d}" for n in range(count))
+    rows = Rows(
+        names, (0,) * count, names, ("a good film",) * count, gold, 3 * gold if proxy is None else proxy,
+        np.full(count, kl), np.full(count, 20.0), np.zeros(count, dtype=np.bool_),
+    )  # fmt: skip
+    return Trial(arm, algorithm or arm, seed, stages or {}, {"test": rows}, (), config or {})
+
+
+def results(arms: Mapping[str, Sequence[float]], prompts: int = 30, noise: float = 0.01) -> StudyResults:
+    """Trials with these mean golds, by arm and seed."""
+    hard = np.random.default_rng(0).normal(0, 0.05, prompts)
+    hard -= hard.mean()
+    trials = []
+    for arm, means in arms.items():
+        rng = np.random.default_rng([1, *arm.encode()])
+        for seed, mean in enumerate(means):
+            kl = 0.0 if arm == "sft" else 4.0 + seed
+            trials.append(trial(arm, seed, mean + hard + rng.normal(0, noise, prompts), kl))
+    return StudyResults("s", tuple(trials), ())
+
+
+def headline(arms: Mapping[str, Sequence[float]], **more: Any) -> str:
+    return str(summarise(results(arms, **more), settings=QUICK)["verdict"]["headline"])
+
+
+SFT = (0.5, 0.5, 0.5)
+
+
+def test_a_winner_is_named_with_margin_interval_p_value_and_seeds() -> None:
+    text = headline({"sft": SFT, "ppo": (0.8, 0.81, 0.79), "dpo": (0.6, 0.61, 0.59)})
+    assert text.startswith("ppo is better than the control sft: mean gold reward 0.80 against 0.50 on unseen questions")
+    assert "+0.30 (95 % interval +0.2" in text
+    assert "p <0.001 after correction" in text
+    assert "for 2 comparisons, 3 seeds)" in text
+    assert "It is also ahead of the runner-up dpo (+0.20" in text
+
+
+def test_what_the_winner_cost_is_in_the_headline_of_the_cost() -> None:
+    summary = summarise(results({"sft": SFT, "ppo": (0.8, 0.81, 0.79)}), settings=QUICK)
+    assert "; it cost 0.0 s of its own computing a seed and a KL of 5.0 nats." in summary["cost"]["headline"]
+    assert summary["cost"]["headline"].startswith(summary["verdict"]["headline"].removesuffix("."))
+
+
+def test_one_comparison_is_not_corrected() -> None:
+    arms = {"sft": SFT, "ppo": (0.8, 0.81, 0.79)}
+    assert "after correction" not in headline(arms)
+    difference = summarise(results(arms), settings=QUICK)["arms"]["ppo"]["splits"]["test"]["difference"]
+    assert difference["holm_p"] == difference["p_value"]
+
+
+def test_an_open_question_says_how_many_seeds_would_settle_it() -> None:
+    arms = {"sft": SFT, "ppo": (0.50, 0.58, 0.54), "dpo": (0.4, 0.5, 0.6)}
+    summary = summarise(results(arms), settings=QUICK)
+    text, difference = summary["verdict"]["headline"], summary["arms"]["ppo"]["splits"]["test"]["difference"]
+    assert text.startswith("Cannot tell whether any algorithm is better than the control sft on unseen questions; ppo ")
+    assert difference["verdict"] == "cannot tell"
+    more = difference["seeds_needed"] - 3
+    assert more > 1
+    assert f"about {more} more seeds an arm would settle it." in text
+    assert not summary["verdict"]["settled"]
+
+
+def test_a_difference_that_the_correction_leaves_open_says_so() -> None:
+    arms = {"sft": SFT, **{f"a{k}": (0.50, 0.52, 0.51) for k in range(4)}, "ppo": (0.535, 0.58, 0.555)}
+    summary = summarise(results(arms), settings=QUICK)
+    difference = summary["arms"]["ppo"]["splits"]["test"]["difference"]
+    assert difference["excludes_zero"]
+    assert difference["p_value"] < 0.05 < difference["holm_p"]
+    assert difference["verdict"] == "cannot tell"
+    sentence = next(s for s in summary["verdict"]["sentences"] if s.startswith("ppo "))
+    assert "the interval leaves out 0, but not after correction for 5 comparisons" in sentence
+
+
+def test_arms_that_are_all_worse_are_called_so() -> None:
+    text = headline({"sft": SFT, "ppo": (0.2, 0.21, 0.19)})
+    assert text == "No algorithm is better than the control sft on unseen questions: each is shown to be worse."
+
+
+def test_a_study_of_the_control_alone_has_no_verdict() -> None:
+    summary = summarise(results({"sft": SFT}), settings=QUICK)
+    assert summary["verdict"]["headline"] == "No verdict: the study has nothing but the control sft."
+    assert summary["ranking"] == {"test": []}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_one_seed_has_no_verdict_whatever_its_lead() -> None:
+    summary = summarise(results({"sft": (0.5,), "ppo": (0.9,)}), settings=QUICK)
+    difference = summary["arms"]["ppo"]["splits"]["test"]["difference"]
+    assert difference["excludes_zero"]
+    assert (difference["verdict"], difference["p_value"], difference["holm_p"]) == ("no verdict", None, None)
+    assert difference["seeds_needed"] is None
+    assert summary["pairs"]["test"][0]["probability_of_improvement"] is None
+    assert summary["verdict"]["headline"].startswith(
+        "No verdict yet: ppo and sft have one seed only, and one run cannot"
+    )
+    assert "cover the choice of prompts only" in summary["statistics"]["covers_text"]
+
+
+def test_pairs_are_corrected_for_all_pairs() -> None:
+    summary = summarise(results({"sft": SFT, "a": (0.6, 0.62, 0.61), "b": (0.7, 0.71, 0.75)}), settings=QUICK)
+    pairs = summary["pairs"]["test"]
+    smallest = min(pairs, key=lambda entry: entry["p_value"])
+    assert smallest["holm_p"] == pytest.approx(3 * smallest["p_value"])
+    control = summary["arms"][smallest["arm"]]["splits"]["test"]["difference"]
+    assert control["p_value"] == smallest["p_value"]
+
+
+def test_a_pair_can_be_read_either_way() -> None:
+    summary = summarise(results({"sft": SFT, "ppo": (0.8, 0.81, 0.79)}), settings=QUICK)
+    there, back = pair(summary, "test", "ppo", "sft"), pair(summary, "test", "sft", "ppo")
+    assert (there["verdict"], back["verdict"]) == ("better", "worse")
+    assert (back["low"], back["high"]) == (-there["high"], -there["low"])
+    assert back["win_rate"]["mean"] == pytest.approx(1 - there["win_rate"]["mean"])
+    assert back["probability_of_improvement"]["high"] == 1 - there["probability_of_improvement"]["low"]
+    assert find_pair(summary, "test", "ppo", "nobody") is None
+    with pytest.raises(KeyError, match="ppo, nobody"):
+        pair(summary, "test", "ppo", "nobody")
+
+
+def test_many_arms_meet_the_control_and_the_best_meet_each_other() -> None:
+    arms = {"sft": SFT, **{f"a{k:02d}": (0.5 + k / 100, 0.51 + k / 100, 0.49 + k / 100) for k in range(30)}}
+    summary = summarise(results(arms), settings=QUICK)
+    pairs = {(entry["arm"], entry["against"]) for entry in summary["pairs"]["test"]}
+    best = {f"a{k:02d}" for k in range(30 - FULL_PAIRS, 30)}
+    assert len(pairs) == FULL_PAIRS * (FULL_PAIRS - 1) // 2 + 30
+    assert {a for a, b in pairs if b == "sft"} == set(arms) - {"sft"}
+    assert {name for pair in pairs if "sft" not in pair for name in pair} == best
+    smallest = min(summary["pairs"]["test"], key=lambda entry: entry["p_value"])
+    assert smallest["holm_p"] == pytest.approx(min(1.0, 31 * 30 / 2 * smallest["p_value"]))
+    assert {entry["arm"] for entry in summary["ranking"]["test"]} == best | {"sft"}
+    assert summary["arms"]["a00"]["splits"]["test"]["win_rate"] is not None
+
+
+def test_gap_is_in_the_controls_standard_deviations() -> None:
+    """Gold up by 0.1, proxy by 0.8, in spreads of 0.1 and 0.2: 0.8/0.2 − 0.1/0.1 = 3."""
+    gold, proxy = np.array([0.4, 0.6]), np.array([-0.2, 0.2])
+    trials = [trial("sft", seed, gold, proxy=proxy) for seed in range(2)]
+    trials += [trial("ppo", seed, gold + 0.1, 3.0, proxy=proxy + 0.8) for seed in range(2)]
+    arms = summarise(StudyResults("s", tuple(trials), ()), settings=QUICK)["arms"]
+    assert arms["ppo"]["splits"]["test"]["gap"]["mean"] == pytest.approx(3.0)
+    assert arms["sft"]["splits"]["test"]["gap"] is None
+
+
+def test_feedback_and_optimiser_are_told_apart() -> None:
+    def settings(feedback: str, algorithm: str, needed: str | None = None) -> dict[str, Any]:
+        target = {
+            "ppo": "rft.algorithms.ppo.PPO",
+            "rlaif": "rft.algorithms.rlaif.RLAIF",
+            "dpo": "rft.algorithms.dpo.DPO",
+        }
+        return {
+            "feedback": {"_target_": f"rft.feedback.{feedback}.Source"},
+            "algorithm": {"_target_": target[algorithm], "requires_feedback": needed},
+        }
+
+    gold = np.linspace(0.3, 0.7, 12)
+    own = {
+        "ppo": settings("simulated", "ppo"), "rlaif": settings("ai", "rlaif", "ai"),
+        "dpo": settings("simulated", "dpo"), "dpo-2": settings("simulated", "dpo"),
+    }  # fmt: skip
+    trials = [
+        trial(arm, seed, gold + 0.1 * k + 0.01 * seed, algorithm=arm.removesuffix("-2"), config=config)
+        for k, (arm, config) in enumerate(own.items())
+        for seed in range(2)
+    ]
+    summary = summarise(StudyResults("s", tuple(trials), ()), settings=QUICK)
+    assert {arm: (r["feedback"], r["optimiser"]) for arm, r in summary["arms"].items()} == {
+        "dpo": ("simulated", "dpo"), "dpo-2": ("simulated", "dpo"), "ppo": ("simulated", "ppo"), "rlaif": ("ai", "ppo"),
+    }  # fmt: skip
+    table = summary["two_way"]["test"]
+    assert (table["feedbacks"], table["optimisers"]) == (["ai", "simulated"], ["dpo", "ppo"])
+    cell = next(cell for cell in table["cells"] if cell["optimiser"] == "dpo")
+    assert cell["arms"] == ["dpo", "dpo-2"]
+    assert cell["mean"] == pytest.approx(0.5 + 0.25 + 0.005)
+
+
+def test_one_cell_makes_no_table() -> None:
+    assert summarise(results({"sft": SFT, "ppo": SFT}), settings=QUICK)["two_way"]["test"] is None
+
+
+def test_seeds_of_a_pipeline_are_paired_and_the_summary_says_what_they_cover() -> None:
+    """What the seeds have in common, here most of their spread, cancels from the difference."""
+
+    def study(keys: Sequence[str]) -> StudyResults:
+        trials = []
+        for arm, means in {"sft": (0.3, 0.5, 0.7), "ppo": (0.4, 0.601, 0.802)}.items():
+            for seed, mean in enumerate(means):
+                use = StageUse(keys[seed], "d" + keys[seed], 1.0, None, None, True)
+                trials.append(trial(arm, seed, np.full(10, mean), stages={"reward_model": use}))
+        return StudyResults("s", tuple(trials), ())
+
+    anew, fixed = (summarise(study(keys), settings=QUICK) for keys in ("abc", "aaa"))
+    assert (anew["statistics"]["replicate"], fixed["statistics"]["replicate"]) == ("pipeline", "policy")
+    difference = anew["arms"]["ppo"]["splits"]["test"]["difference"]
+    wanted = stats.ttest_rel([0.4, 0.601, 0.802], [0.3, 0.5, 0.7])
+    assert difference["p_value"] == pytest.approx(wanted.pvalue, rel=1e-6)
+    assert difference["verdict"] == "better"
+    assert fixed["arms"]["ppo"]["splits"]["test"]["difference"]["verdict"] == "cannot tell"
+    assert "candidates, labels, reward model and policy" in anew["statistics"]["covers_text"]
+    assert "are fixed" in fixed["statistics"]["covers_text"]
+
+
+def frontier(points: Sequence[tuple[int, float, float]], kl: float = 0.0) -> dict[str, Any]:
+    """A summary as far as the fit reads it: (seed, KL, gold) of one arm's points."""
+    entries = [{"seed": seed, "kl": at, "gold": gold} for seed, at, gold in points]
+    start = {"splits": {"test": {"gold": {"mean": 0.5}, "kl": kl}}, "optimiser": "sft"}
+    return {
+        "control": "sft", "splits": ["test"], "statistics": {"level": 0.95},
+        "arms": {"sft": start, "ppo": {"optimiser": "ppo"}, "best_of_n": {"optimiser": "best_of_n"}},
+        "frontier": {"sft": [], "ppo": entries, "best_of_n": entries},
+    }  # fmt: skip
+
+
+def test_the_law_of_the_optimiser_is_fitted_to_the_gain_over_the_start() -> None:
+    d = np.sqrt([1.0, 4.0, 9.0, 16.0, 25.0])
+    points = [(s, x * x, 0.5 + x * (0.2 - 0.1 * np.log(x))) for s in range(3) for x in d]
+    found = overoptimisation(frontier(points))
+    ppo, best = found["ppo"], found["best_of_n"]
+    assert ppo is not None
+    assert best is not None
+    assert found["sft"] is None
+    assert (ppo["law"], ppo["points"], ppo["alpha"]["mean"]) == ("rl", 15, pytest.approx(0.2))
+    assert ppo["beta"]["mean"] == pytest.approx(0.1)
+    # Highest at d = e^(α/β − 1) = e, a KL of e² = 7.4.
+    assert "it is highest at a KL of 7.4 nats, while the points reach 25.0." in ppo["sentence"]
+    assert best["law"] == "best_of_n"
+
+
+def test_without_an_untrained_control_there_is_no_gain_to_fit() -> None:
+    points = [(s, float(k), 0.5 + 0.1 * k) for s in range(3) for k in range(1, 6)]
+    assert overoptimisation(frontier(points, kl=3.0)) == {"sft": None, "ppo": None, "best_of_n": None}
+
+
+def test_words_for_counts_and_p_values() -> None:
+    assert [counted(1, "seed"), counted(0, "seed"), counted(2, "more seed")] == ["1 seed", "0 seeds", "2 more seeds"]
+    assert [p_figure(x) for x in (0.0004, 0.0123, 0.456, None)] == ["<0.001", "0.012", "0.46", "–"]
+    assert [p_value(0.0004), p_value(None)] == ["p <0.001", "no p-value"]
+
+
+def test_a_thousand_trials_are_summarised_in_moments() -> None:
+    """In processor time, so that what else the machine does counts little; texts are short here."""
+    rng = np.random.default_rng(3)
+    arms = {"sft": (0.5,) * 5, **{f"a{k:03d}": 0.5 + k / 1000 + rng.normal(0, 0.02, 5) for k in range(199)}}
+    study = results(arms, prompts=256, noise=0.1)
+    start = time.process_time()
+    summary = summarise(study)
+    assert time.process_time() - start < 20
+    assert len(summary["arms"]) == 200
