@@ -21,21 +21,25 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Write `checkpoint` to a file beside `path`, then rename it.
-
-        Raises:
-            OSError: naming `path`, for instance if its disk is full; what was there stays.
-        """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        """Write `checkpoint` as `write_whole` does."""
         # By way of memory: writing to a file itself, torch hides the system's error.
         data = io.BytesIO()
         torch.save(checkpoint, data)
-        try:
-            beside.write_bytes(data.getbuffer())
-            beside.replace(target)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(target)) from error
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(Path(path), data.getbuffer())
+
+
+def write_whole(target: Path, data: bytes | memoryview) -> None:
+    """Write a file beside its place, then rename it.
+
+    Raises:
+        OSError: naming `target`, for instance if its disk is full; what was there stays.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    finally:
+        beside.unlink(missing_ok=True)

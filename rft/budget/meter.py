@@ -98,9 +98,9 @@ class Meter:
         return self.stopped_by is None
 
     def fraction(self) -> float:
-        """The largest share that is used of what a limit left at the start; 0 without limits. All ranks must ask together.
+        """The largest share that is used of what a limit left at the start, when nothing is done; 0 without limits.
 
-        What was charged before the first step is no part of it: at the start nothing is done.
+        All ranks must ask together.
         """
         if not self.limits:
             return 0.0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
 import lightning
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from rft.algorithms.base import Algorithm
 from rft.budget import Meter
+from rft.checkpoint import write_whole
 from rft.models.backbone import Role
 from rft.progress import bar
 
@@ -136,8 +138,8 @@ class Snapshots(lightning.Callback):
         assert isinstance(pl_module, Algorithm)
         self.taken += [{"step": float(trainer.global_step), "fraction": fraction}] * (due - len(self.taken))
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(pl_module.backbone.role_state(Role.policy), self.folder / snapshot_name(self.taken[-1]))
+            # By way of memory, as checkpoints: on a full disk safetensors hides the system's error.
+            write_whole(self.folder / snapshot_name(self.taken[-1]), save(pl_module.backbone.role_state(Role.policy)))
 
     def keep(self, out: Path) -> None:
         """Move what was taken into the entry, with its list; nothing if none was asked for."""
@@ -145,7 +147,7 @@ class Snapshots(lightning.Callback):
             return
         distinct = [point for i, point in enumerate(self.taken) if point not in self.taken[:i]]
         for point in distinct:
-            (self.folder / snapshot_name(point)).replace(out / snapshot_name(point))
+            shutil.move(self.folder / snapshot_name(point), out / snapshot_name(point))  # it may be another disk
         listed = [point | {"file": snapshot_name(point)} for point in distinct]
         (out / SNAPSHOTS).write_text(json.dumps(listed, indent=1), encoding="utf-8")
 

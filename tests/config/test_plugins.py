@@ -394,10 +394,14 @@ class TestOneName:
                 assert words in text
 
     def test_that_an_option_brings_along_is_refused(self, tmp_path: Path) -> None:
-        files = {
-            "rft_toy/conf/feedback/ai.yaml": "defaults: [/schema/feedback/ai@_here_, _self_]\n_target_: rft_toy.toy.Toy\n"
-        }
-        error = run(install(tmp_path / "site", files), "run", "algorithm=rlaif", "--cfg", "job").error
+        option = "defaults: [/schema/feedback/ai@_here_, _self_]\n_target_: rft_toy.toy.Toy\n"
+        error = run(
+            install(tmp_path / "site", {"rft_toy/conf/feedback/ai.yaml": option}),
+            "run",
+            "algorithm=rlaif",
+            "--cfg",
+            "job",
+        ).error
         assert "feedback=ai: defined by rft itself" in error
 
 

@@ -1,4 +1,4 @@
-"""What README.md and docs/budgets.md show works: its commands parse, its overrides compose, its files and targets are there."""
+"""What README.md and docs/budgets.md show works: commands parse, overrides compose, files and targets are there."""
 
 from __future__ import annotations
 

@@ -297,7 +297,7 @@ def test_a_reward_model_is_where_it_was_before_there_were_other_sources(shared: 
     assert set(entry["config"]) == {"reward", "lora", "strategy"}
     assert set(entry["config"]["reward"]) == {"_target_", "lr", "epochs", "prompts_per_step", "pooling", "seed"}
     assert set(entry["inputs"]) == {"sft", "candidates", "preferences", "ratings"}
-    assert entry["version"] == 1
+    assert entry["version"] == 2
     assert set(entry["files"]) == {"reward.safetensors", "standardise.json"}
 
 

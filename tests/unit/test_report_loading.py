@@ -339,7 +339,7 @@ class TestCheckpoints:
         assert first == Checkpoint(
             "test", 1, 4, 0.5, kl=2.5, gold=pytest.approx(0.6), proxy=2.0, prompt_ids=frozenset("ab")
         )
-        assert second == Checkpoint("test", 2, 8, 1.0, kl=3.0, gold=0.5, proxy=1.0, prompt_ids=frozenset("ab"))
+        assert second == Checkpoint("test", 2, 8, 1.0, kl=3.0, gold=0.5, proxy=1.0, prompt_ids=frozenset("a"))
 
     def test_are_none_where_there_is_no_file(self, study: Study) -> None:
         study.trial("sft", 0)
