@@ -202,7 +202,7 @@ def small_disk(shared: Path, tmp_path: Path) -> Iterator[Path]:
     mount, umount = shutil.which("mount"), shutil.which("umount")
     disk = tmp_path / "disk"
     disk.mkdir()
-    size = sum(path.stat().st_size + 8192 for path in shared.rglob("*")) + (192 << 10)
+    size = sum(path.stat().st_size + 8192 for path in shared.rglob("*")) + (1 << 20)
     if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=False).returncode:
         pytest.skip("mounting a small disk takes root")
     shutil.copytree(shared, disk / "store")

@@ -16,7 +16,7 @@ import pytest
 from tests.integration.harness import OF, REPOSITORY, Outcome, Result, environment, files_under, rft, study
 from tests.integration.test_tutorial import blocks
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("tuning"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.assets, pytest.mark.xdist_group("tuning"), pytest.mark.timeout(900)]
 
 PAGE = REPOSITORY / "docs" / "tuning.md"
 ARMS = {"dpo": {"lr", "beta"}, "ppo": {"lr", "kl_coef"}}
