@@ -101,7 +101,7 @@ class Rows:
     """Evaluation rows of one trial on one split; every array has length M."""
 
     questions: Questions
-    responses: Responses
+    responses: Sequence[str]
     gold: FloatArray  # probability in [0, 1]
     proxy: FloatArray  # reward model's score; all NaN if the study has none
     kl: FloatArray  # nats per sequence against the SFT reference
