@@ -18,6 +18,7 @@ from rich.console import Console
 
 from rft.study.forks import SUPPORTED, Forked
 from rft.study.launch import SWITCH, Job, Launcher, Process
+from rft.study.sweep import run_sweep
 from tests.integration.harness import OF, REPOSITORY, Result, environment, rft, study, wait_until
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="jobs are forked on Linux alone")
@@ -240,6 +241,23 @@ def test_a_thread_that_comes_later_costs_no_job(place: Path, tmp_path: Path, mon
         assert launcher.run([job(tmp_path, "plain", "nothing")], 1, "jobs") == {}
         assert "acts nothing" in (tmp_path / "runs" / "plain" / "log.txt").read_text(encoding="utf-8")
         assert (runs.poll(), server.gone) == (None, "")
+
+
+def test_a_trial_of_a_sweep_that_fails_ends_alone(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RFT_THREADS", raising=False)
+    trials = [(job(tmp_path, "left", "leave"), 1), (job(tmp_path, "look", "look", "seen.json"), 2)]
+    assert run_sweep(trials) == ["left"]
+    said = capfd.readouterr()
+    assert [line for line in said.out.splitlines() if line in ("last words", "acts look")] == [
+        "last words",
+        "acts look",
+    ]
+    for words in ("[0] left", "failed left: last words", "[1] look"):
+        assert words in said.err
+    # Each has the threads that it would have had by itself.
+    assert json.loads((tmp_path / "seen.json").read_text(encoding="utf-8"))["environment"]["RFT_THREADS"] == "2"
 
 
 def using(store: Path) -> list[int]:
