@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,116 +26,124 @@ CHECKPOINTS_FILE = "checkpoints.parquet"
 """Beside the final test's rows: those of the points of training that were tested."""
 
 
-def _sample(
-    backbone: Backbone,
-    engine: RolloutEngine,
-    proxy: RewardSource,
-    part: Sequence[dict[str, Any]],
-    uniform_BR: torch.Tensor,
-    config: EvaluationConfig,
-) -> list[dict[str, Any]]:
-    """Rows without gold for one batch of questions."""
-    ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
-    seq = backbone.with_trunk(engine.generate(ids, mask, uniform_BR.to(backbone.device), config.temperature))
-    kl = sequence_kl(backbone.logprobs(Role.policy, seq), backbone.logprobs(Role.reference, seq), seq.response_mask)
-    scores, truncated = proxy.score(seq), seq.truncated(backbone.eos_id)
-    return [
-        {
-            "split": question["split"],
-            "prompt_id": question["prompt_id"],
-            "prompt": question["text"],
-            "response": backbone.tokenizer.decode(seq.response_ids[i][seq.response_mask[i]], skip_special_tokens=True),
-            "proxy": float(scores[i]),
-            "kl": float(kl[i]),
-            "length": int(seq.lengths[i]),
-            "truncated": bool(truncated[i]),
-        }
-        for i, question in enumerate(part)
-    ]
+class FinalTest:
+    """What policies are tested with: the same questions and sampling numbers for every one of them.
 
+    Args:
+        backbone: plays the policy to test, and the reference.
+        engine: samples its answers.
+        questions: of all splits.
+        gold: the hidden reward.
+        proxy: the reward that training could see.
+        config: how much is tested.
+        response_tokens: longest answer.
+        seed: of the trial.
 
-@torch.no_grad()
-def evaluate_checkpoint(
-    backbone: Backbone,
-    engine: RolloutEngine,
-    questions: Sequence[dict[str, Any]],
-    gold: GoldReward,
-    proxy: RewardSource,
-    config: EvaluationConfig,
-    *,
-    response_tokens: int,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Rows of a point of training: the first questions of the first split, one answer each.
-
-    The sampling numbers are those of the final test's first answer to the same question.
+    The sampling numbers come from (config.seed, seed, split) and the row: the same for every arm. KL is k1 against the
+    reference at temperature 1, in nats per sequence.
     """
-    split = config.splits[0]
-    asked = [q for q in questions if q["split"] == split][: config.checkpoint_prompts]
-    rows = len(asked) * config.samples_per_prompt
-    draws = uniforms(rows, response_tokens, config.seed, seed, zlib.crc32(split.encode()))[:: config.samples_per_prompt]
-    engine.sync(backbone)
-    found: list[dict[str, Any]] = []
-    for start in range(0, len(asked), config.batch_size):
-        part = asked[start : start + config.batch_size]
-        found += _sample(backbone, engine, proxy, part, draws[start : start + len(part)], config)
-    logits = gold.logit([row["prompt"] + row["response"] for row in found])
-    kept = ("split", "prompt_id", "proxy", "kl", "length", "truncated")
-    return [
-        {name: row[name] for name in kept} | {"sample": 0, "gold": float(expit(logit))}
-        for row, logit in zip(found, logits, strict=True)
-    ]
 
+    def __init__(
+        self,
+        backbone: Backbone,
+        engine: RolloutEngine,
+        questions: Sequence[dict[str, Any]],
+        gold: GoldReward,
+        proxy: RewardSource,
+        config: EvaluationConfig,
+        *,
+        response_tokens: int,
+        seed: int,
+    ) -> None:
+        self.backbone, self.engine, self.questions = backbone, engine, questions
+        self.gold, self.proxy, self.config = gold, proxy, config
+        self.response_tokens, self.seed = response_tokens, seed
 
-@torch.no_grad()
-def evaluate(
-    backbone: Backbone,
-    engine: RolloutEngine,
-    questions: Sequence[dict[str, Any]],
-    gold: GoldReward,
-    proxy: RewardSource,
-    config: EvaluationConfig,
-    *,
-    response_tokens: int,
-    seed: int,
-    out: Path,
-    best_of: int = 1,
-) -> dict[str, float]:
-    """Sample, score and write ``evaluation.parquet``; returns means by split.
+    def _asked(self, split: str) -> list[dict[str, Any]]:
+        """The questions of a split, each as often as it is answered."""
+        return [q for q in self.questions if q["split"] == split for _ in range(self.config.samples_per_prompt)]
 
-    The sampling numbers come from (config.seed, seed, split) and the row: the same for every arm. KL is k1 against
-    the reference at temperature 1, in nats per sequence; picking the best of n adds its bound log n − (n−1)/n.
-    ``best_of`` responses are sampled for each row, of which the proxy picks one; the first is what one alone would be.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    def _draws(self, split: str, rows: int, more: Sequence[int] = ()) -> torch.Tensor:
+        """Uniform numbers [rows, R]."""
+        return uniforms(rows, self.response_tokens, self.config.seed, self.seed, zlib.crc32(split.encode()), *more)
 
-    rows: list[dict[str, Any]] = []
-    wanted = sum(q["split"] in config.splits for q in questions) * config.samples_per_prompt
-    engine.sync(backbone)
-    with bar("evaluation", wanted) as progress:
+    def _sample(self, part: Sequence[dict[str, Any]], uniform_BR: torch.Tensor) -> list[dict[str, Any]]:
+        """Rows without gold for one batch of questions."""
+        backbone = self.backbone
+        ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
+        seq = self.engine.generate(ids, mask, uniform_BR.to(backbone.device), self.config.temperature)
+        seq = backbone.with_trunk(seq)
+        kl = sequence_kl(backbone.logprobs(Role.policy, seq), backbone.logprobs(Role.reference, seq), seq.response_mask)
+        scores, truncated = self.proxy.score(seq), seq.truncated(backbone.eos_id)
+        decode = partial(backbone.tokenizer.decode, skip_special_tokens=True)
+        return [
+            {
+                "split": question["split"],
+                "prompt_id": question["prompt_id"],
+                "prompt": question["text"],
+                "response": decode(seq.response_ids[i][seq.response_mask[i]]),
+                "proxy": float(scores[i]),
+                "kl": float(kl[i]),
+                "length": int(seq.lengths[i]),
+                "truncated": bool(truncated[i]),
+            }
+            for i, question in enumerate(part)
+        ]
+
+    def _score(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add gold to rows, as log-odds and as probability."""
+        for row, logit in zip(rows, self.gold.logit([row["prompt"] + row["response"] for row in rows]), strict=True):
+            row["gold_logit"] = float(logit)
+            row["gold"] = float(expit(logit))
+
+    @torch.no_grad()
+    def checkpoint(self) -> list[dict[str, Any]]:
+        """Rows of the policy at a point of training: the first questions of the first split, one answer each.
+
+        It is the final test's first answer to the same question, but for the weights.
+        """
+        split, every = self.config.splits[0], self.config.samples_per_prompt
+        asked = self._asked(split)[: self.config.checkpoint_prompts * every]
+        draws, asked = self._draws(split, len(asked))[::every], asked[::every]
+        self.engine.sync(self.backbone)
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(asked), self.config.batch_size):
+            part = slice(start, start + self.config.batch_size)
+            rows += self._sample(asked[part], draws[part])
+        self._score(rows)
+        kept = ("split", "prompt_id", "proxy", "kl", "length", "truncated", "gold")
+        return [{name: row[name] for name in kept} | {"sample": 0} for row in rows]
+
+    @torch.no_grad()
+    def run(self, out: Path, best_of: int = 1) -> dict[str, float]:
+        """Sample, score and write ``evaluation.parquet``; returns means by split.
+
+        ``best_of`` responses are sampled for each row, of which the proxy picks one, which adds the bound
+        log n − (n−1)/n to the KL; the first is what one alone would be.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        config = self.config
+        rows: list[dict[str, Any]] = []
+        asked = {split: self._asked(split) for split in config.splits}
+        self.engine.sync(self.backbone)
+        with bar("evaluation", sum(map(len, asked.values()))) as progress:
+            for split, of_split in asked.items():
+                draws = [self._draws(split, len(of_split), [d] if d else []) for d in range(best_of)]
+                for start in range(0, len(of_split), config.batch_size):
+                    part = slice(start, start + config.batch_size)
+                    drawn = [self._sample(of_split[part], uniform_BR[part]) for uniform_BR in draws]
+                    for options in zip(*drawn, strict=True):
+                        best = max(options, key=lambda row: float(row["proxy"]))
+                        kl, sample = best["kl"] + best_of_n_kl(best_of), len(rows) % config.samples_per_prompt
+                        rows.append(best | {"sample": sample, "kl": kl})
+                    progress.advance(len(of_split[part]))
+        self._score(rows)
+        pq.write_table(pa.Table.from_pylist(rows), out / "evaluation.parquet")
+        means = {}
         for split in config.splits:
-            asked = [q for q in questions if q["split"] == split for _ in range(config.samples_per_prompt)]
-            seeds = (config.seed, seed, zlib.crc32(split.encode()))
-            draws = [uniforms(len(asked), response_tokens, *seeds, *([d] if d else [])) for d in range(best_of)]
-            for start in range(0, len(asked), config.batch_size):
-                part = asked[start : start + config.batch_size]
-                drawn = [_sample(backbone, engine, proxy, part, u[start : start + len(part)], config) for u in draws]
-                for options in zip(*drawn, strict=True):
-                    best = max(options, key=lambda row: float(row["proxy"]))
-                    rows.append(
-                        best
-                        | {"sample": len(rows) % config.samples_per_prompt, "kl": best["kl"] + best_of_n_kl(best_of)}
-                    )
-                progress.advance(len(part))
-    logits = gold.logit([row["prompt"] + row["response"] for row in rows])
-    for row, logit in zip(rows, logits, strict=True):
-        row["gold_logit"] = float(logit)
-        row["gold"] = float(expit(logit))
-    pq.write_table(pa.Table.from_pylist(rows), out / "evaluation.parquet")
-    means = {}
-    for split in config.splits:
-        some = [r for r in rows if r["split"] == split]
-        for name in ("gold", "proxy", "kl", "length", "truncated"):
-            means[f"eval/{split}/{name}"] = sum(float(r[name]) for r in some) / max(len(some), 1)
-    return means
+            some = [r for r in rows if r["split"] == split]
+            for name in ("gold", "proxy", "kl", "length", "truncated"):
+                means[f"eval/{split}/{name}"] = sum(float(r[name]) for r in some) / max(len(some), 1)
+        return means

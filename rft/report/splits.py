@@ -57,6 +57,11 @@ def as_dict(interval: Interval) -> Numbers:
     }
 
 
+def _probability(interval: Interval) -> Interval:
+    """An interval of a mean of probabilities, cut where there are none: what lies beyond covers nothing."""
+    return replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
+
+
 class Split:
     """One split's scores by arm, and what is computed of them.
 
@@ -146,8 +151,8 @@ class Split:
         per_seed = [self._seed(trial, arm, s) for s, trial in enumerate(self.trials[arm])]
         robust = Bootstrap({arm: iqm_scores(self.scores["gold"][arm])}, self.bootstrap.settings)
         return {
-            "gold": as_dict(self.bootstrap.mean(arm)),
-            "iqm": as_dict(robust.mean(arm)),
+            "gold": as_dict(_probability(self.bootstrap.mean(arm))),
+            "iqm": as_dict(_probability(robust.mean(arm))),
             "difference": difference,
             **(rates or {"win_rate": None, "win_rate_lc": None}),
             "gap": self._gap(arm),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +29,12 @@ from rft.data.offline import (
     to_sequences,
 )
 from rft.errors import UserError
-from rft.evaluation.evaluate import CHECKPOINTS_FILE, evaluate, evaluate_checkpoint
+from rft.evaluation.evaluate import CHECKPOINTS_FILE, FinalTest
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.annotators import load_annotators
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.ratings import human_pairs, read_ratings
-from rft.models.backbone import Backbone, Role
+from rft.models.backbone import Role
 from rft.models.module import Module
 from rft.models.pretrained import LoraConfig, load_folder, save_folder
 from rft.models.supervised import SupervisedFineTuning
@@ -311,49 +310,22 @@ def make_evaluation(
     reward = load_reward(inputs["reward_model"].path, reward_node, backbone)
     questions = read_table(inputs["questions"].path / "questions.parquet")
     gold = task.load_gold(inputs["gold"].path)
-    _evaluate_checkpoints(
-        backbone,
-        inputs["policy"].path,
-        partial(
-            evaluate_checkpoint,
-            backbone,
-            engine,
-            questions,
-            gold,
-            reward,
-            config,
-            response_tokens=response_tokens,
-            seed=seed,
-        ),
-        out,
-    )
+    test = FinalTest(backbone, engine, questions, gold, reward, config, response_tokens=response_tokens, seed=seed)
+    _test_snapshots(test, inputs["policy"].path, out)
     backbone.load_role(Role.policy, load_file(inputs["policy"].path / "policy.safetensors"))
-    return evaluate(
-        backbone,
-        engine,
-        questions,
-        gold,
-        reward,
-        config,
-        response_tokens=response_tokens,
-        seed=seed,
-        out=out,
-        best_of=best_of,
-    )
+    return dict(test.run(out, best_of))
 
 
-def _evaluate_checkpoints(
-    backbone: Backbone, policy: Path, test: Callable[[], list[dict[str, Any]]], out: Path
-) -> None:
+def _test_snapshots(test: FinalTest, policy: Path, out: Path) -> None:
     """Test the snapshots that training left, if it left any, and write ``checkpoints.parquet``."""
     listed = policy / SNAPSHOTS
     points = json.loads(listed.read_text(encoding="utf-8")) if listed.exists() else []
     rows: list[dict[str, Any]] = []
     with bar("evaluation of checkpoints", len(points)) as progress:
         for number, point in enumerate(points):
-            backbone.load_role(Role.policy, load_file(policy / point["file"]))
+            test.backbone.load_role(Role.policy, load_file(policy / point["file"]))
             where = {"checkpoint": number, "step": int(point["step"]), "fraction": float(point["fraction"])}
-            rows += [where | row for row in test()]
+            rows += [where | row for row in test.checkpoint()]
             progress.advance()
     if rows:
         pq.write_table(pa.Table.from_pylist(rows), out / CHECKPOINTS_FILE)

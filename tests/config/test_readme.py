@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig, OmegaConf
 
 from rft.cli.app import app
 from rft.config import compose, expand_sweep
@@ -67,12 +68,11 @@ def overrides(text: str) -> list[str]:
     return sorted({span for span in spans(text) if re.fullmatch(r"[a-z][\w.]*=[^\s…]+", span)})
 
 
-def parse(command: str) -> None:
-    """Parse a `rft` command as the program would; raises what the program would."""
+def parse(command: str) -> Any:
+    """What the program makes of a `rft` command: its configurations or its context; raises what the program would."""
     words = shlex.split(command)[1:]
     if words[0] == "run":
-        parse_run(words[1:])
-        return
+        return parse_run(words[1:])
     group: Any = typer.main.get_command(app)
     name = "rft"
     while hasattr(group, "commands") and (words or not group.invoke_without_command):
@@ -80,18 +80,17 @@ def parse(command: str) -> None:
         name = words.pop(0)
         assert name in group.commands, f"{command}: no command {name}; there are {', '.join(group.commands)}"
         group = group.commands[name]
-    group.make_context(name, words)
+    return group.make_context(name, words)
 
 
-def parse_run(words: Sequence[str]) -> None:
+def parse_run(words: Sequence[str]) -> list[Any]:
     flags = get_args_parser().parse_args(list(words))
-    for run in expand_sweep(flags.overrides) if flags.multirun else [flags.overrides]:
-        compose(run)
+    return [compose(run) for run in (expand_sweep(flags.overrides) if flags.multirun else [flags.overrides])]
 
 
 @pytest.mark.parametrize("command", commands(README, "rft"))
 def test_every_command_parses(command: str) -> None:
-    parse(command)
+    assert parse(command)
 
 
 @pytest.mark.parametrize(("command", "line"), refused(README).items())
@@ -103,7 +102,9 @@ def test_every_refusal_is_worded_as_shown(command: str, line: str) -> None:
 
 @pytest.mark.parametrize("override", overrides(README))
 def test_every_override_composes(override: str) -> None:
-    compose([override])
+    key, _, value = override.partition("=")
+    chosen = OmegaConf.select(compose([override]), key)
+    assert isinstance(chosen, DictConfig) or str(chosen) == value
 
 
 @pytest.mark.parametrize("command", commands(README, "make"))

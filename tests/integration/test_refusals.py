@@ -51,8 +51,8 @@ def test_a_bad_setting_leaves_not_even_a_folder(
     sweep: Sweep, warm: Warm, tmp_path: Path, override: str, words: tuple[str, ...]
 ) -> None:
     before = files_under(sweep.store)
-    refused(warm(["run", "algorithm=ppo", *TINY, override], tmp_path, sweep.store), *words)
-    refused(warm(["run", "-m", "algorithm=ppo", "seed=0,1", *TINY, override], tmp_path, sweep.store), *words)
+    assert refused(warm(["run", "algorithm=ppo", *TINY, override], tmp_path, sweep.store), *words)
+    assert refused(warm(["run", "-m", "algorithm=ppo", "seed=0,1", *TINY, override], tmp_path, sweep.store), *words)
     assert files_under(sweep.store) == before
     assert list(tmp_path.iterdir()) == []
 
@@ -69,15 +69,15 @@ class TestModelPath:
 
     def test_that_is_not_there(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         path = str(tmp_path / "nowhere")
-        refused(self.run(warm, tmp_path, sweep.store, path), f"model.path={path}", "no such folder")
+        assert refused(self.run(warm, tmp_path, sweep.store, path), f"model.path={path}", "no such folder")
 
     def test_without_a_model(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         path = str(tmp_path / "empty")
-        refused(self.run(warm, tmp_path, sweep.store, path), f"model.path={path}", "no model", "save_pretrained")
+        assert refused(self.run(warm, tmp_path, sweep.store, path), f"model.path={path}", "no model", "save_pretrained")
 
     def test_that_is_no_hub_id_either(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
-        refused(self.run(warm, tmp_path, sweep.store, "nobody/nothing"), "model.path=nobody/nothing", "hub id")
+        assert refused(self.run(warm, tmp_path, sweep.store, "nobody/nothing"), "model.path=nobody/nothing", "hub id")
 
     def test_with_a_model_is_taken(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         path = sweep.trials["ppo"].entry("sft")
@@ -112,13 +112,13 @@ class TestPromptFile:
         words: tuple[str, ...],
     ) -> None:
         before = files_under(sweep.store)
-        refused(self.run(warm, tmp_path, sweep.store, rows), *words)
+        assert refused(self.run(warm, tmp_path, sweep.store, rows), *words)
         assert files_under(sweep.store) == before
 
     def test_with_a_prompt_beyond_the_models_positions(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         rows = [*GOOD, {"text": "very " * 600, "split": "train"}]
         words = (f"train-line{len(GOOD) + 1:05d}", "512 positions", "shorten it")
-        refused(self.run(warm, tmp_path, sweep.store, rows), *words)
+        assert refused(self.run(warm, tmp_path, sweep.store, rows), *words)
 
 
 def test_a_strategy_that_the_machine_cannot_run(sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_strategy_that_the_machine_cannot_run(sweep: Sweep, warm: Warm, tmp_pa
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     command = ["run", "algorithm=ppo", "strategy.accelerator=gpu", "arm=gpu", *TINY]
-    refused(warm(command, tmp_path, sweep.store), "strategy.accelerator=gpu", "0", "use strategy=cpu")
+    assert refused(warm(command, tmp_path, sweep.store), "strategy.accelerator=gpu", "0", "use strategy=cpu")
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
@@ -185,15 +185,15 @@ class TestStudyFile:
         self, sweep: Sweep, warm: Warm, tmp_path: Path, more: dict[str, object], words: tuple[str, ...]
     ) -> None:
         where = study(tmp_path / "mine", **more)
-        refused(warm(["compare", str(where)], tmp_path, sweep.store), *words)
+        assert refused(warm(["compare", str(where)], tmp_path, sweep.store), *words)
         assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
     def test_that_is_no_yaml_is_named_with_its_line(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         (tmp_path / "study.yaml").write_text("arms:\n  sft: [algorithm=sft\nseeds: [0]\n", encoding="utf-8")
-        refused(warm(["compare", str(tmp_path)], tmp_path, sweep.store), "study.yaml:3", "not YAML")
+        assert refused(warm(["compare", str(tmp_path)], tmp_path, sweep.store), "study.yaml:3", "not YAML")
 
     def test_that_is_not_there(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
-        refused(warm(["compare", "nothing"], tmp_path, sweep.store), "nothing", "rft run -m")
+        assert refused(warm(["compare", "nothing"], tmp_path, sweep.store), "nothing", "rft run -m")
 
 
 @pytest.fixture

@@ -294,3 +294,10 @@ def test_a_thousand_trials_are_summarised_in_moments() -> None:
     summary = summarise(study)
     assert time.process_time() - start < 20
     assert len(summary["arms"]) == 200
+
+
+def test_intervals_of_a_mean_probability_stay_among_probabilities() -> None:
+    summary = summarise(results({"sft": (0.5, 0.5), "ppo": (0.75, 0.99)}), settings=QUICK)
+    for name in ("gold", "iqm"):
+        interval = summary["arms"]["ppo"]["splits"]["test"][name]
+        assert 0.0 <= interval["low"] < interval["mean"] < interval["high"] == 1.0
