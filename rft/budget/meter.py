@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from typing import Any
 
-from rft.budget.usage import Prices, Usage
+from rft.budget.usage import RESOURCES, Prices, Usage
 
 Reduce = Callable[[Sequence[float]], list[float]]
 
@@ -29,7 +29,8 @@ class Meter:
         usage: the counters that the model, the engine and the streams of this process add to.
         limits: resource → limit.
         prices: make money of the rest.
-        start: what is charged before the first step.
+        start: amount of each resource that is charged before the first step.
+        bought: whether ``start`` holds the labels that are learned from, so that they do not count again.
         devices: GPUs of the run; 0 on a CPU, whose cores' time is taken from the process.
         reduce: sums over all ranks.
     """
@@ -40,32 +41,45 @@ class Meter:
         prices: Prices,
         limits: dict[str, float] | None = None,
         *,
-        start: Usage | None = None,
+        start: Mapping[str, float] | None = None,
+        bought: bool = False,
         devices: int = 0,
         ranks: int = 1,
         reduce: Reduce = _alone,
     ) -> None:
         self.usage, self.prices, self.limits = usage, prices, dict(limits or {})
         self.devices, self.ranks, self.reduce = devices, ranks, reduce
-        self.start = start or Usage()
+        self.start, self.bought = dict.fromkeys(RESOURCES, 0.0) | dict(start or {}), bought
         self.stopped_by: str | None = None
         """The resource that ended the run; None while it goes on, or if its schedule ended it."""
         self.part: Usage | None = None
         """What one minibatch, generation and learning, took in the last round; None before the first has ended."""
-        self._resumed = self._last = Usage()
-        self.begin()
+        self._resumed = self._last = self._round = self._prepared = Usage()
+        self._count_anew()
+
+    def _count_anew(self) -> None:
+        self._base = replace(self.usage)
+        self._wall, self._cpu = time.perf_counter(), cpu_seconds()
+
+    def prepared(self) -> None:
+        """Everything since the meter was made, such as the reference's log-probabilities of the data, counts."""
+        self._prepared = self._own()
 
     def begin(self) -> None:
-        """Count from now on; what the same counters held before, such as reading the data, is not training."""
-        self._base = Usage(**asdict(self.usage))
-        self._wall, self._cpu = time.perf_counter(), cpu_seconds()
-        self._round = self._resumed
+        """The first round begins; what the same counters held before counts only as far as it was `prepared`."""
+        self._count_anew()
+        self._round = self.total()
 
-    def total(self) -> Usage:
-        """What the run has used so far, all ranks together, with what came before it was resumed; without ``start``."""
+    def _own(self) -> Usage:
+        """What this process has used since it counts."""
         own = self.usage.add(self._base, -1)
         own.seconds = time.perf_counter() - self._wall
         own.device_seconds = own.seconds * self.devices / self.ranks if self.devices else cpu_seconds() - self._cpu
+        return own
+
+    def total(self) -> Usage:
+        """What the run has used so far, all ranks together, with what came before it was resumed; without ``start``."""
+        own = self._prepared.add(self._own())
         whole = Usage(*self.reduce([float(getattr(own, f.name)) for f in fields(own)]))
         whole.seconds /= self.ranks
         self._last = self._resumed.add(whole)
@@ -76,6 +90,12 @@ class Meter:
         """The total when it was last taken; equal on all ranks."""
         return self._last
 
+    def charged(self, used: Usage) -> dict[str, float]:
+        """The amounts of a usage that count towards limits."""
+        return self.prices.amounts(
+            replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0) if self.bought else used
+        )
+
     def lacking(self, expected: Usage | None = None) -> str | None:
         """The resource of which too little is left for something more, or None. All ranks must ask together.
 
@@ -84,10 +104,10 @@ class Meter:
         """
         if not self.limits:
             return None
-        used = self.prices.amounts(self.start.add(self.total()))
-        more = self.prices.amounts(expected or Usage())
+        used, more = self.charged(self.total()), self.charged(expected or Usage())
         for name, limit in self.limits.items():
-            if used[name] >= limit or used[name] + more[name] > limit:
+            left = limit - self.start[name] - used[name]
+            if left <= 0 or more[name] > left:
                 return name
         return None
 
@@ -104,8 +124,8 @@ class Meter:
         """
         if not self.limits:
             return 0.0
-        used, before = self.prices.amounts(self.total()), self.prices.amounts(self.start)
-        return max(used[name] / (limit - before[name]) for name, limit in self.limits.items())
+        used = self.charged(self.total())
+        return max(used[name] / (limit - self.start[name]) for name, limit in self.limits.items())
 
     def used_in_round(self) -> Usage:
         """What was used since the last round ended."""
@@ -128,7 +148,8 @@ class Meter:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self._resumed = self._last = self._round = Usage(**state["used"])
+        self._resumed = self._last = Usage(**state["used"])
+        self._prepared = Usage()  # paid for before
         self.part = None if state["part"] is None else Usage(**state["part"])
         self.stopped_by = state["stopped_by"]
 

@@ -49,6 +49,11 @@ class Stream(Protocol):
 
     taken: int
 
+    @property
+    def least(self) -> int:
+        """Minibatches that the next Lightning epoch begins with, whatever is left."""
+        ...
+
 
 class BudgetKeeper(lightning.Callback):
     """Ends training at the limit that the data stream met, and keeps the meter in the checkpoint."""
@@ -57,14 +62,15 @@ class BudgetKeeper(lightning.Callback):
         self.meter, self.stream = meter, stream
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Count from here; a run that was at its end when it was killed does not begin again."""
+        """The first round begins; a run that was at its end when it was killed does not begin again."""
         self.meter.begin()
         trainer.should_stop = self.meter.stopped_by is not None
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Stop if not a minibatch more fits."""
+        """Stop if not as much as the next round begins with fits."""
         self.meter.end_round(self.stream.taken)
-        if not self.meter.go_on(self.meter.part):
+        part = self.meter.part
+        if not self.meter.go_on(part and part.scaled(self.stream.least)):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,12 +148,15 @@ class Snapshots(lightning.Callback):
             write_whole(self.folder / snapshot_name(self.taken[-1]), save(pl_module.backbone.role_state(Role.policy)))
 
     def keep(self, out: Path) -> None:
-        """Move what was taken into the entry, with its list; nothing if none was asked for."""
+        """Copy what was taken into the entry, with its list; nothing if none was asked for.
+
+        The originals stay beside the checkpoints: a run that is killed before its entry is whole goes on from both.
+        """
         if self.count == 0:
             return
         distinct = [point for i, point in enumerate(self.taken) if point not in self.taken[:i]]
         for point in distinct:
-            shutil.move(self.folder / snapshot_name(point), out / snapshot_name(point))  # it may be another disk
+            shutil.copyfile(self.folder / snapshot_name(point), out / snapshot_name(point))
         listed = [point | {"file": snapshot_name(point)} for point in distinct]
         (out / SNAPSHOTS).write_text(json.dumps(listed, indent=1), encoding="utf-8")
 

@@ -289,6 +289,11 @@ class OfflineStream(IterableDataset[Batch]):
         """Lightning epochs until all passes are done."""
         return math.ceil(self.steps / STEPS_PER_EPOCH)
 
+    @property
+    def least(self) -> int:
+        """Minibatches that an epoch begins with, whatever is left."""
+        return 1
+
     def _range(self) -> range:
         start = self.algorithm.current_epoch * STEPS_PER_EPOCH
         return range(start, min(start + STEPS_PER_EPOCH, self.steps))

@@ -153,6 +153,15 @@ class RolloutStream(IterableDataset[Batch]):
     def __len__(self) -> int:
         return self.config.epochs * self.config.minibatches * self.accumulate
 
+    @property
+    def least(self) -> int:
+        """Minibatches that an iteration begins with, whatever is left: what is generated at once near a limit."""
+        return self.config.minibatches // self._pieces(self.config.prompts_per_iteration)
+
+    def _pieces(self, prompts: int) -> int:
+        """Into how many parts an iteration's prompts can be divided, each of whole minibatches and ranks."""
+        return math.gcd(self.config.minibatches, prompts // self.world)
+
     def draw_prompts(self, iteration: int) -> list[int]:
         """Indices of the iteration's prompts, over all ranks: each prompt once before any comes again."""
         n, start = len(self.prompts), iteration * self.config.prompts_per_iteration
@@ -181,7 +190,7 @@ class RolloutStream(IterableDataset[Batch]):
     def _parts(self, prompts: int) -> Iterator[range]:
         """The places of an iteration's prompts that are generated at once: all, or near a limit a minibatch's."""
         meter, config = self.meter, self.config
-        parts = math.gcd(config.minibatches, prompts // self.world)
+        parts = self._pieces(prompts)
         whole = None if meter.part is None else meter.part.scaled(config.minibatches)
         if not meter.limits or (whole is not None and meter.lacking(whole) is None):
             yield range(prompts)

@@ -99,12 +99,14 @@ def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
         used = usage_of(policy)
         # The labels that it learned from are those of the shared stage, which are charged whole.
         unlabelled = replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0)
-        whole, part = unlabelled, unlabelled
+        whole, part = prices.amounts(unlabelled), prices.amounts(unlabelled)
         for entry in _charged(trial):
-            whole = whole.add(usage_of(entry))
-            part = part.add(usage_of(entry).scaled(1 / users[entry.key]))
-        for found, usage in ((own, used), (full, whole), (shared, part)):
-            found.append(prices.amounts(usage))
+            for name, amount in prices_of(trial, entry).amounts(usage_of(entry)).items():
+                whole[name] += amount
+                part[name] += amount / users[entry.key]
+        own.append(prices.amounts(used))
+        full.append(whole)
+        shared.append(part)
     settings = trials[0].config.get("budget") or {}
     stopped = [policy.metrics.get("stopped_by") for trial in trials if (policy := _policy(trial))]
     return {
@@ -137,10 +139,10 @@ def _listed(trial: Trial) -> dict[str, float]:
     return {name: float(price) for name, price in ((trial.config.get("budget") or {}).get("prices") or {}).items()}
 
 
-def prices_of(trial: Trial, policy: Entry) -> Prices:
-    """The price list that the trial was run with; all zero in one from before there were any."""
+def prices_of(trial: Trial, entry: Entry) -> Prices:
+    """The trial's price list for the device that made an entry; all zero in a trial from before there were any."""
     listed = _listed(trial)
-    hour = listed.get("gpu_hour" if ran_on_gpu(policy) else "core_hour", 0.0)
+    hour = listed.get("gpu_hour" if ran_on_gpu(entry) else "core_hour", 0.0)
     return Prices(hour, listed.get("human_label", 0.0), listed.get("judge_mtoken", 0.0))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rft import __version__
 from rft.errors import TrainingDiverged
 
 Make = Callable[[Path | None], Mapping[str, Any]]
@@ -21,15 +22,15 @@ def diverges_once(checkpoints: Path) -> Callable[[Make], Make]:
 
     Args:
         checkpoints: the folder of its checkpoints, whose name is the address of the result: other settings, another
-            seed or other code have another one.
+            seed or other code of a plugin have another one. Another version of rft tries again.
     """
     marker = checkpoints.with_name(checkpoints.name + SUFFIX)
 
     def decorate(make: Make) -> Make:
         @functools.wraps(make)
         def once(out: Path | None) -> Mapping[str, Any]:
-            if marker.exists():
-                told = json.loads(marker.read_text(encoding="utf-8"))
+            told = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
+            if told.get("version") == __version__:
                 if out is not None:
                     sys.stderr.write(f"it diverged before and is not trained again; remove {marker} to do so\n")
                 raise TrainingDiverged(told["error"])
@@ -40,7 +41,9 @@ def diverges_once(checkpoints: Path) -> Callable[[Make], Make]:
                 if out is not None:  # the other ranks help, and keep nothing
                     seconds = round(time.monotonic() - start, 3)
                     marker.parent.mkdir(parents=True, exist_ok=True)
-                    marker.write_text(json.dumps({"error": str(error), "seconds": seconds}), encoding="utf-8")
+                    marker.write_text(
+                        json.dumps({"error": str(error), "seconds": seconds, "version": __version__}), encoding="utf-8"
+                    )
                 raise
 
         return once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +63,12 @@ def make_sft(
     train = [r for r in rows if r["split"] == "train"]
     batches = example_batches(train, config.batch_size, config.epochs, config.seed, backbone.pad_id)
     held = example_batches([r for r in rows if r["split"] == "validation"], BATCH, 1, 0, backbone.pad_id)
-    before = _nll(held, backbone)
+    before, measured = _nll(held, backbone), replace(backbone.usage)
     fit_shared(SupervisedFineTuning(config, backbone, len(batches)), batches, len(batches), "start policy", strategy)
+    usage = backbone.usage.add(measured, -1).counted()  # what measures it is no part of making it
     after = _nll(held, backbone)
     engine.sync(backbone)
     save_folder(engine.model, backbone.tokenizer, out)
-    usage = backbone.usage.counted()
     return {"validation_nll_before": before, "validation_nll": after, "steps": len(batches), USAGE: usage}
 
 

@@ -215,9 +215,10 @@ def train_policy(
     if reward is not None and Role.critic in roles:
         reward.start_critic()
     algorithm = algorithm_class(config, backbone)
-    meter = charge.meter(backbone.usage, strategy)
+    kind = algorithm_class.data_kind
+    meter = charge.meter(backbone.usage, strategy, offline=kind in ("preference", "unpaired"))
     history, taken = History(meter), Snapshots(snapshots, meter, checkpoints)
-    if algorithm_class.data_kind != "none":
+    if kind != "none":
         refuse_spent(meter)
         data = make_data(
             algorithm,
@@ -228,8 +229,9 @@ def train_policy(
             response_tokens=response_tokens,
             seed=seed,
             meter=meter,
-            label=Usage() if charge.budget.full else charge.label,
+            label=charge.label,
         )
+        meter.prepared()
         watch = [BudgetKeeper(meter, data.stream), taken, history]
         fit_policy(algorithm, data, watch, strategy, f"{config.name} seed {seed}", checkpoints, logger)
     if out is not None:

@@ -161,3 +161,55 @@ def test_labels_are_paid_once_and_at_their_price(tmp_path: Path) -> None:
     limited = Run(found, config, tmp_path, {"money": 12.0}, prices)
     assert limited.meter.stopped_by == "money"
     assert limited.used["money"] == 12.0  # eight labels of 1.50, two steps of four
+
+
+def test_what_is_prepared_counts_once_and_what_starts_the_trainer_does_not() -> None:
+    usage = Usage(flops=5.0)  # of before the meter was made
+    meter = Meter(usage, PRICES, {"flops": 100.0})
+    usage.flops += 30
+    meter.prepared()
+    usage.flops += 1000
+    meter.begin()
+    usage.flops += 7
+    assert meter.total().flops == 37
+    assert meter.used_in_round().flops == 7  # the next round is not expected to prepare again
+    meter.end_round(1)
+
+    resumed = Meter(later := Usage(), PRICES, {"flops": 100.0})
+    later.flops += 30
+    resumed.prepared()
+    resumed.load(meter.state())
+    resumed.begin()
+    later.flops += 7
+    assert resumed.total().flops == 44
+    assert resumed.used_in_round().flops == 7
+
+
+def test_labels_that_the_start_holds_do_not_count_again() -> None:
+    prices = Prices(device_hour=0.0, human_label=0.5, judge_mtoken=0.0)
+    start = {"labels": 90.0, "money": 45.0}
+    for bought, stopped_by in ((True, None), (False, "labels")):
+        meter = Meter(usage := Usage(), prices, {"labels": 100.0, "money": 60.0}, start=start, bought=bought)
+        usage.labels = usage.human_labels = 20.0
+        assert meter.lacking() == stopped_by
+        assert meter.total().labels == 20  # the run's own are told all the same
+        assert meter.fraction() == (0.0 if bought else 2.0)
+
+
+def test_an_iteration_that_cannot_be_divided_is_not_begun_for_less(tmp_path: Path) -> None:
+    found, config = subject("grpo")
+    world = World(found, config)
+    size = {"prompts_per_iteration": 2, "samples_per_prompt": 4, "minibatches": 4, "epochs": 1, "iterations": 3}
+    world.algorithm.config = dataclasses.replace(world.config, **size)
+    world.engine.usage = world.backbone.usage
+    meter = Meter(world.backbone.usage, PRICES, {"prompts": 3.5})
+    stream = RolloutStream(
+        world.algorithm, world.engine, TokenReward(), PROMPTS, response_tokens=TOKENS, seed=3, meter=meter
+    )
+    assert stream.least == 2  # one prompt's four responses are two minibatches
+    strategy = Strategy(StrategyConfig(accelerator=AcceleratorEnum.cpu))
+    quiet()
+    trainer = strategy.trainer(epochs=3, root=tmp_path, callbacks=[BudgetKeeper(meter, stream)], shared=True)
+    trainer.fit(world.algorithm, OnPolicyData(stream))
+    assert meter.stopped_by == "prompts"
+    assert meter.last.prompts == 3
