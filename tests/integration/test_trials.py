@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from rft.data.offline import load_answers, reference_logprobs
+from rft.models.backbone import Role
+from rft.models.pretrained import LoraConfig
+from rft.strategy import Config as StrategyConfig
+from rft.strategy import Strategy
+from rft.study.training import make_backbone
 from tests.integration.conftest import Sweep
 from tests.integration.harness import OF, TINY, Result, Warm, files_under, rft, study
 
@@ -115,6 +121,24 @@ class TestSweep:
         assert manifest["metrics"]["usage"]["human_labels"] == 3 * labels
         assert 0 < dpo.history()[-1]["budget/labels"] <= labels
         assert dpo.history()[-1]["budget/generated_tokens"] == 0
+
+    def test_what_dpo_prepares_counts_once_however_often_it_goes_over_its_pairs(
+        self, sweep: Sweep, warm: Warm, tmp_path: Path
+    ) -> None:
+        flops = {}
+        for passes in (1, 2):
+            more = ("algorithm=dpo", "algorithm.pairs_per_step=1", f"algorithm.epochs={passes}", "until=policy")
+            arm = (f"arm=passes-{passes}", "evaluation.checkpoints=0", "tracker=none")
+            outcome = warm(["run", *more, *arm, *TINY], tmp_path, sweep.store)
+            assert outcome.code == 0, outcome.stderr
+            history = max((sweep.store / "policy").glob("*/history.json"), key=lambda path: path.stat().st_mtime)
+            flops[passes] = json.loads(history.read_text(encoding="utf-8"))[-1]["budget/flops"]
+
+        backbone, _ = make_backbone(
+            sweep.trials["dpo"].entry("sft"), Strategy(StrategyConfig()), LoraConfig(enabled=False), [Role.policy]
+        )
+        reference_logprobs(load_answers(sweep.trials["dpo"].entry("candidates"), backbone.pad_id), backbone)
+        assert 2 * flops[1] - flops[2] == pytest.approx(backbone.usage.flops, rel=1e-9)
 
     def test_the_policy_is_tested_at_points_of_its_training(self, sweep: Sweep) -> None:
         import pyarrow.parquet as pq
