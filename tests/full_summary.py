@@ -87,14 +87,14 @@ def _frontier(summary: dict[str, Any], arm: str, split: str) -> list[dict[str, A
     start = summary["arms"][control]["splits"][split]["gold"]["mean"] if control else 0.5
     points = []
     for seed in summary["arms"][arm]["splits"][split]["per_seed"]:
-        final = {"seed": seed["seed"], "step": 96, "fraction": 1.0, "final": True}
+        final = {"seed": seed["seed"], "checkpoint": None, "step": 96, "fraction": 1.0, "final": True}
         final |= {name: seed[name] for name in ("kl", "gold", "proxy")}
-        for part in CHECKPOINTS[:-1] if arm != control else ():
+        for number, part in enumerate(CHECKPOINTS[:-1] if arm != control else ()):
             rise = 1.0 - (1.0 - part) ** 2
             points.append(
                 {
-                    "seed": seed["seed"], "step": int(96 * part), "fraction": part, "final": False,
-                    "kl": seed["kl"] * part, "gold": start + (seed["gold"] - start) * rise,
+                    "seed": seed["seed"], "checkpoint": number, "step": int(96 * part), "fraction": part,
+                    "final": False, "kl": seed["kl"] * part, "gold": start + (seed["gold"] - start) * rise,
                     "proxy": None if seed["proxy"] is None else seed["proxy"] * part,
                 }
             )  # fmt: skip

@@ -36,10 +36,14 @@ Rows = list[dict[str, Any]]
 
 
 class Study:
-    """A folder of trials and the store that holds their evaluation rows."""
+    """A folder of trials and the store that holds their evaluation rows.
 
-    def __init__(self, root: Path, prompts: int = 24, name: str = "demo") -> None:
+    `checkpoints`: points of training that every arm but the control was tested at.
+    """
+
+    def __init__(self, root: Path, prompts: int = 24, name: str = "demo", checkpoints: int = 0) -> None:
         self.name = name
+        self.checkpoints = checkpoints
         self.folder = root / "runs" / name
         self.store = Store(root / "store")
         self.prompts = prompts
@@ -87,6 +91,18 @@ class Study:
             rows.append(row)
         return rows
 
+    def points(self, arm: str, seed: int) -> Rows:
+        """Rows of the points of training, on every other question; a limit ends each seed at steps of its own."""
+        control = self.rows("sft", 0)
+        rows = []
+        for number in range(self.checkpoints if arm != "sft" else 0):
+            part = (number + 1) / (self.checkpoints + 1) + 0.001 * seed
+            where = {"checkpoint": number, "step": round(4 * ITERATIONS * part), "fraction": part}
+            for start, end in zip(control[::2], self.rows(arm, seed)[::2], strict=True):
+                mixed = {name: start[name] + part * (end[name] - start[name]) for name in ("gold", "proxy", "kl")}
+                rows.append(where | {name: end[name] for name in ("split", "prompt_id", "sample")} | mixed)
+        return rows
+
     def stage(
         self, name: str, *, inputs: Mapping[str, str] | None = None, metrics: Mapping[str, Any] | None = None,
         write: Callable[[Path], Any] | None = None, **config: Any,
@@ -114,11 +130,14 @@ class Study:
     def trial(
         self, arm: str, seed: int, *, change_rows: Callable[[Rows], Any] | None = None,
         change: Callable[[dict[str, Any]], Any] | None = None, start: str = "smollm2",
+        change_points: Callable[[Rows], Any] | None = None,
     ) -> Path:  # fmt: skip
-        rows = self.rows(arm, seed)
+        rows, points = self.rows(arm, seed), self.points(arm, seed)
         if change_rows:
             change_rows(rows)
-        sums = hashlib.sha256(json.dumps(rows, sort_keys=True, default=repr).encode()).hexdigest()
+        if change_points:
+            change_points(points)
+        sums = hashlib.sha256(json.dumps([*rows, *points], sort_keys=True, default=repr).encode()).hexdigest()
         source = SOURCE.get(arm, "simulated")
         stages = {"questions": self.stage("questions"), "sft": self.stage("sft", model=start)}
         stages["candidates"] = self.stage("candidates", model=start)
@@ -134,11 +153,13 @@ class Study:
             "policy", arm=arm, seed=0 if arm == "sft" else seed,
             write=lambda folder: (folder / "history.json").write_text(history),
         )  # fmt: skip
-        table = pa.Table.from_pylist(rows)
-        stages["evaluation"] = self.stage(
-            "evaluation", arm=arm, seed=seed, rows=sums,
-            write=lambda folder: pq.write_table(table, folder / "evaluation.parquet"),
-        )  # fmt: skip
+
+        def write(folder: Path) -> None:
+            pq.write_table(pa.Table.from_pylist(rows), folder / "evaluation.parquet")
+            if points:
+                pq.write_table(pa.Table.from_pylist(points), folder / "checkpoints.parquet")
+
+        stages["evaluation"] = self.stage("evaluation", arm=arm, seed=seed, rows=sums, write=write)
         record: dict[str, Any] = {
             "study": self.name, "arm": arm, "algorithm": arm, "seed": seed, "status": "done", "error": None,
             "overrides": [f"algorithm={arm}", f"seed={seed}"], "stages": stages,

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rft.errors import UserError
 from rft.store import Store
-from rft.study.standing import RECORD
+from rft.store.names import RECORD
 
 if TYPE_CHECKING:
     from rft.report import StudyResults
@@ -165,7 +165,7 @@ def _load(found: Sequence[Found], *, check_settings: bool) -> StudyResults:
         if len(found) > 1:
             part = replace(part, study=one.folder.name)
         if one.planned is not None and (state := standing(one.planned)):
-            part = replace(part, incomplete=state, warnings=(*part.warnings, told(state)))
+            part = replace(part, incomplete=state, warnings=(told(state), *part.warnings))
         parts.append(part)
     return join(parts)
 

@@ -16,14 +16,11 @@ from rft.models.backbone import Backbone, Role
 from rft.ops.kl import best_of_n_kl, sequence_kl
 from rft.progress import bar
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
+from rft.store.names import ROWS_FILE
 
 if TYPE_CHECKING:
     from rft.data.on_policy import RewardSource
     from rft.tasks.base import GoldReward
-
-
-CHECKPOINTS_FILE = "checkpoints.parquet"
-"""Beside the final test's rows: those of the points of training that were tested."""
 
 
 class FinalTest:
@@ -140,7 +137,7 @@ class FinalTest:
                         rows.append(best | {"sample": sample, "kl": kl})
                     progress.advance(len(of_split[part]))
         self._score(rows)
-        pq.write_table(pa.Table.from_pylist(rows), out / "evaluation.parquet")
+        pq.write_table(pa.Table.from_pylist(rows), out / ROWS_FILE)
         means = {}
         for split in config.splits:
             some = [r for r in rows if r["split"] == split]

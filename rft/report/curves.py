@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,9 @@ def _axis(trial: Trial) -> dict[str, Any] | None:
 def frontier(results: StudyResults, arms: Sequence[str], control: str | None) -> dict[str, list[dict[str, Any]]]:
     """Reward and KL of every policy that was tested on the first split: points of training and their end.
 
-    ``{arm: [{"seed", "step", "fraction", "kl", "gold", "proxy", "gain", "final"}]}``. A point of training is tested on
-    some of the questions; ``gain`` is its gold reward minus the control's on the same ones, None without a control.
+    ``{arm: [{"seed", "checkpoint", "step", "fraction", "kl", "gold", "proxy", "gain", "final"}]}``. A point of training
+    is tested on some of the questions; ``gain`` is its gold reward minus the control's on the same ones, None without a
+    control. ``checkpoint`` is its number, None for the end of training.
     """
     split = results.splits[0] if results.splits else None
     if split is None:
@@ -98,37 +100,47 @@ def _per_question(trials: Sequence[Trial], split: str) -> dict[str, float]:
 
 def _tested(trial: Trial, split: str, start: Mapping[str, float]) -> list[dict[str, Any]]:
     def point(
-        step: int, fraction: float, asked: Collection[str], means: Mapping[str, float], *, final: bool
+        checkpoint: int | None, step: int | None, fraction: float, asked: Collection[str], means: Mapping[str, float]
     ) -> dict[str, Any]:
         gain = means["gold"] - sum(start[one] for one in asked) / len(asked) if start and asked else None
-        where = {"seed": trial.seed, "step": step, "fraction": fraction}
-        return {**where, **_finite(**means), "gain": gain, "final": final}
+        where = {"seed": trial.seed, "checkpoint": checkpoint, "step": step, "fraction": fraction}
+        return {**where, **_finite(**means), "gain": gain, "final": checkpoint is None}
 
     found = [
         point(
+            one.checkpoint,
             one.step,
             one.fraction,
             sorted(one.prompt_ids),
             {"kl": one.kl, "gold": one.gold, "proxy": one.proxy},
-            final=False,
         )
         for one in trial.checkpoints
         if one.split == split
     ]
     rows = trial.rows[split]
     means = {name: float(rows.per_prompt(getattr(rows, name)).mean()) for name in ("kl", "gold", "proxy")}
-    step = max((step for metric in _history(trial).values() for step in metric), default=0)
-    return [*found, point(step, 1.0, sorted(set(rows.prompt_ids)), means, final=True)]
+    return [*found, point(None, _last_step(trial), 1.0, sorted(set(rows.prompt_ids)), means)]
 
 
 def _finite(**values: float) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
+def _last_step(trial: Trial) -> int | None:
+    """Optimiser steps that made the policy: 0 if it was not trained, None if the store cannot tell."""
+    if _history_file(trial) is None:
+        return None
+    return max((step for metric in _history(trial).values() for step in metric), default=0)
+
+
+def _history_file(trial: Trial) -> Path | None:
+    use = trial.stages.get("policy")
+    return use.file(HISTORY_FILE) if use else None
+
+
 def _history(trial: Trial) -> dict[str, Points]:
     """Metric → step → value, of one trial; values that are no finite number are left out."""
-    use = trial.stages.get("policy")
-    path = use.file(HISTORY_FILE) if use else None
+    path = _history_file(trial)
     if path is None:
         return {}
     found: dict[str, Points] = {}

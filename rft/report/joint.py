@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rft.errors import UserError
 from rft.report.alike import common_splits, names, same_questions, settings, vanished
+from rft.report.joint_tuning import join_tuning
 from rft.report.records import StudyResults, Trial
 
 START = ("questions", "gold", "sft", "candidates")
@@ -22,20 +23,31 @@ EVALUATION = "evaluation settings"
 Named = tuple[str, Trial]
 
 
+def _members(studies: Sequence[StudyResults]) -> dict[str, list[Named]]:
+    """(study, trial) of all trials, by the name of their arm."""
+    by_name: dict[str, list[Named]] = defaultdict(list)
+    for results in studies:
+        for trial in results.trials:
+            folder = f"{results.study}/{trial.folder}"
+            by_name[trial.arm].append((results.study, replace(trial, folder=folder)))
+    return by_name
+
+
 def join(studies: Sequence[StudyResults]) -> StudyResults:
     """One comparison of the trials of `studies`, which were read with one `Pool`.
 
     Arms of one name are one arm if they were run alike: the same settings, the same shared results, and no seed that
     came out in two ways; a trial that several studies hold counts once. All other arms of one name are told apart as
     ``study/arm``. What the studies do not share is told in `warnings`, and a trial that answered other questions than
-    most, on the splits that all studies have, is left out.
+    most, on the splits that all studies have, is left out. What tuning found is kept of the arms that are left.
 
     Raises:
         UserError: no trial is left.
     """
     if len(studies) == 1:
         return studies[0]
-    trials = [trial for _, trial in _merged(studies)]
+    shared_names = _shared_names(studies)
+    trials = _merged(studies, shared_names)
     shared = common_splits(trials)
     usable = same_questions(shared)
     failed = [
@@ -44,6 +56,7 @@ def join(studies: Sequence[StudyResults]) -> StudyResults:
     ]
     if not usable.trials:
         raise UserError(f"no trial of {names([study.study for study in studies])} can be compared")
+    tuning = join_tuning(studies, shared_names, {trial.arm for trial in usable.trials})
     return StudyResults(
         study=" + ".join(study.study for study in studies),
         trials=tuple(sorted(usable.trials, key=lambda trial: (trial.arm, trial.seed))),
@@ -51,31 +64,32 @@ def join(studies: Sequence[StudyResults]) -> StudyResults:
         warnings=(
             *(f"{study.study}: {warning}" for study in studies for warning in study.warnings),
             *_unlike(studies),
+            *tuning.warnings,
             *_splits_dropped(studies, shared),
             *usable.warnings,
             *vanished(usable.trials, usable.failed),
         ),
         incomplete=_incomplete(studies),
+        tuning=tuning.found,
     )
 
 
-def _merged(studies: Sequence[StudyResults]) -> list[Named]:
-    """(study, trial) of all trials, each once, with the names of their arms in the comparison."""
-    by_name: dict[str, list[Named]] = defaultdict(list)
-    for results in studies:
-        for trial in results.trials:
-            folder = f"{results.study}/{trial.folder}"
-            by_name[trial.arm].append((results.study, replace(trial, folder=folder)))
+def _shared_names(studies: Sequence[StudyResults]) -> frozenset[str]:
+    """Names that mean one arm in all studies that have it."""
+    return frozenset(name for name, members in _members(studies).items() if _one_arm(members))
+
+
+def _merged(studies: Sequence[StudyResults], shared_names: Collection[str]) -> list[Trial]:
+    """All trials, each once, with the names of their arms in the comparison."""
     found = []
-    for members in by_name.values():
-        one = _one_arm(members)
+    for name, members in _members(studies).items():
         known: set[int] = set()
         for study, trial in members:
-            if not one:
-                found.append((study, replace(trial, arm=f"{study}/{trial.arm}")))
+            if name not in shared_names:
+                found.append(replace(trial, arm=f"{study}/{name}"))
             elif trial.seed not in known:
                 known.add(trial.seed)
-                found.append((study, trial))
+                found.append(trial)
     return found
 
 

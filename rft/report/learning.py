@@ -136,8 +136,7 @@ def checkpoint_gold(summary: Mapping[str, Any], axis: str) -> Figure | None:
                 _curve(summary, arm, [p["step"] for p in way], [p["gold"] for p in way], axis, [seed])
                 for seed, way in own.items()
             ]
-        shared = set.intersection(*({p["fraction"] for p in way} for way in own.values()))
-        places = [[p for way in own.values() for p in way if p["fraction"] == part] for part in sorted(shared)]
+        places = _places(list(own.values()))
         steps = [float(np.mean([p["step"] for p in place])) for place in places]
         gold = [float(np.mean([p["gold"] for p in place])) for place in places]
         series.append(_curve(summary, arm, steps, gold, axis, seeds, mean=True))
@@ -148,10 +147,22 @@ def checkpoint_gold(summary: Mapping[str, Any], axis: str) -> Figure | None:
     return Figure("gold", "Gold reward while training", name(axis), "gold reward", tuple(series), caption)
 
 
-def _way(own: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A seed's checkpoints in order, one for each part of training: the final policy in place of the last."""
-    by_part = {point["fraction"]: point for point in sorted(own, key=lambda point: point["final"])}
-    return [by_part[part] for part in sorted(by_part)]
+Point = Mapping[str, Any]
+
+
+def _way(own: Sequence[Point]) -> list[Point]:
+    """A seed's checkpoints in order, the final policy last and in place of one at the same step."""
+    end = [point for point in own if point["final"]]
+    last = {point["step"] for point in end}
+    on_the_way = [point for point in own if not point["final"] and point["step"] not in last]
+    return [*sorted(on_the_way, key=lambda point: point["checkpoint"]), *end]
+
+
+def _places(ways: Sequence[Sequence[Point]]) -> list[list[Point]]:
+    """The points that all seeds have, by their number: seeds that a limit ends are at other fractions of training."""
+    by_number = [{point["checkpoint"]: point for point in way} for way in ways]
+    shared = set.intersection(*map(set, by_number))
+    return [[own[number] for own in by_number] for number in by_number[0] if number in shared]
 
 
 def tuning(summary: Mapping[str, Any]) -> Figure | None:
@@ -171,9 +182,10 @@ def tuning(summary: Mapping[str, Any]) -> Figure | None:
         )
         for place, (arm, record) in enumerate(found["arms"].items())
     ]
-    caption = (
-        f"Every algorithm had the same budget of trials and was judged by {found['objective']} on the "
-        f"{found['split']} split; the winners then ran on fresh seeds."
-    )
-    label = f"best {found['objective']} so far"
+    judged = f"judged by {found['objective'] or 'another objective in each study'} on "
+    judged += f"the {found['split']} split" if found["split"] else "another split in each study"
+    equal = "Every algorithm had the same budget of trials and was"
+    unequal = "The studies gave their algorithms other budgets of trials; each was"
+    caption = f"{equal if found['budget'] else unequal} {judged}; the winners then ran on fresh seeds."
+    label = f"best {found['objective'] or 'value'} so far"
     return Figure("tuning", "Best found so far", "tuning trials", label, tuple(series), caption)

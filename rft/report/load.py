@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rft.errors import UserError
 from rft.report.alike import COSMETIC, different_rows, same_questions, same_settings, vanished
+from rft.report.checkpoints import read_checkpoints
 from rft.report.records import FailedTrial, StageUse, StudyResults, Trial
-from rft.report.rows import ROWS_FILE, LeftOut, Pool, Questions, Rows, read_columns, row_names
+from rft.report.rows import LeftOut, Pool, Questions, Rows, read_columns, row_names
 from rft.report.tuning import is_tuning_trial, read_tuning
 from rft.store import Entry, Store
+from rft.store.names import CHECKPOINTS_FILE, RECORD, ROWS_FILE
 
 __all__ = ["FailedTrial", "Rows", "StageUse", "StudyResults", "Trial", "load_study"]
 
-TRIAL_FILE = "trial.json"
 QUESTIONS_FILE = "questions.parquet"
 FIELDS: Mapping[str, type] = {"arm": str, "algorithm": str, "seed": int, "stages": dict, "evaluation": str}
 """What a record of a trial that is done holds."""
@@ -35,7 +37,8 @@ def load_study(
 
     A trial that failed, whose rows are not in the store, whose settings are not those of its arm's other seeds, or
     whose rows cannot be compared with the others' (missing, duplicate or non-finite) is listed in `failed` and enters
-    no number. What had to be decided for that, and arms of which nothing is left, are told in `warnings`.
+    no number. What had to be decided for that, arms of which nothing is left, and trials whose points of training
+    cannot be used are told in `warnings`.
 
     Args:
         study_dir: the study's folder under `runs/`.
@@ -71,13 +74,28 @@ def load_study(
             f"no trial in {study_dir} can be compared: {len(failed)} left out, the first ({failed[0].folder}) "
             f"because: {failed[0].error}; mend the cause and run the study again (finished stages are reused)"
         )
+    trials_with_points, points_lost = _with_points(usable.trials)
     return StudyResults(
         study=studies.most_common(1)[0][0],
-        trials=tuple(sorted(usable.trials, key=lambda trial: (trial.arm, trial.seed))),
+        trials=trials_with_points,
         failed=tuple(sorted(failed, key=lambda trial: trial.folder)),
-        warnings=(*alike.warnings, *usable.warnings, *vanished(usable.trials, failed)),
+        warnings=(*alike.warnings, *usable.warnings, *vanished(usable.trials, failed), *points_lost),
         tuning=read_tuning(study_dir, {trial.arm: trial.config for trial in usable.trials}),
     )
+
+
+def _with_points(trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], list[str]]:
+    """The trials by (arm, seed) with their points of training, and a warning for each whose points cannot be used."""
+    found, told = [], []
+    for trial in sorted(trials, key=lambda trial: (trial.arm, trial.seed)):
+        asked = {split: frozenset(rows.prompt_ids) for split, rows in trial.rows.items()}
+        try:
+            points = read_checkpoints(trial.evaluation.path / CHECKPOINTS_FILE, asked) if trial.evaluation else ()
+        except LeftOut as reason:
+            told.append(f"the points of training of {trial.folder} are left out: {reason}")
+            points = ()
+        found.append(replace(trial, checkpoints=points))
+    return tuple(found), told
 
 
 def _records(study_dir: Path, only: Collection[Path] | None) -> list[Path]:
@@ -85,10 +103,10 @@ def _records(study_dir: Path, only: Collection[Path] | None) -> list[Path]:
     how = f"run its trials first: rft run -m study={study_dir.name} algorithm=sft,ppo,dpo seed=0,1,2"
     if not study_dir.is_dir():
         raise UserError(f"there is no study in {study_dir}; {how}")
-    found = sorted(f for f in study_dir.rglob(TRIAL_FILE) if only is None or f.parent.absolute() in only)
+    found = sorted(f for f in study_dir.rglob(RECORD) if only is None or f.parent.absolute() in only)
     files = [f for f in found if not is_tuning_trial(f.relative_to(study_dir))]
     if not files:
-        raise UserError(f"no trial has ended in {study_dir} (no {TRIAL_FILE} below it); {how}")
+        raise UserError(f"no trial has ended in {study_dir} (no {RECORD} below it); {how}")
     return files
 
 
@@ -96,9 +114,9 @@ def _record(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return {"status": "failed", "error": f"{TRIAL_FILE} cannot be read ({error})"}
+        return {"status": "failed", "error": f"{RECORD} cannot be read ({error})"}
     if not isinstance(record, dict):
-        return {"status": "failed", "error": f"{TRIAL_FILE} holds no JSON object"}
+        return {"status": "failed", "error": f"{RECORD} holds no JSON object"}
     return record
 
 
@@ -113,15 +131,15 @@ def _failed(record: Mapping[str, Any], folder: str, why: str) -> FailedTrial:
 def _require_fields(record: Mapping[str, Any]) -> None:
     missing = [name for name in FIELDS if name not in record]
     if missing:
-        raise LeftOut(f"{TRIAL_FILE} lacks {', '.join(missing)}")
+        raise LeftOut(f"{RECORD} lacks {', '.join(missing)}")
     for name, kind in FIELDS.items():
         if not isinstance(record[name], kind) or isinstance(record[name], bool):
-            raise LeftOut(f"{TRIAL_FILE}: {name} is {str(record[name])[:40]!r}, no {kind.__name__}")
+            raise LeftOut(f"{RECORD}: {name} is {str(record[name])[:40]!r}, no {kind.__name__}")
     for name, use in record["stages"].items():
         if not isinstance(use, dict) or not isinstance(use.get("key"), str) or not isinstance(use.get("digest"), str):
-            raise LeftOut(f"{TRIAL_FILE}: stages.{name} has no key and digest")
+            raise LeftOut(f"{RECORD}: stages.{name} has no key and digest")
     if not isinstance(record.get("config") or {}, dict):
-        raise LeftOut(f"{TRIAL_FILE}: config is no object")
+        raise LeftOut(f"{RECORD}: config is no object")
 
 
 class _Reader:
@@ -165,7 +183,7 @@ class _Reader:
         try:
             entry = self.store.find("evaluation", key)
         except ValueError as error:
-            raise LeftOut(f"{TRIAL_FILE}: evaluation: {error}") from error
+            raise LeftOut(f"{RECORD}: evaluation: {error}") from error
         if entry is None:
             raise LeftOut(
                 f"its evaluation {key[:16]} is not in the store {self.store.root}; "
@@ -180,7 +198,7 @@ class _Reader:
             try:
                 self._entries[stage, key] = evaluation if evaluation.key == key else self.store.peek(stage, key)
             except ValueError as error:
-                raise LeftOut(f"{TRIAL_FILE}: stages.{stage}: {error}") from error
+                raise LeftOut(f"{RECORD}: stages.{stage}: {error}") from error
         entry = self._entries[stage, key]
         cost = entry.cost if entry else {}
         return StageUse(

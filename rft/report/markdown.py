@@ -116,9 +116,8 @@ def _costs(summary: Mapping[str, Any]) -> str:
 
 
 def _left_out(summary: Mapping[str, Any]) -> str:
-    lines = [views.incomplete(summary), *(summary.get("warnings") or ())]
+    lines = list(summary.get("warnings") or ())
     lines += [f"left out: {trial['trial']}: {wording.brief(trial['error'])}" for trial in summary["failed"]]
-    lines = [line for line in lines if line]
     return "> [!WARNING]\n" + "\n".join(f"> - {escape(line)}" for line in lines) if lines else ""
 
 

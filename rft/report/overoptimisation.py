@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,6 @@ from rft.evaluation.statistics import Curve, fit_curve
 from rft.report.splits import as_dict
 from rft.report.wording import number, span
 
-LAW = "rl"
-LAWS = {"best_of_n": "best_of_n"}
-"""The law of an optimiser that does not train."""
 AT_START = 0.01
 """A control is the start if its KL, in nats, is below this."""
 
@@ -27,14 +25,20 @@ def overoptimisation(summary: Mapping[str, Any]) -> dict[str, dict[str, Any] | N
     if start is None or start["kl"] is None or abs(start["kl"]) >= AT_START:
         return dict.fromkeys(summary["arms"])
     level = summary["statistics"]["level"]
-    return {
-        arm: _fitted(summary["frontier"][arm], LAWS.get(record["optimiser"], LAW), level)
-        for arm, record in summary["arms"].items()
-    }
+    return {arm: _fitted(summary["frontier"][arm], level) for arm in summary["arms"]}
 
 
-def _fitted(points: Sequence[Mapping[str, Any]], law: str, level: float) -> dict[str, Any] | None:
+def law_of(points: Sequence[Mapping[str, Any]]) -> str:
+    """Which of Gao et al.'s laws policies follow: ``best_of_n`` if no step of an optimiser made any, else ``rl``.
+
+    What moved from the start without training was picked among the start policy's answers, whatever did it.
+    """
+    return "best_of_n" if all(point["step"] == 0 for point in points) else "rl"
+
+
+def _fitted(points: Sequence[Mapping[str, Any]], level: float) -> dict[str, Any] | None:
     whole = [point for point in points if point["kl"] is not None and point["gain"] is not None]
+    law = law_of(whole)
     curve = fit_curve(
         law,
         np.array([point["kl"] for point in whole], dtype=np.float64),
@@ -49,12 +53,12 @@ def _fitted(points: Sequence[Mapping[str, Any]], law: str, level: float) -> dict
         "alpha": as_dict(curve.alpha),
         "beta": as_dict(curve.beta),
         "points": curve.points,
+        "falls": curve.falls,
     }
-    furthest = max(point["kl"] for point in whole)
-    return {**record, "sentence": _sentence(curve, record, furthest)}
+    return {**record, "sentence": _sentence(curve, record)}
 
 
-def _sentence(curve: Curve, record: Mapping[str, Any], furthest: float) -> str:
+def _sentence(curve: Curve, record: Mapping[str, Any]) -> str:
     formula = "d(α − β log d)" if curve.law == "rl" else "d(α − βd)"
     parts = []
     for letter, name in (("α", "alpha"), ("β", "beta")):
@@ -62,8 +66,14 @@ def _sentence(curve: Curve, record: Mapping[str, Any], furthest: float) -> str:
         bounds = f" ({span(value, 3)})" if value["low"] is not None else " (one seed, no interval)"
         parts.append(f"{letter} = {number(value['mean'], 3)}{bounds}")
     text = f"gold rises from the start by {formula} with d = √KL, {parts[0]} and {parts[1]}"
+    reached = number(curve.furthest**2, 1)
+    if curve.falls and curve.peak is not None:
+        peak = number(curve.peak**2, 1)
+        return f"{text}; by this curve it is highest at a KL of {peak} nats, while the points reach {reached}."
+    text += f"; the points, up to a KL of {reached} nats, do not show a fall"
     if curve.peak is None:
-        return f"{text}; it does not fall within these points."
-    peak = curve.peak**2
-    place = "beyond all points" if peak > furthest else f"while the points reach {number(furthest, 1)}"
-    return f"{text}; by this curve it is highest at a KL of {number(min(peak, 1e6), 1)} nats, {place}."
+        return f"{text}."
+    if curve.peak >= curve.furthest:
+        return f"{text}: the curve's peak would lie beyond all points."
+    why = "no seed was repeated" if math.isnan(curve.beta.low) else "the interval of β does not lie above 0"
+    return f"{text} for certain: {why}."

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rft.report.load import StageUse, StudyResults
+from rft.report.alike import COSMETIC
+from rft.report.load import StageUse, StudyResults, Trial
 
 OWN_STAGES = ("policy", "evaluation")
 """What an arm does itself; every other stage is shared by the arms that ask for the same thing."""
 FEEDBACK_STAGES = ("preferences", "reward_model")
 """Shared stages that may differ between arms by intent: arms may learn from different feedback."""
-COSMETIC = frozenset({"seed", "study", "arm", "until", "tracker"})
-"""Keys of a trial's configuration that decide no result."""
 STAGE_ORDER = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
 
 
@@ -35,6 +34,11 @@ def replicated(results: StudyResults) -> str:
             if stage not in OWN_STAGES and len(keys) > 1:
                 return "pipeline"
     return "policy"
+
+
+def reward_models(trials: Sequence[Trial]) -> frozenset[str]:
+    """Keys of the reward models that gave trials their proxy: proxies of other models are on other scales."""
+    return frozenset(trial.stages["reward_model"].key for trial in trials if "reward_model" in trial.stages)
 
 
 def shared_stages(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:

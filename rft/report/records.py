@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rft.report.checkpoints import CHECKPOINTS_FILE, Checkpoint, read_checkpoints
+from rft.report.checkpoints import Checkpoint
 from rft.report.rows import Rows
 from rft.store import Entry
 from rft.store.entry import file_sha256
@@ -48,7 +48,7 @@ class StageUse:
         return path if sound else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One finished (arm, seed) with its rows by split."""
 
@@ -62,11 +62,8 @@ class Trial:
     evaluation: Entry | None = None
     folder: str = ""
     """Its folder's path below the study's."""
-
-    @cached_property
-    def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """What was evaluated on the way, by split and step; read when first asked for, none if nothing was."""
-        return read_checkpoints(self.evaluation.path / CHECKPOINTS_FILE) if self.evaluation else ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """What was evaluated on the way, by split and step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,8 @@ class StudyResults:
     warnings: tuple[str, ...] = ()
     """What a reader has to know besides `failed`, a sentence each."""
     incomplete: Mapping[str, Any] | None = None
-    """What is not there yet of what the study plans: ``{"planned", "finished", "running", "missing"}``."""
+    """What is not there yet of what the study plans: ``{"planned", "finished", "running", "missing"}``; a sentence of
+    `warnings` says it."""
     tuning: Mapping[str, Any] | None = None
     """What tuning tried and found, as in the summary; None if no arm was tuned."""
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-ROWS_FILE = "evaluation.parquet"
 SPLIT, PROMPT_ID, SAMPLE, PROMPT = ASKED = ("split", "prompt_id", "sample", "prompt")
 NUMBERS = ("gold", "proxy", "kl", "length")
 MAY_LACK = ("proxy", "gold_logit")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rft.report.load import Rows, StudyResults
-from rft.report.selection import ranked
+from rft.report.selection import other_proxy, ranked
 
 ASKED, DISAGREED, HACKED = 24, 24, 24
 CARD_ARMS = 12
@@ -90,6 +90,8 @@ def samples(results: StudyResults, summary: Mapping[str, Any]) -> Samples:
     starts = [m for m in range(len(first.prompt_ids)) if m == 0 or first.prompt_ids[m] != first.prompt_ids[m - 1]]
     gold = np.stack([own.gold[starts] for own in rows.values()])
     proxy = np.stack([own.proxy[starts] for own in rows.values()])
+    unlike = other_proxy(summary)
+    proxy[[arm in unlike for arm in arms]] = np.nan
     hacked, hack_score = reward_hacked(gold, proxy, arms.index(summary["control"]) if summary["control"] else None)
     count = min(ASKED, len(starts))
     spread = gold.max(axis=0) - gold.min(axis=0)
@@ -118,13 +120,14 @@ def samples(results: StudyResults, summary: Mapping[str, Any]) -> Samples:
 def reward_hacked(gold: FloatArray, proxy: FloatArray, control: int | None) -> tuple[npt.NDArray[np.bool_], FloatArray]:
     """Which answers have more proxy and less gold than the control's [A, N], and how far apart the two went [N].
 
-    Distances are in standard deviations over the shown answers; 0 where no arm did so.
+    Distances are in standard deviations over the shown answers; 0 where no arm did so. An arm without a proxy that can
+    be held against the control's is NaN in `proxy`, and has none.
     """
-    if control is None or not np.isfinite(proxy).all():
+    if control is None or not np.isfinite(proxy[control]).all():
         return np.zeros(gold.shape, dtype=bool), np.zeros(gold.shape[1])
     up, down = proxy - proxy[control], gold[control] - gold
-    hacked = (up > 0) & (down > 0)
-    apart = up / (proxy.std() or 1.0) + down / (gold.std() or 1.0)
+    hacked = (up > 0) & (down > 0)  # never true of NaN
+    apart = up / (np.nanstd(proxy) or 1.0) + down / (gold.std() or 1.0)
     return hacked, np.where(hacked, apart, 0.0).max(axis=0)
 
 

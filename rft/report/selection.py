@@ -22,6 +22,19 @@ def leading(summary: Mapping[str, Any], most: int) -> list[str]:
     return [arm for arm in summary["arms"] if arm in kept]
 
 
+def other_proxy(summary: Mapping[str, Any]) -> list[str]:
+    """The arms whose proxy cannot be held against the control's: another reward model gave it."""
+    if summary["control"] is None or not summary["splits"]:
+        return []
+    split, arms = summary["splits"][0], summary["arms"]
+    models = {arm: {use["key"] for use in record["stages"].get("reward_model", ())} for arm, record in arms.items()}
+    return [
+        arm
+        for arm, record in arms.items()
+        if models[arm] != models[summary["control"]] and record["splits"][split]["proxy"] is not None
+    ]
+
+
 def left_out(summary: Mapping[str, Any], most: int) -> str:
     """The sentence that says which arms `leading` keeps; empty if it keeps all."""
     count = len(summary["arms"])

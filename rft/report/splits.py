@@ -30,6 +30,7 @@ from rft.evaluation.statistics import (
     win_rate_lc,
 )
 from rft.report.load import StudyResults, Trial
+from rft.report.provenance import reward_models
 
 FULL_PAIRS = 20
 """Pairs grow with the square of the arms. With more arms than this, those compared with each other are the control and
@@ -174,8 +175,13 @@ class Split:
         }
 
     def _gap(self, arm: str) -> Numbers | None:
-        """Change of proxy minus change of gold against the control, each in the control's standard deviations."""
+        """Change of proxy minus change of gold against the control, each in the control's standard deviations.
+
+        None without a proxy on the control's scale: that of the same reward model.
+        """
         if self.control is None or arm == self.control:
+            return None
+        if reward_models(self.trials[arm]) != reward_models(self.trials[self.control]):
             return None
         gold, proxy = self.scores["gold"], self.scores["proxy"]
         scale = float(gold[self.control].std()), float(proxy[self.control].std())

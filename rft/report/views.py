@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rft.report import wording
 from rft.report.feedback import is_rule
+from rft.report.pairs import SHARES, reflected, turned
 from rft.report.resources import amount, name
+from rft.report.selection import other_proxy as other_proxy_of
 from rft.report.selection import ranked
 
 PAIRS = 60
 MATRIX_ARMS = 20
 VALUE_WIDTH = 60
-SHARES = ("probability_of_improvement", "win_rate", "win_rate_lc")
 
 
 def duels(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -29,28 +30,6 @@ def duels(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda duel: -duel["mean"])
 
 
-def turned(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A pair the other way round: differences change their sign, shares of wins become those of the other."""
-    flipped = {"better": "worse", "worse": "better"}
-    return {
-        **entry,
-        "arm": entry["against"],
-        "against": entry["arm"],
-        **_reflected(entry, 0.0),
-        "verdict": flipped.get(entry["verdict"], entry["verdict"]),
-        **{share: _reflected(entry[share], 1.0) for share in SHARES if entry.get(share)},
-    }
-
-
-def _reflected(interval: Mapping[str, Any], total: float) -> dict[str, Any]:
-    return {
-        **({} if total == 0.0 else interval),
-        "mean": total - interval["mean"],
-        "low": None if interval["high"] is None else total - interval["high"],
-        "high": None if interval["low"] is None else total - interval["low"],
-    }
-
-
 def win_matrix(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """Share of prompts that the arm of a row wins against the arm of a column, best arms first."""
     if not summary["splits"] or len(summary["arms"]) < 2:
@@ -59,7 +38,7 @@ def win_matrix(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     for entry in summary["pairs"][summary["splits"][0]]:
         if entry.get("win_rate"):
             won[entry["arm"], entry["against"]] = entry["win_rate"]
-            won[entry["against"], entry["arm"]] = _reflected(entry["win_rate"], 1.0)
+            won[entry["against"], entry["arm"]] = reflected(entry["win_rate"], 1.0)
     order = ranked(summary)
     arms = order[:MATRIX_ARMS]
     if not won:
@@ -126,6 +105,19 @@ def laws(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows if row["law"] or row["gap"]]
 
 
+def other_proxy(summary: Mapping[str, Any]) -> str:
+    """The sentence about the arms whose proxy is on another scale than the control's; empty if there are none."""
+    arms = other_proxy_of(summary)
+    if not arms:
+        return ""
+    who = wording.listing(arms) if len(arms) <= wording.MOST_NAMES else f"{len(arms)} arms"
+    what = "has another reward model" if len(arms) == 1 else "have other reward models"
+    return (
+        f"{who} {what} than the control {summary['control']}, which makes another scale: "
+        "no proxy of theirs is compared with the control's."
+    )
+
+
 def tuned(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Per tuned arm: trials, best value, the winner's settings and what tuning cost."""
     found = summary.get("tuning")
@@ -185,20 +177,3 @@ def machine(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _joined(parts: Any, between: str = ", ") -> str:
     return between.join(str(part) for part in parts if part)
-
-
-def incomplete(summary: Mapping[str, Any]) -> str:
-    """One sentence about a study that is half done; empty for one that is whole."""
-    found = summary.get("incomplete")
-    if not found:
-        return ""
-    text = f"{found['finished']} of {found['planned']} planned trials are finished"
-    if found.get("running"):
-        text += f", {len(found['running'])} running"
-    missing = found.get("missing") or ()
-    return f"{text}: {', '.join(_listed(missing))} missing." if missing else f"{text}."
-
-
-def _listed(missing: Sequence[Mapping[str, Any]], most: int = 12) -> list[str]:
-    names = [f"{trial['arm']} seed {trial['seed']}" for trial in missing[:most]]
-    return [*names, f"{len(missing) - most} more"] if len(missing) > most else names

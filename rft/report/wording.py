@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rft.evaluation.statistics import PROMPTS_ONLY
+from rft.report.pairs import find_pair
+from rft.report.selection import ranked
 
 MINUS = "−"
 MOST_NAMES = 8
@@ -106,52 +108,78 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
             "best": None,
             "sentences": [],
         }
-    split, ranked = summary["splits"][0], _ranked(summary)
+    split, order = summary["splits"][0], ranked(summary)
     control = summary["control"]
-    sentences = [_against_control(summary, arm, split) for arm in ranked if arm != control and control]
+    sentences = [_against_control(summary, arm, split) for arm in order if arm != control and control]
     sentences += _cautions(summary, split)
-    winner, headline = _headline(summary, ranked)
+    winner, headline = _headline(summary, order)
     return {
         "headline": headline,
         "settled": winner is not None,
-        "best": winner or ranked[0],
+        "best": winner or order[0],
         "sentences": sentences,
     }
 
 
-def _ranked(summary: Mapping[str, Any]) -> list[str]:
-    """The arms by falling mean gold on the first split."""
-    arms, split = summary["arms"], summary["splits"][0]
-    return sorted(arms, key=lambda arm: (-arms[arm]["splits"][split]["gold"]["mean"], arm))
+def _headline(summary: Mapping[str, Any], order: Sequence[str], price: str = "") -> tuple[str | None, str]:
+    """The arm that is shown to beat the control with the highest mean, if any, and the sentence, with its price.
 
-
-def _headline(summary: Mapping[str, Any], ranked: Sequence[str], price: str = "") -> tuple[str | None, str]:
-    """The arm that is shown to beat the control with the highest mean, if any, and the sentence, with its price."""
-    best, control, split = ranked[0], summary["control"], summary["splits"][0]
-    numbers = {arm: summary["arms"][arm]["splits"][split] for arm in ranked}
-    single = [arm for arm in ranked if numbers[arm]["gold"]["covers"] == PROMPTS_ONLY]
-    if single:
-        who = listing(single) if len(single) <= MOST_NAMES else f"{len(single)} arms"
+    `order`: the arms by falling mean gold. Those with one seed have no verdict, and take none from the others.
+    """
+    best, control, split = order[0], summary["control"], summary["splits"][0]
+    numbers = {arm: summary["arms"][arm]["splits"][split] for arm in order}
+    single = [arm for arm in order if numbers[arm]["gold"]["covers"] == PROMPTS_ONLY]
+    judged = [arm for arm in order if arm != control and arm not in single]
+    if single and (control in single or (control is not None and not judged)):
+        which = f"No verdict against the control {control} yet" if judged else "No verdict yet"
         return None, (
-            f"No verdict yet: {who} {'has' if len(single) == 1 else 'have'} one seed only, "
-            f"and one run cannot tell an algorithm from its luck. Highest so far: {best}, mean gold reward "
-            f"{number(numbers[best]['gold']['mean'])}."
+            f"{which}: {_with_one_seed(single)}, and one run cannot tell an algorithm from its luck. "
+            f"Highest so far: {best}, mean gold reward {number(numbers[best]['gold']['mean'])}."
+            f"{_first_two(summary, split, judged)}"
         )
     if control is None:
-        return None, f"No verdict: the study has no control arm. Highest mean gold reward: {best}."
-    others = [arm for arm in ranked if arm != control]
-    if not others:
+        missing = f" {_with_one_seed(single)}." if single else ""
+        return None, f"No verdict: the study has no control arm. Highest mean gold reward: {best}.{missing}"
+    if not judged:
         return None, f"No verdict: the study has nothing but the control {control}."
-    better = [arm for arm in others if numbers[arm]["difference"]["verdict"] == "better"]
-    if not better:
-        return None, _none_better(summary, split, others)
-    top = better[0]
+    better = [arm for arm in judged if numbers[arm]["difference"]["verdict"] == "better"]
+    text = _winner(summary, better[0], judged, price) if better else _none_better(summary, split, judged)
+    return better[0] if better else None, text + _not_judged(summary, single, best)
+
+
+def _with_one_seed(single: Sequence[str]) -> str:
+    who = listing(single) if len(single) <= MOST_NAMES else f"{len(single)} arms"
+    return f"{who} {'has' if len(single) == 1 else 'have'} one seed only"
+
+
+def _first_two(summary: Mapping[str, Any], split: str, judged: Sequence[str]) -> str:
+    """Of the arms with several seeds, by falling mean gold, what the first two's seeds tell; empty for fewer."""
+    gap = find_pair(summary, split, *judged[:2]) if len(judged) > 1 else None
+    if gap is None:
+        return ""
+    words = "is better than" if gap["verdict"] == "better" else "cannot be told from"
+    figures = f"{number(gap['mean'], sign=True)}, {span(gap, sign=True)}, {p_value(gap['holm_p'])}"
+    return f" Of the arms with several seeds, {judged[0]} {words} {judged[1]} ({figures})."
+
+
+def _not_judged(summary: Mapping[str, Any], single: Sequence[str], best: str) -> str:
+    """The arms without a verdict, as a further sentence; `best` has the highest mean of all arms."""
+    if not single:
+        return ""
+    lead = summary["arms"][best]["splits"][summary["splits"][0]]["gold"]["mean"]
+    highest = f"; the mean gold reward of {best}, {number(lead)}, is the highest so far" if best in single else ""
+    return f" No verdict yet on the others: {_with_one_seed(single)}{highest}."
+
+
+def _winner(summary: Mapping[str, Any], top: str, judged: Sequence[str], price: str) -> str:
+    control, split = summary["control"], summary["splits"][0]
+    numbers = {arm: summary["arms"][arm]["splits"][split] for arm in (top, control)}
     text = (
         f"{top} is better than the control {control}: mean gold reward "
         f"{number(numbers[top]['gold']['mean'])} against {number(numbers[control]['gold']['mean'])} "
         f"on {title(split)}, {_evidence(summary, top, numbers[top]['difference'])}{price}"
     )
-    return top, text + _runner_up(summary, split, top, [arm for arm in others if arm != top])
+    return text + _runner_up(summary, split, top, [arm for arm in judged if arm != top])
 
 
 def _evidence(summary: Mapping[str, Any], arm: str, difference: Mapping[str, Any]) -> str:
@@ -163,20 +191,23 @@ def _evidence(summary: Mapping[str, Any], arm: str, difference: Mapping[str, Any
 
 
 def _among(summary: Mapping[str, Any]) -> str:
-    compared = len(summary["arms"]) - 1
+    split = summary["splits"][0]
+    differences = [record["splits"][split]["difference"] for record in summary["arms"].values()]
+    compared = sum(difference is not None and difference["holm_p"] is not None for difference in differences)
     return f" after correction for {compared} comparisons" if compared > 1 else ""
 
 
 def _none_better(summary: Mapping[str, Any], split: str, others: Sequence[str]) -> str:
-    """What is said where no arm is shown to beat the control; `others` by falling mean gold."""
+    """What is said where none of `others`, by falling mean gold, is shown to beat the control."""
     control, numbers = summary["control"], summary["arms"]
     differences = {arm: numbers[arm]["splits"][split]["difference"] for arm in others}
     opened = [arm for arm in others if differences[arm]["verdict"] == "cannot tell"]
+    which = "algorithm" if len(others) == len(numbers) - 1 else "algorithm with several seeds"
     if not opened:
-        return f"No algorithm is better than the control {control} on {title(split)}: each is shown to be worse."
+        return f"No {which} is better than the control {control} on {title(split)}: each is shown to be worse."
     best = opened[0]
     return (
-        f"Cannot tell whether any algorithm is better than the control {control} on {title(split)}; {best} comes "
+        f"Cannot tell whether any {which} is better than the control {control} on {title(split)}; {best} comes "
         f"closest: {_evidence(summary, best, differences[best])}; "
         f"{_more_seeds(summary, best, control, differences[best])}."
     )
@@ -204,49 +235,6 @@ def _runner_up(summary: Mapping[str, Any], split: str, top: str, others: Sequenc
         f". Whether it is ahead of {others[0]} these seeds cannot tell ({figures}); "
         f"{_more_seeds(summary, top, others[0], gap)}."
     )
-
-
-def pair(summary: Mapping[str, Any], split: str, arm: str, against: str) -> dict[str, Any]:
-    """The difference `arm` minus `against` on a split, whichever way round it is stored.
-
-    Raises KeyError if it is not there: with many arms not every pair is.
-    """
-    found = find_pair(summary, split, arm, against)
-    if found is None:
-        raise KeyError(f"no pair {arm}, {against} on {split}")
-    return found
-
-
-def find_pair(summary: Mapping[str, Any], split: str, arm: str, against: str) -> dict[str, Any] | None:
-    """As `pair`; None if it is not there."""
-    for entry in summary["pairs"][split]:
-        if (entry["arm"], entry["against"]) == (arm, against):
-            return dict(entry)
-        if (entry["arm"], entry["against"]) == (against, arm):
-            return flipped(entry)
-    return None
-
-
-def flipped(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A pair the other way round."""
-    turned = {"better": "worse", "worse": "better"}
-    shares = ("probability_of_improvement", "win_rate", "win_rate_lc")
-    return {
-        **entry,
-        "arm": entry["against"],
-        "against": entry["arm"],
-        "mean": -entry["mean"],
-        "low": -entry["high"],
-        "high": -entry["low"],
-        "verdict": turned.get(entry["verdict"], entry["verdict"]),
-        **{name: _complement(entry[name]) for name in shares if name in entry},
-    }
-
-
-def _complement(share: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if share is None:
-        return None
-    return {**share, "mean": 1 - share["mean"], "low": 1 - share["high"], "high": 1 - share["low"]}
 
 
 def _against_control(summary: Mapping[str, Any], arm: str, split: str) -> str:
@@ -295,18 +283,19 @@ def _cautions(summary: Mapping[str, Any], split: str) -> list[str]:
 
 def covers_text(summary: Mapping[str, Any]) -> str:
     """Which variance the intervals cover, and which not."""
-    arms = summary["arms"].values()
-    repeated = all(len(record["seeds"]) > 1 for record in arms)
-    if not repeated:
-        return "Where an arm has one seed its intervals cover the choice of prompts only: nothing was repeated."
+    repeated = [len(record["seeds"]) > 1 for record in summary["arms"].values()]
+    once = "Where an arm has one seed its intervals cover the choice of prompts only: nothing was repeated."
+    if not any(repeated):
+        return once
+    rest = "" if all(repeated) else f" {once}"
     if summary["statistics"]["replicate"] == "pipeline":
         return (
             "A seed repeats the candidates, labels, reward model and policy, so the intervals cover the variance of "
-            "all of these and of the prompts; the start policy is the same throughout."
+            "all of these and of the prompts; the start policy is the same throughout." + rest
         )
     return (
         "A seed repeats the policy's training only, so the intervals cover its variance and that of the prompts; "
-        "the candidates, labels and reward model are fixed, and drawn again they could shift all arms."
+        "the candidates, labels and reward model are fixed, and drawn again they could shift all arms." + rest
     )
 
 
@@ -319,7 +308,7 @@ def cost_headline(summary: Mapping[str, Any]) -> str:
     kl = summary["arms"][best]["splits"][summary["splits"][0]]["kl"]
     if kl is not None:
         price += f" and a KL of {number(kl, 1)} nats"
-    return _headline(summary, _ranked(summary), price)[1]
+    return _headline(summary, ranked(summary), price)[1]
 
 
 def cost_sentence(summary: Mapping[str, Any]) -> str:

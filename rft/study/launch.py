@@ -22,8 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from rft.config import quoted
 from rft.runtime import cores
+from rft.store.names import RECORD
 from rft.study.forks import SUPPORTED, Forked, Forks
-from rft.study.standing import RECORD
 from rft.study.trial import write_json
 from rft.study.warm import GRACE
 

@@ -30,7 +30,7 @@ from rft.data.offline import (
     to_sequences,
 )
 from rft.errors import UserError
-from rft.evaluation.evaluate import CHECKPOINTS_FILE, FinalTest
+from rft.evaluation.evaluate import FinalTest
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.annotators import load_annotators
 from rft.feedback.pairs import choose_pairs, write_pairs
@@ -43,6 +43,7 @@ from rft.progress import bar
 from rft.rewards.base import Fitting, Reward, Standardised, check_scores
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.store import Entry
+from rft.store.names import CHECKPOINTS_FILE
 from rft.strategy import Strategy
 from rft.study.training import fit_shared, load_reward, make_backbone
 from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, to_device

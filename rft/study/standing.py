@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rft.store.names import RECORD
+
 if TYPE_CHECKING:
     from rft.study.study import Plan
 
-RECORD = "trial.json"
 LOCK = ".running"
 LISTED = 4
 

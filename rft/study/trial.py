@@ -16,8 +16,9 @@ from rich.console import Console
 from rft.config import build
 from rft.errors import UserError
 from rft.store import Store
+from rft.store.names import RECORD
 from rft.study.pipeline import Pipeline, plain
-from rft.study.standing import RECORD, at_work
+from rft.study.standing import at_work
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

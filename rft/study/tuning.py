@@ -26,10 +26,10 @@ from rft.config.search import Search, narrowed, search_fault, search_space
 from rft.errors import UserError
 from rft.report.tuning import FOLDER
 from rft.store import Store
+from rft.store.names import RECORD
 from rft.study.asks import Asks
 from rft.study.diverged import lost
 from rft.study.launch import Job, Launcher, may_fork, retire
-from rft.study.standing import RECORD
 from rft.study.study import StudySpec, plain_node, plan
 from rft.study.trial import write_json
 

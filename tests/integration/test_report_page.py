@@ -51,8 +51,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     study.trial("dpo", 3, change=lambda r: r.update(status="failed", error=HOSTILE, arm=HOSTILE))
     results = study.load()
     summary = full(summarise(results))
-    summary["warnings"] = ["the second sample of a prompt was left out"]
-    summary["incomplete"] = {"planned": 16, "finished": 15, "running": [], "missing": [{"arm": "dpo", "seed": 3}]}
+    summary["warnings"] = [
+        "15 of 16 planned trials have finished; not there: dpo seed 3",
+        "the second sample of a prompt was left out",
+    ]
     return write_report(results, summary, root / "out"), summary, results
 
 
@@ -106,7 +108,7 @@ def test_the_first_sentence_is_the_verdict(page: Tab, made: Made) -> None:
 
 def test_what_is_missing_is_said_before_the_numbers(page: Tab) -> None:
     before = page.run("document.querySelector('main').innerText.split('The numbers')[0]")
-    assert "15 of 16 planned trials are finished: dpo seed 3 missing." in before
+    assert "15 of 16 planned trials have finished; not there: dpo seed 3" in before
     assert "the second sample of a prompt was left out" in before
     assert HOSTILE in page.run("document.querySelector('#failed').textContent")
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from rft.evaluation.statistics import PROMPTS_ONLY, SEEDS_AND_PROMPTS, Bootstrap, Interval, Resampling
+from rft.evaluation.statistics import PROMPTS_ONLY, SEEDS_AND_PROMPTS, Bootstrap, Interval, Resampling, decide
 
 FloatArray = npt.NDArray[np.float64]
 MANY = Resampling(resamples=20_000)
@@ -52,8 +52,9 @@ def test_difference_of_independent_seeds_is_welchs_interval() -> None:
     wanted = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
     assert interval.mean == pytest.approx(0.7875 - 0.51)
     assert bounds(interval) == pytest.approx(tuple(wanted), abs=1e-3)
-    assert interval.verdict == "better"
-    assert Bootstrap(arms, MANY).difference("b", "a").verdict == "worse"
+    turned = Bootstrap(arms, MANY).difference("b", "a")
+    assert interval.low > 0.0
+    assert turned.high < 0.0
 
 
 def test_difference_of_paired_seeds_is_the_paired_interval() -> None:
@@ -63,8 +64,8 @@ def test_difference_of_paired_seeds_is_the_paired_interval() -> None:
     wanted = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert bounds(interval) == pytest.approx(tuple(wanted), abs=2e-4)
     # What the seeds have in common cancels only where they are paired.
-    assert Bootstrap(arms, MANY).difference("a", "b").verdict == "cannot tell"
-    assert interval.verdict == "better"
+    assert not Bootstrap(arms, MANY).difference("a", "b").excludes_zero
+    assert interval.low > 0.0
 
 
 def test_control_without_variation_takes_no_degrees_of_freedom() -> None:
@@ -76,7 +77,7 @@ def test_control_without_variation_takes_no_degrees_of_freedom() -> None:
 
 def test_two_prompts_alone_give_the_bootstrap_distribution() -> None:
     # Two draws of two prompts: both the first, one each, both the second, with chances 1/4, 1/2, 1/4.
-    draws = Bootstrap({"a": np.array([[0.2, 0.6]])}, MANY).draws({"a": 1.0})
+    draws = Bootstrap({"a": np.array([[0.2, 0.6]])}, MANY).estimate({"a": 1.0}).draws()
     values, counts = np.unique(draws.round(12), return_counts=True)
     assert values.tolist() == pytest.approx([0.2, 0.4, 0.6])
     assert stats.chisquare(counts, MANY.resamples * np.array([0.25, 0.5, 0.25])).pvalue > 0.001
@@ -85,14 +86,14 @@ def test_two_prompts_alone_give_the_bootstrap_distribution() -> None:
 def test_noise_is_taken_out_of_the_prompts_share() -> None:
     # Seed means 1.5 and 1.5, prompt means 0.5 and 2.5, residuals ±0.5: MSE = 1 on one degree of freedom,
     # Var_i(d) = 2, λ² = 1 − (1/2)/2 = 3/4.
-    draws = Bootstrap({"a": np.array([[0.0, 3.0], [1.0, 2.0]])}, MANY).draws({"a": 1.0})
+    draws = Bootstrap({"a": np.array([[0.0, 3.0], [1.0, 2.0]])}, MANY).estimate({"a": 1.0}).draws()
     values = np.unique(draws.round(12))
     assert values.tolist() == pytest.approx([1.5 - math.sqrt(0.75), 1.5, 1.5 + math.sqrt(0.75)])
 
 
 def test_prompts_that_are_all_noise_add_nothing() -> None:
     # Prompt means 0.55 and 0.45 differ by less than the residuals: λ² would be negative.
-    draws = Bootstrap({"a": np.array([[0.1, 0.9], [1.0, 0.0]])}, MANY).draws({"a": 1.0})
+    draws = Bootstrap({"a": np.array([[0.1, 0.9], [1.0, 0.0]])}, MANY).estimate({"a": 1.0}).draws()
     assert draws.std() == 0.0
 
 
@@ -107,29 +108,39 @@ def test_what_a_prompt_does_to_both_arms_cancels() -> None:
 def test_every_contrast_draws_the_same_prompts() -> None:
     rng = np.random.default_rng(3)
     bootstrap = Bootstrap({"a": rng.random((1, 9)), "b": rng.random((1, 9))}, MANY)
-    apart = bootstrap.draws({"a": 1.0}) - bootstrap.draws({"b": 1.0})
-    np.testing.assert_allclose(bootstrap.draws({"a": 1.0, "b": -1.0}), apart, atol=1e-12)
+    first, second, both = (bootstrap.estimate(c).draws() for c in ({"a": 1.0}, {"b": 1.0}, {"a": 1.0, "b": -1.0}))
+    np.testing.assert_allclose(both, first - second, atol=1e-12)
 
 
 def test_one_seed_covers_prompts_only_and_has_no_verdict() -> None:
     one, same = np.array([[0.8, 0.9, 0.85]]), np.array([[0.1, 0.2, 0.15]] * 3)
     three = same + np.array([[0.0], [0.01], [0.02]])
     bootstrap = Bootstrap({"one": one, "same": same, "three": three}, MANY)
-    for interval in (bootstrap.mean("one"), *(bootstrap.difference("one", arm) for arm in ("same", "three"))):
+    for coefficients in ({"one": 1.0}, {"one": 1.0, "same": -1.0}, {"one": 1.0, "three": -1.0}):
+        interval, p_value = bootstrap.estimate(coefficients).tested()
         assert interval.covers == PROMPTS_ONLY
         assert interval.excludes_zero
-        assert interval.verdict == "no verdict"
+        assert p_value is None
+        assert decide(interval, p_value, 0.05) == "no verdict"
     assert bootstrap.mean("three").covers == SEEDS_AND_PROMPTS
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [(0.1, 0.2, "better"), (-0.2, -0.1, "worse"), (-0.1, 0.1, "cannot tell"), (0.0, 0.1, "cannot tell")],
+    ("low", "high", "p_value", "verdict"),
+    [
+        (0.1, 0.2, 0.01, "better"),
+        (-0.2, -0.1, 0.01, "worse"),
+        (-0.1, 0.1, 0.9, "cannot tell"),
+        (0.0, 0.1, 0.05, "cannot tell"),
+        (0.1, 0.2, 0.08, "cannot tell"),  # by itself it would be a verdict; among other comparisons it is none
+    ],
 )
-def test_verdict_follows_the_side_of_zero(low: float, high: float, verdict: str) -> None:
+def test_verdict_follows_the_p_value_and_the_side_of_zero(
+    low: float, high: float, p_value: float, verdict: str
+) -> None:
     interval = Interval((low + high) / 2, low, high)
-    assert interval.verdict == verdict
-    assert interval.excludes_zero == (verdict != "cannot tell")
+    assert decide(interval, p_value, 0.05) == verdict
+    assert interval.excludes_zero == (low > 0 or high < 0)
 
 
 def crossed(rng: np.random.Generator, prompts: FloatArray, seed_sd: float, noise_sd: float) -> FloatArray:

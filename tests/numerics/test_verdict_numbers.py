@@ -355,9 +355,44 @@ def test_curve_intervals_cover_the_coefficients_with_few_seeds() -> None:
         assert found.low <= 0.99, f"{name}: {count / 500}"
 
 
-@pytest.mark.parametrize("kl", [[1.0, 2.0, 3.0], [1.0, 1.0, 2.0, 3.0], [0.0, -0.1, 2.0, 3.0, 4.0], [4.0] * 6])
+@pytest.mark.parametrize(
+    "kl", [[1.0, 2.0, 3.0], [1.0, 1.0, 2.0, 3.0], [0.0, -0.1, 2.0, 3.0, 4.0], [4.0] * 6, [4.0, 5.0, 6.0, 8.99]]
+)
 def test_too_few_distances_give_no_curve(kl: list[float]) -> None:
     assert fit_curve("rl", np.array(kl), np.ones(len(kl)), list(range(len(kl)))) is None
+
+
+def test_distances_are_far_enough_apart_from_one_and_a_half_on() -> None:
+    kl = np.array([4.0, 5.0, 6.0, 9.0])
+    curve = fit_curve("rl", kl, np.sqrt(kl), [0] * 4)
+    assert curve is not None
+    assert curve.furthest == 3.0
+
+
+@pytest.mark.parametrize(
+    ("beta", "noise", "furthest", "falls"),
+    [(0.4, 0.0, 25.0, True), (0.1, 0.0, 25.0, False), (0.4, 0.5, 25.0, False), (-0.2, 0.0, 25.0, False)],
+)
+def test_a_curve_falls_where_beta_is_sure_and_the_peak_within_the_points(
+    beta: float, noise: float, furthest: float, falls: bool
+) -> None:
+    """With α = 0.5 the peak is at d = e^(0.5/β − 1): 1.3 for β = 0.4 and 55 for 0.1, of points up to 5."""
+    kl = np.tile([0.25, 2.0, 6.0, 12.0, furthest], 3)
+    d, seeds = np.sqrt(kl), np.repeat([0, 1, 2], 5)
+    # Each seed has a β of its own; their mean is exact.
+    own = beta + np.repeat([-noise, 0.0, noise], 5)
+    curve = fit_curve("rl", kl, d * (0.5 - own * np.log(d)), list(seeds))
+    assert curve is not None
+    assert curve.beta.mean == pytest.approx(beta)
+    assert curve.falls == falls
+
+
+def test_one_seed_does_not_show_a_fall() -> None:
+    d = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    curve = fit_curve("rl", d**2, d * (0.2 - 0.1 * np.log(d)), [0] * 5)
+    assert curve is not None
+    assert curve.peak == pytest.approx(math.e)
+    assert not curve.falls
 
 
 def test_one_seeds_curve_has_no_interval() -> None:

@@ -82,7 +82,14 @@ class TestHalfDone:
             "4 of 9 planned trials have finished; running: ppo seed 2; "
             "not there: sft seed 2, dpo seed 1, dpo seed 2; failed: 1"
         )
-        assert summary["warnings"] == ["arm dpo is in no number: its only trial is left out", sentence]
+        assert summary["warnings"] == [sentence, "arm dpo is in no number: its only trial is left out"]
+        # Once: as a warning.
+        for name in ("report.html", "report.md"):
+            text = (
+                Path("runs", "demo", name).read_text(encoding="utf-8").partition('<script type="application/json"')[0]
+            )
+            assert text.count("4 of 9 planned trials") == 1
+            assert text.count("finished") == 1
         assert summary["failed"][0]["error"] == "loss is NaN at step 7"
         assert summary["arms"]["ppo"]["seeds"] == [0, 1]
         said = capsys.readouterr().out
@@ -220,9 +227,90 @@ class TestStrict:
             study.trial("ppo", seed, start="another model")
         assert "did not start alike" in refused("demo", strict=True)
 
+    def test_points_of_training_that_would_be_left_out_are_refused(self, world: Path) -> None:
+        study = Study(world, checkpoints=2).fill(("sft", "ppo"), seeds=2)
+        study.trial("ppo", 2, change_points=lambda rows: rows[3].update(gold=float("nan")))
+        line = refused("demo", strict=True)
+        assert "0 trials left out, 1 warnings; the first: the points of training of ppo/seed-2 are left out: " in line
+        summary = compare("demo")
+        assert summary["arms"]["ppo"]["seeds"] == [0, 1, 2]
+        assert len(summary["frontier"]["ppo"]) == 2 * 3 + 1
+        page = Path("runs", "demo", "report.html").read_text(encoding="utf-8")
+        assert "the points of training of ppo/seed-2 are left out: checkpoints.parquet: split test: gold of" in page
+
     def test_a_flawless_study_is_compared(self, world: Path) -> None:
         Study(world).fill(("sft", "ppo"), seeds=2)
         assert compare("demo", strict=True)["arms"].keys() == {"sft", "ppo"}
+
+
+def tuned(study: Study, arm: str, best: float, trials: int = 2) -> None:
+    """Leave what tuning leaves; its winner has to be what the arm runs with."""
+    seeds = [{"seed": 9, "error": None, "stages": {"evaluation": {"key": f"{arm}{best}", "seconds": 3.0}}}]
+    record = {
+        "arm": arm, "budget": {"trials": trials}, "objective": "gold", "split": "validation", "sampler": "tpe",
+        "trials": [{"number": 0, "settings": {"lr": 1e-4}, "value": best, "seed": 9, "seeds": seeds}],
+        "best_so_far": [best], "winner": {"lr": 1e-4}, "space": {"lr": [1e-5, 1e-3]},
+    }  # fmt: skip
+    (study.folder / "tuning").mkdir(parents=True, exist_ok=True)
+    (study.folder / "tuning" / f"{arm}.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def with_lr(lr: float, **more: Any) -> Change:
+    return lambda record: record["config"].update(algorithm={"lr": lr, **more})
+
+
+class TestTuning:
+    def test_of_several_studies_is_kept_under_the_names_that_the_arms_have(self, world: Path) -> None:
+        first, other = Study(world), second(world)
+        for seed in range(2):
+            first.trial("sft", seed)
+            first.trial("ppo", seed, change=with_lr(1e-4))
+            first.trial("rlaif", seed, change=with_lr(1e-4))
+            other.trial("ppo", seed, change=with_lr(1e-4, clip_range=0.1))
+            other.trial("rlaif", seed + 2, change=with_lr(1e-4))
+            other.trial("dpo", seed, change_rows=lambda rows: rows.pop())
+        for study, best in ((first, 0.6), (other, 0.7)):
+            for arm in ("ppo", "rlaif", "dpo"):
+                tuned(study, arm, best)
+        summary = compare("demo", "more")
+        assert set(summary["arms"]) == {"sft", "demo/ppo", "more/ppo", "rlaif"}
+        tuning = summary["tuning"]
+        # One arm in both studies has the first's; one of which nothing is left has none.
+        best = {arm: record["best_so_far"] for arm, record in tuning["arms"].items()}
+        assert best == {"demo/ppo": [0.6], "more/ppo": [0.7], "rlaif": [0.6]}
+        assert tuning["cost"].keys() == best.keys()
+        assert (tuning["budget"], tuning["objective"], tuning["split"]) == ({"trials": 2}, "gold", "validation")
+        assert "rlaif was tuned in several studies: that of more is not shown" in summary["warnings"]
+        assert "demo/ppo" in Path("runs/demo+more/report.html").read_text(encoding="utf-8").partition('id="tuning"')[2]
+
+    def test_with_another_budget_is_told(self, world: Path) -> None:
+        first, other = Study(world), second(world)
+        for seed in range(2):
+            first.trial("sft", seed)
+            first.trial("ppo", seed, change=with_lr(1e-4))
+            other.trial("dpo", seed, change=with_lr(1e-4))
+        tuned(first, "ppo", 0.6)
+        tuned(other, "dpo", 0.7, trials=9)
+        summary = compare("demo", "more")
+        assert summary["tuning"]["budget"] is None
+        assert summary["tuning"]["objective"] == "gold"
+        assert summary["warnings"] == [
+            "demo and more did not tune alike (budget differ): differences between their arms may be due to tuning"
+        ]
+        page = Path("runs/demo+more/report.html").read_text(encoding="utf-8")
+        assert "Every algorithm had the same budget" not in page
+        assert "The studies gave their algorithms other budgets of trials; each was judged by gold on the" in page
+
+    def test_of_one_study_alone_is_told(self, world: Path) -> None:
+        first, other = Study(world), second(world)
+        for seed in range(2):
+            first.trial("sft", seed)
+            other.trial("sft", seed)
+            first.trial("ppo", seed, change=with_lr(1e-4))
+            other.trial("dpo", seed, change=with_lr(1e-4))
+        assert compare("demo", "more")["tuning"] is None
+        tuned(first, "ppo", 0.6)
+        assert compare("demo", "more")["warnings"] == ["dpo of more ran untuned, others with what tuning found"]
 
 
 def second(world: Path, name: str = "more") -> Study:

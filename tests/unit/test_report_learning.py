@@ -12,6 +12,7 @@ import pytest
 from rft.report import summarise
 from rft.report.curves import POINTS
 from rft.report.html import render
+from rft.report.learning import checkpoint_gold
 from tests.synthetic_study import ITERATIONS, PREFERENCES, REWARD_MODEL, Study
 
 
@@ -27,6 +28,29 @@ def test_curves_are_the_histories_and_their_mean_over_seeds(study: Study) -> Non
     assert curve["mean"]["values"] == pytest.approx(np.mean(histories, axis=0), rel=1e-5)
     assert [seed["seed"] for seed in curve["seeds"]] == [0, 1, 2]
     assert curve["seeds"][2]["values"] == pytest.approx(histories[2], rel=1e-5)
+
+
+def test_the_mean_of_the_checkpoints_is_by_their_number(tmp_path: Path) -> None:
+    """A limit ends each seed elsewhere, so that no fraction but the end's comes up twice."""
+    summary = summarise(Study(tmp_path, checkpoints=3).fill(("sft", "ppo")).load())
+    found = summary["frontier"]["ppo"]
+    assert len({point["fraction"] for point in found}) == 3 * 3 + 1
+    assert [point["checkpoint"] for point in found] == [0, 1, 2, None] * 3
+    figure = checkpoint_gold(summary, "steps")
+    assert figure is not None
+    (mean,) = [series for series in figure.series if series.name == "ppo, mean of 3 seeds"]
+    places = [[point for point in found if point["checkpoint"] == number] for number in (0, 1, 2, None)]
+    assert mean.x == pytest.approx([np.mean([point["step"] for point in place]) for place in places])
+    assert mean.y == pytest.approx([np.mean([point["gold"] for point in place]) for place in places])
+
+
+def test_a_checkpoint_that_one_seed_lacks_is_in_no_mean(tmp_path: Path) -> None:
+    study = Study(tmp_path, checkpoints=3).fill(("sft", "ppo"), seeds=2)
+    study.trial("ppo", 2, change_points=lambda rows: rows.__delitem__(slice(24, None)))
+    figure = checkpoint_gold(summarise(study.load()), "steps")
+    assert figure is not None
+    lengths = {series.name: len(series.y) for series in figure.series}
+    assert lengths == {"ppo, seed 0": 4, "ppo, seed 1": 4, "ppo, seed 2": 2, "ppo, mean of 3 seeds": 2}
 
 
 def test_an_arm_has_only_the_curves_that_it_logged(study: Study) -> None:
@@ -67,6 +91,9 @@ def test_a_damaged_history_costs_its_curve_and_nothing_else(study: Study, damage
     results = study.load()
     summary = summarise(results)
     assert len(summary["arms"]["ppo"]["seeds"]) == 2
+    # Without it nobody knows how many steps there were.
+    assert [point["step"] for point in summary["frontier"]["ppo"]] == [None, 4 * ITERATIONS]
+    assert [point["step"] for point in summary["frontier"]["sft"]] == [0, 0]
     assert [seed["seed"] for seed in summary["curves"]["rollout/reward"]["ppo"]["seeds"]] == [1]
 
 

@@ -312,13 +312,16 @@ class TestRows:
             list(results.trials[0].rows["test"].responses)
 
 
+A, B = "test-0000", "test-0001"
+
+
 class TestCheckpoints:
     @staticmethod
     def write(folder: Path, **changed: list[Any]) -> None:
         # Two prompts; the first has two samples, and counts once.
         table: dict[str, list[Any]] = {
             "checkpoint": [2, 1, 1, 1], "step": [8, 4, 4, 4], "fraction": [1.0, 0.5, 0.5, 0.5],
-            "split": ["test"] * 4, "prompt_id": ["a", "a", "a", "b"], "sample": [0, 0, 1, 0],
+            "split": ["test"] * 4, "prompt_id": [A, A, A, B], "sample": [0, 0, 1, 0],
             "gold": [0.5, 0.2, 0.4, 0.9], "proxy": [1.0, 2.0, 4.0, 1.0], "kl": [3.0, 1.0, 1.0, 4.0],
             "length": [5, 5, 5, 5],
         }  # fmt: skip
@@ -337,9 +340,9 @@ class TestCheckpoints:
     def test_are_means_over_prompts_by_step(self, study: Study) -> None:
         first, second = self.trial(study).trials[0].checkpoints
         assert first == Checkpoint(
-            "test", 1, 4, 0.5, kl=2.5, gold=pytest.approx(0.6), proxy=2.0, prompt_ids=frozenset("ab")
+            "test", 1, 4, 0.5, kl=2.5, gold=pytest.approx(0.6), proxy=2.0, prompt_ids=frozenset((A, B))
         )
-        assert second == Checkpoint("test", 2, 8, 1.0, kl=3.0, gold=0.5, proxy=1.0, prompt_ids=frozenset("a"))
+        assert second == Checkpoint("test", 2, 8, 1.0, kl=3.0, gold=0.5, proxy=1.0, prompt_ids=frozenset((A,)))
 
     def test_are_none_where_there_is_no_file(self, study: Study) -> None:
         study.trial("sft", 0)
@@ -348,18 +351,46 @@ class TestCheckpoints:
     @pytest.mark.parametrize(
         ("changed", "words"),
         [
-            ({"gold": [0.5, float("nan"), 0.4, 0.9]}, "checkpoint 1 on test has a mean gold of nan"),
-            ({"kl": [float("inf"), 1.0, 1.0, 4.0]}, "checkpoint 2 on test"),
-            ({"proxy": [None] * 4}, ""),
+            ({"gold": [0.5, float("nan"), 0.4, 0.9]}, "split test: gold of prompt test-0000 is nan at checkpoint 1"),
+            ({"gold": [0.5, None, 0.4, 0.9]}, "gold is missing in 1 of 4 rows"),
+            ({"gold": ["high"] * 4}, "a column has the wrong type"),
+            ({"kl": [float("inf"), 1.0, 1.0, 4.0]}, "kl of prompt test-0000 is inf at checkpoint 2"),
+            ({"proxy": [1.0, float("nan"), 4.0, 1.0]}, "proxy of prompt test-0000 is nan"),
+            ({"step": [None, 4, 4, 4]}, "step is missing in 1 of 4 rows"),
+            ({"step": ["late"] * 4}, "a column has the wrong type"),
+            ({"sample": [0, 0, 0, 0]}, "some rows are there twice"),
+            ({"prompt_id": [A, A, A, "b"]}, "split test: prompt b is not in the final test"),
         ],
     )
-    def test_that_are_no_numbers_are_refused(self, study: Study, changed: dict[str, Any], words: str) -> None:
-        trial = self.trial(study, **changed).trials[0]
-        if words:
-            with pytest.raises(UserError, match=words):
-                _ = trial.checkpoints
-        else:
-            assert all(np.isnan(point.proxy) for point in trial.checkpoints)
+    def test_that_cannot_be_used_are_left_out_and_told(self, study: Study, changed: dict[str, Any], words: str) -> None:
+        results = self.trial(study, **changed)
+        (trial,), (warning,) = results.trials, results.warnings
+        assert trial.checkpoints == ()
+        assert warning.startswith("the points of training of ppo/seed-0 are left out: checkpoints.parquet: ")
+        assert words in warning
+        summary = summarise(results)
+        assert summary["warnings"] == [warning]
+        assert [point["final"] for point in summary["frontier"]["ppo"]] == [True]
+
+    @pytest.mark.parametrize("damage", ["unreadable", "columns"])
+    def test_of_a_file_that_is_none_are_left_out_and_told(self, study: Study, damage: str) -> None:
+        def write(folder: Path) -> None:
+            pq.write_table(pa.Table.from_pylist(study.rows("ppo", 0)), folder / "evaluation.parquet")
+            if damage == "unreadable":
+                (folder / "checkpoints.parquet").write_bytes(b"PAR1 nonsense PAR1")
+            else:
+                pq.write_table(pa.table({"step": [1]}), folder / "checkpoints.parquet")
+
+        with_evaluation(study, 0, write)
+        results = study.load()
+        words = {"unreadable": "cannot be read", "columns": "has no column checkpoint, fraction, gold"}
+        assert f"ppo/seed-0 are left out: checkpoints.parquet {words[damage]}" in results.warnings[0]
+        assert len(results.trials) == 1
+
+    def test_without_a_reward_model_have_no_proxy(self, study: Study) -> None:
+        results = self.trial(study, proxy=[None] * 4)
+        assert [np.isnan(point.proxy) for point in results.trials[0].checkpoints] == [True, True]
+        assert results.warnings == ()
 
 
 def test_a_large_study_is_loaded_whole(tmp_path: Path) -> None:

@@ -17,11 +17,14 @@ from scipy import stats
 
 from rft.evaluation.statistics import Resampling
 from rft.report import summarise
+from rft.report.html import render
 from rft.report.load import Rows, StageUse, StudyResults, Trial
 from rft.report.overoptimisation import overoptimisation
+from rft.report.pairs import find_pair
 from rft.report.rows import Questions
+from rft.report.samples import samples
 from rft.report.splits import FULL_PAIRS
-from rft.report.wording import counted, find_pair, p_figure, p_value, pair
+from rft.report.wording import counted, p_figure, p_value
 
 FloatArray = npt.NDArray[np.float64]
 QUICK = Resampling(resamples=2000)
@@ -144,6 +147,44 @@ def test_one_seed_has_no_verdict_whatever_its_lead() -> None:
     assert "cover the choice of prompts only" in summary["statistics"]["covers_text"]
 
 
+def test_one_arm_with_a_single_seed_takes_no_verdict_from_the_others() -> None:
+    summary = summarise(results({"sft": SFT, "ppo": (0.8, 0.81, 0.79), "dpo": (0.9,)}), settings=QUICK)
+    verdict = summary["verdict"]
+    assert verdict["headline"].startswith("ppo is better than the control sft: mean gold reward 0.80 against 0.50")
+    assert verdict["headline"].endswith(
+        " No verdict yet on the others: dpo has one seed only; "
+        "the mean gold reward of dpo, 0.90, is the highest so far."
+    )
+    assert (verdict["settled"], verdict["best"]) == (True, "ppo")
+    # Holm counts the comparisons that have a p-value.
+    assert "after correction" not in verdict["headline"]
+    text = summary["statistics"]["covers_text"]
+    assert text.startswith("A seed repeats the policy's training only")
+    assert text.endswith(
+        "Where an arm has one seed its intervals cover the choice of prompts only: nothing was repeated."
+    )
+
+
+@pytest.mark.parametrize(
+    ("ppo", "start"),
+    [
+        ((0.2, 0.21, 0.19), "No algorithm with several seeds is better than the control sft on unseen questions"),
+        ((0.50, 0.58, 0.54), "Cannot tell whether any algorithm with several seeds is better than the control sft on"),
+    ],
+)
+def test_no_winner_among_the_arms_with_several_seeds_says_of_which(ppo: tuple[float, ...], start: str) -> None:
+    text = headline({"sft": SFT, "ppo": ppo, "dpo": (0.1,), "kto": (0.15,)})
+    assert text.startswith(start)
+    assert text.endswith(" No verdict yet on the others: kto and dpo have one seed only.")
+
+
+def test_a_control_with_one_seed_leaves_the_arms_their_own_verdict() -> None:
+    text = headline({"sft": (0.5,), "ppo": (0.8, 0.81, 0.79), "dpo": (0.6, 0.61, 0.59)})
+    assert text.startswith("No verdict against the control sft yet: sft has one seed only, and one run cannot tell")
+    assert "Of the arms with several seeds, ppo is better than dpo (+0.2" in text
+    assert headline({"sft": SFT, "ppo": (0.8,)}).startswith("No verdict yet: ppo has one seed only")
+
+
 def test_pairs_are_corrected_for_all_pairs() -> None:
     summary = summarise(results({"sft": SFT, "a": (0.6, 0.62, 0.61), "b": (0.7, 0.71, 0.75)}), settings=QUICK)
     pairs = summary["pairs"]["test"]
@@ -155,14 +196,14 @@ def test_pairs_are_corrected_for_all_pairs() -> None:
 
 def test_a_pair_can_be_read_either_way() -> None:
     summary = summarise(results({"sft": SFT, "ppo": (0.8, 0.81, 0.79)}), settings=QUICK)
-    there, back = pair(summary, "test", "ppo", "sft"), pair(summary, "test", "sft", "ppo")
+    there, back = find_pair(summary, "test", "ppo", "sft"), find_pair(summary, "test", "sft", "ppo")
+    assert there is not None
+    assert back is not None
     assert (there["verdict"], back["verdict"]) == ("better", "worse")
     assert (back["low"], back["high"]) == (-there["high"], -there["low"])
     assert back["win_rate"]["mean"] == pytest.approx(1 - there["win_rate"]["mean"])
     assert back["probability_of_improvement"]["high"] == 1 - there["probability_of_improvement"]["low"]
     assert find_pair(summary, "test", "ppo", "nobody") is None
-    with pytest.raises(KeyError, match="ppo, nobody"):
-        pair(summary, "test", "ppo", "nobody")
 
 
 def test_many_arms_meet_the_control_and_the_best_meet_each_other() -> None:
@@ -187,6 +228,28 @@ def test_gap_is_in_the_controls_standard_deviations() -> None:
     arms = summarise(StudyResults("s", tuple(trials), ()), settings=QUICK)["arms"]
     assert arms["ppo"]["splits"]["test"]["gap"]["mean"] == pytest.approx(3.0)
     assert arms["sft"]["splits"]["test"]["gap"] is None
+
+
+def test_proxies_of_two_reward_models_are_not_compared() -> None:
+    def use(key: str) -> dict[str, StageUse]:
+        return {"reward_model": StageUse(key, key, 0.0, None, None, False)}
+
+    gold, proxy = np.array([0.4, 0.6]), np.array([-0.2, 0.2])
+    trials = [trial("sft", seed, gold, proxy=proxy, stages=use("human")) for seed in range(2)]
+    for arm, key in (("ppo", "human"), ("rlaif", "ai")):
+        trials += [trial(arm, seed, gold - 0.1, 3.0, proxy=proxy + 8, stages=use(key)) for seed in range(2)]
+    study = StudyResults("s", tuple(trials), ())
+    summary = summarise(study, settings=QUICK)
+    gaps = {arm: record["splits"]["test"]["gap"] for arm, record in summary["arms"].items()}
+    assert gaps["ppo"]["mean"] > 0
+    assert gaps["rlaif"] is None
+    shown = samples(study, summary)
+    assert {a.arm for prompt in shown.prompts for a in prompt.answers if a.hacked} == {"ppo"}
+    page = render(study, summary)
+    told = "rlaif has another reward model than the control sft, which makes another scale: no proxy of theirs is"
+    assert page.count(told) == 2
+    alone = StudyResults("s", tuple(t for t in trials if t.arm != "ppo"), ())
+    assert samples(alone, summarise(alone, settings=QUICK)).views["hacked"] == 0
 
 
 def test_feedback_and_optimiser_are_told_apart() -> None:
@@ -249,13 +312,16 @@ def test_seeds_of_a_pipeline_are_paired_and_the_summary_says_what_they_cover() -
 
 
 def frontier(points: Sequence[tuple[int, float, float]], kl: float = 0.0) -> dict[str, Any]:
-    """A summary as far as the fit reads it: (seed, KL, gold) of one arm's points."""
-    entries = [{"seed": seed, "kl": at, "gold": gold, "gain": gold - 0.5} for seed, at, gold in points]
-    start = {"splits": {"test": {"gold": {"mean": 0.5}, "kl": kl}}, "optimiser": "sft"}
+    """A summary as far as the fit reads it: (seed, KL, gold) of one arm's points, trained and picked from the start."""
+    entries = [{"seed": seed, "step": 8, "kl": at, "gold": gold, "gain": gold - 0.5} for seed, at, gold in points]
+    start = {"splits": {"test": {"gold": {"mean": 0.5}, "kl": kl}}}
     return {
         "control": "sft", "splits": ["test"], "statistics": {"level": 0.95},
-        "arms": {"sft": start, "ppo": {"optimiser": "ppo"}, "best_of_n": {"optimiser": "best_of_n"}},
-        "frontier": {"sft": [], "ppo": entries, "best_of_n": entries},
+        "arms": {"sft": start, "ppo": {}, "picked": {}, "unknown": {}},
+        "frontier": {
+            "sft": [], "ppo": entries, "picked": [entry | {"step": 0} for entry in entries],
+            "unknown": [entry | {"step": None} for entry in entries],
+        },
     }  # fmt: skip
 
 
@@ -263,20 +329,49 @@ def test_the_law_of_the_optimiser_is_fitted_to_the_gain_over_the_start() -> None
     d = np.sqrt([1.0, 4.0, 9.0, 16.0, 25.0])
     points = [(s, x * x, 0.5 + x * (0.2 - 0.1 * np.log(x))) for s in range(3) for x in d]
     found = overoptimisation(frontier(points))
-    ppo, best = found["ppo"], found["best_of_n"]
+    ppo, picked, unknown = found["ppo"], found["picked"], found["unknown"]
     assert ppo is not None
-    assert best is not None
+    assert picked is not None
+    assert unknown is not None
     assert found["sft"] is None
     assert (ppo["law"], ppo["points"], ppo["alpha"]["mean"]) == ("rl", 15, pytest.approx(0.2))
     assert ppo["beta"]["mean"] == pytest.approx(0.1)
     # Highest at d = e^(α/β − 1) = e, a KL of e² = 7.4.
     assert "it is highest at a KL of 7.4 nats, while the points reach 25.0." in ppo["sentence"]
-    assert best["law"] == "best_of_n"
+    assert ppo["falls"] is True
+    # By what was done, not by a name: no step of an optimiser made these.
+    assert (picked["law"], unknown["law"]) == ("best_of_n", "rl")
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "seeds", "words"),
+    [
+        (
+            0.5,
+            (0.1,) * 3,
+            3,
+            "up to a KL of 25.0 nats, do not show a fall: the curve's peak would lie beyond all points.",
+        ),
+        (0.1, (-0.1,) * 3, 3, "up to a KL of 25.0 nats, do not show a fall."),
+        (0.2, (0.0, 0.1, 0.2), 3, "do not show a fall for certain: the interval of β does not lie above 0."),
+        (0.2, (0.1,), 1, "do not show a fall for certain: no seed was repeated."),
+    ],
+)
+def test_a_peak_that_the_points_do_not_show_is_no_fact(
+    alpha: float, beta: tuple[float, ...], seeds: int, words: str
+) -> None:
+    d = np.sqrt([1.0, 4.0, 9.0, 16.0, 25.0])
+    points = [(s, x * x, 0.5 + x * (alpha - beta[s] * np.log(x))) for s in range(seeds) for x in d]
+    ppo = overoptimisation(frontier(points))["ppo"]
+    assert ppo is not None
+    assert ppo["falls"] is False
+    assert ppo["sentence"].endswith(words)
+    assert "highest" not in ppo["sentence"]
 
 
 def test_without_an_untrained_control_there_is_no_gain_to_fit() -> None:
     points = [(s, float(k), 0.5 + 0.1 * k) for s in range(3) for k in range(1, 6)]
-    assert overoptimisation(frontier(points, kl=3.0)) == {"sft": None, "ppo": None, "best_of_n": None}
+    assert overoptimisation(frontier(points, kl=3.0)) == dict.fromkeys(("sft", "ppo", "picked", "unknown"))
 
 
 def test_words_for_counts_and_p_values() -> None:

@@ -144,10 +144,6 @@ class Bootstrap:
         """Σ_a c_a · mean score of arm a, with its interval."""
         return self.estimate(coefficients).interval()
 
-    def draws(self, coefficients: Mapping[str, float]) -> FloatArray:
-        """Resampled values [R] of the contrast; row r uses the same prompts in every contrast."""
-        return self.estimate(coefficients).draws()
-
     def estimate(self, coefficients: Mapping[str, float]) -> Estimate:
         """Σ_a c_a · mean score of arm a; each arm's prompt draws are made once for all contrasts."""
         if self.paired:

@@ -46,12 +46,3 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Whether 0 lies outside the interval."""
         return self.low > 0.0 or self.high < 0.0
-
-    @property
-    def verdict(self) -> str:
-        """`better`, `worse` or `cannot tell` for one difference alone; `no verdict` if no seed was repeated."""
-        if self.covers == PROMPTS_ONLY:
-            return "no verdict"
-        if self.low > 0.0:
-            return "better"
-        return "worse" if self.high < 0.0 else "cannot tell"

@@ -16,6 +16,9 @@ from rft.evaluation.statistics.intervals import PROMPTS_ONLY, SEEDS_ONLY, FloatA
 
 LEAST_DISTANCES = 4
 """Two coefficients need more than two distances before a fit says anything."""
+LEAST_SPREAD = 1.5
+"""The largest distance over the smallest, at least. Points at nearly one distance show the height of the curve there,
+not its bend: α and β then trade against each other, whatever the noise says."""
 SINGULAR = 1e-10
 """Distances this close to one another (relative determinant) tell the two coefficients apart by rounding only."""
 
@@ -34,6 +37,7 @@ class Curve:
     alpha: Interval
     beta: Interval
     points: int
+    furthest: float  # the largest d among the points
 
     @property
     def peak(self) -> float | None:
@@ -44,6 +48,11 @@ class Curve:
         at = math.exp(min(alpha / beta - 1.0, 700.0)) if self.law == "rl" else alpha / (2.0 * beta)
         return at if at > 0.0 else None
 
+    @property
+    def falls(self) -> bool:
+        """Whether the points show the gold reward falling: β's interval lies above 0 and the peak within the points."""
+        return self.beta.low > 0.0 and self.peak is not None and self.peak < self.furthest
+
 
 def fit_curve(law: str, kl: FloatArray, gain: FloatArray, seeds: Sequence[int], level: float = 0.95) -> Curve | None:
     """Least squares of `gain` [M], gold minus the start's, over d = √KL of `kl` [M] in nats; KL ≤ 0 drops out.
@@ -52,14 +61,16 @@ def fit_curve(law: str, kl: FloatArray, gain: FloatArray, seeds: Sequence[int], 
     that of the jackknife that leaves out one seed at a time, with Student's t of S − 1 degrees of freedom. (A bootstrap
     that draws three seeds with replacement covers too rarely; see the package's docstring.)
 
-    Returns None with fewer than 4 different d > 0, or if these are too close together to tell α from β.
+    Returns None with fewer than 4 different d > 0, or if these are too close together to tell α from β: the largest
+    less than 1.5 times the smallest.
 
     Sources: Gao et al. 2022 (arXiv 2210.10760), section 3; Tukey 1958 for the jackknife (Ann. Math. Stat. 29:614).
     """
     kept = kl > 0.0
     distance, gained, owner = np.sqrt(kl[kept]), gain[kept], np.asarray(seeds)[kept]
-    if len(np.unique(distance)) < LEAST_DISTANCES:
+    if len(np.unique(distance)) < LEAST_DISTANCES or distance.max() < LEAST_SPREAD * distance.min():
         return None
+    furthest = float(distance.max())
     whole = _solve(law, distance, gained)
     if whole is None:
         return None
@@ -68,14 +79,14 @@ def fit_curve(law: str, kl: FloatArray, gain: FloatArray, seeds: Sequence[int], 
     fits = [fit for fit in without if fit is not None]
     if len(names) < 2 or len(fits) < len(names):
         alpha, beta = (Interval(value, math.nan, math.nan, PROMPTS_ONLY) for value in whole)
-        return Curve(law, alpha, beta, len(distance))
+        return Curve(law, alpha, beta, len(distance), furthest)
     count, t = len(names), float(stdtrit(len(names) - 1, 0.5 + level / 2.0))
     spread = np.sqrt(np.var(np.array(fits), axis=0) * (count - 1))
     alpha, beta = (
         Interval(value, value - t * float(error), value + t * float(error), SEEDS_ONLY)
         for value, error in zip(whole, spread, strict=True)
     )
-    return Curve(law, alpha, beta, len(distance))
+    return Curve(law, alpha, beta, len(distance), furthest)
 
 
 def _solve(law: str, distance: FloatArray, gained: FloatArray) -> tuple[float, float] | None:

@@ -1,0 +1,8 @@
+"""Names of the files of a trial that one layer writes and another reads."""
+
+RECORD = "trial.json"
+"""A trial's record, in its folder under `runs/`."""
+ROWS_FILE = "evaluation.parquet"
+"""The rows of the final test, in the evaluation's entry."""
+CHECKPOINTS_FILE = "checkpoints.parquet"
+"""Beside them: the rows of the points of training that were tested."""
