@@ -188,7 +188,7 @@ def test_an_arm_whose_trials_all_diverge_is_named_and_the_others_are_compared(tu
     assert set(summary["arms"]) == {"sft"}
     why = summary["tuning"]["arms"]["dpo"]["failure"]
     assert why.startswith("all 1 tuning trials failed, so it has no winner; the first: ")
-    assert {(one["arm"], one["seed"], one["error"]) for one in summary["failed"]} == {("dpo", n, why) for n in (0, 1)}
+    assert [(one["arm"], one["seed"], one["error"]) for one in summary["failed"]] == [("dpo", 0, why)]
     assert summary["tuning"]["cost"]["dpo"]["seconds"] > 0
     log = (folder / "tuning" / "dpo" / "trial-000" / "seed-1000" / "log.txt").read_text(encoding="utf-8")
     assert "diverged before" in log  # the second start trained nothing
