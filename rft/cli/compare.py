@@ -156,12 +156,14 @@ def _load(found: Sequence[Found], *, check_settings: bool) -> StudyResults:
 
     store, pool, parts = Store.default(), Pool(), []
     for one in found:
-        only, settings = None, None
+        only, settings, tuned = None, None, None
         if one.planned is not None:
             only = {job.folder for job in one.planned.trials}
-            # The settings of tuned arms are those that tuning found.
-            settings = one.planned.settings if check_settings and one.tuning is None else None
-        part = load_study(one.folder, store, only, settings=settings, pool=pool)
+            settings = one.planned.settings if check_settings else None
+            if settings and one.tuning:
+                settings = one.tuning.unsearched(settings)
+            tuned = set(one.tuning.arms) if one.tuning else set()
+        part = load_study(one.folder, store, only, settings=settings, tuned=tuned, pool=pool)
         if len(found) > 1:
             part = replace(part, study=one.folder.name)
         if one.planned is not None and (state := standing(one.planned)):

@@ -81,7 +81,7 @@ def budget(results: StudyResults, arms: Sequence[str]) -> dict[str, Any] | None:
     return {
         "resources": list(RESOURCES),
         "arms": {arm: _budget_of(trials, users) for arm, trials in told.items() if trials},
-        "prices": _listed(known[0]),
+        "prices": _listed(known[0].config),
     }
 
 
@@ -95,13 +95,13 @@ def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
     for trial in trials:
         policy = _policy(trial)
         assert policy is not None
-        prices = prices_of(trial, policy)
+        prices = prices_of(trial.config, policy)
         used = usage_of(policy)
         # The labels that it learned from are those of the shared stage, which are charged whole.
         unlabelled = replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0)
         whole, part = prices.amounts(unlabelled), prices.amounts(unlabelled)
         for entry in _charged(trial):
-            for name, amount in prices_of(trial, entry).amounts(usage_of(entry)).items():
+            for name, amount in prices_of(trial.config, entry).amounts(usage_of(entry)).items():
                 whole[name] += amount
                 part[name] += amount / users[entry.key]
         own.append(prices.amounts(used))
@@ -135,13 +135,18 @@ def _charged(trial: Trial) -> list[Entry]:
     return [use.entry for use in uses if use.entry is not None]
 
 
-def _listed(trial: Trial) -> dict[str, float]:
-    return {name: float(price) for name, price in ((trial.config.get("budget") or {}).get("prices") or {}).items()}
+def _listed(config: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(price) for name, price in ((config.get("budget") or {}).get("prices") or {}).items()}
 
 
-def prices_of(trial: Trial, entry: Entry) -> Prices:
-    """The trial's price list for the device that made an entry; all zero in a trial from before there were any."""
-    listed = _listed(trial)
+def prices_of(config: Mapping[str, Any], entry: Entry) -> Prices:
+    """The price list that a trial was run with; all zero in one from before there were any.
+
+    Args:
+        config: of the trial.
+        entry: a result that it uses, which tells the kind of device.
+    """
+    listed = _listed(config)
     hour = listed.get("gpu_hour" if ran_on_gpu(entry) else "core_hour", 0.0)
     return Prices(hour, listed.get("human_label", 0.0), listed.get("judge_mtoken", 0.0))
 
@@ -156,4 +161,4 @@ def spent(trial: Trial, counted: Mapping[str, float], clock: Mapping[str, float]
     """
     policy = _policy(trial)
     assert policy is not None
-    return prices_of(trial, policy).amounts(Usage.of({**counted, **clock}))
+    return prices_of(trial.config, policy).amounts(Usage.of({**counted, **clock}))

@@ -31,6 +31,7 @@ def load_study(
     only: Collection[Path] | None = None,
     *,
     settings: Mapping[Path, Mapping[str, Any]] | None = None,
+    tuned: Collection[str] | None = None,
     pool: Pool | None = None,
 ) -> StudyResults:
     """Read every `trial.json` under `study_dir` and its evaluation rows from `store`.
@@ -45,6 +46,7 @@ def load_study(
         store: where the trials' results are.
         only: the folders of the trials that count; all if none are given.
         settings: by a trial's folder, what it has to have been run with; for those that are absent, anything.
+        tuned: the arms that the study tunes; all that run with what tuning found, if that is not known.
         pool: what studies that are compared with one another are read with.
 
     Raises UserError if the folder is missing or holds no trial, or if no trial is usable.
@@ -80,7 +82,7 @@ def load_study(
         trials=trials_with_points,
         failed=tuple(sorted(failed, key=lambda trial: trial.folder)),
         warnings=(*alike.warnings, *usable.warnings, *vanished(usable.trials, failed), *points_lost),
-        tuning=read_tuning(study_dir, {trial.arm: trial.config for trial in usable.trials}),
+        tuning=read_tuning(study_dir, {trial.arm: trial.config for trial in usable.trials}, tuned),
     )
 
 

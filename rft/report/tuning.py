@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from rft.budget import RESOURCES
 
 FOLDER = "tuning"
 _DEPTH = 5  # tuning/<arm>/trial-NNN/seed-S/trial.json; an arm may be called "tuning"
@@ -16,12 +18,18 @@ def is_tuning_trial(record: Path) -> bool:
     return record.parts[0] == FOLDER and len(record.parts) == _DEPTH
 
 
-def read_tuning(study_dir: Path, arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The key ``tuning`` of the summary; None if no arm runs with what tuning found.
+def read_tuning(
+    study_dir: Path, arms: Mapping[str, Mapping[str, Any]], tuned: Collection[str] | None = None
+) -> dict[str, Any] | None:
+    """The key ``tuning`` of the summary; None if no arm runs with what tuning found, or has failed there.
+
+    Tuning of another run is left out: one that did not come to its end, whose winner is not what the arm's trials run
+    with, or that found none while the arm has trials.
 
     Args:
         study_dir: the study's folder under `runs/`.
-        arms: the settings of every arm's trials. Tuning whose winner they are not is of another run, and left out.
+        arms: the settings of every arm's trials.
+        tuned: the arms that the study tunes; any, if that is not known.
     """
     found = {}
     for file in sorted((study_dir / FOLDER).glob("*.json")):
@@ -29,15 +37,17 @@ def read_tuning(study_dir: Path, arms: Mapping[str, Mapping[str, Any]]) -> dict[
             one = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if one.get("winner") and _runs_with(arms.get(one["arm"], {}), one["winner"]):
-            found[one["arm"]] = one
+        arm = one["arm"]
+        ended = len(one["trials"]) == one["budget"] and (tuned is None or arm in tuned)
+        if ended and (_runs_with(arms.get(arm, {}), one["winner"]) if one["winner"] else arm not in arms):
+            found[arm] = one
     if not found:
         return None
     first = next(iter(found.values()))
     return {
         **{key: first[key] for key in ("budget", "objective", "split", "sampler")},
         "arms": {arm: _arm(one) for arm, one in found.items()},
-        "cost": {arm: {"seconds": sum(dict(_paid(one)).values())} for arm, one in found.items()},
+        "cost": {arm: _cost(one) for arm, one in found.items()},
     }
 
 
@@ -58,12 +68,17 @@ def _arm(one: Mapping[str, Any]) -> dict[str, Any]:
         }
         for trial in one["trials"]
     ]
-    return {"trials": trials, **{key: one[key] for key in ("best_so_far", "winner", "space")}}
+    return {"trials": trials, **{key: one.get(key) for key in ("best_so_far", "winner", "failure", "space")}}
 
 
-def _paid(one: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Key and seconds of every result that tuning computed; a result that two trials share is paid once."""
+def _cost(one: Mapping[str, Any]) -> dict[str, float]:
+    """Every resource that the training of an arm's tuning trials used; what two trials share is paid once."""
+    paid = dict(_used(one)).values()
+    return {resource: float(sum(used.get(resource, 0.0) for used in paid)) for resource in RESOURCES}
+
+
+def _used(one: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Key of every training and what it used."""
     for trial in one["trials"]:
         for seed in trial["seeds"]:
-            for stage in seed["stages"].values():
-                yield stage["key"], float(stage["seconds"])
+            yield from ((stage["key"], stage["used"]) for stage in seed["stages"].values() if "used" in stage)

@@ -76,18 +76,24 @@ def budget(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     if not found:
         return None
     kinds = (("own", "by itself"), ("full", "with all shared stages"), ("shared", "with its part of them"))
+    tuning = (summary.get("tuning") or {}).get("cost") or {}
+    arms = {arm: record for arm, record in found["arms"].items() if arm in summary["arms"]}
     rows = [
         {
             "arm": arm,
-            "limit": ", ".join(f"{amount(value, key)} {name(key)}" for key, value in (record["limit"] or {}).items()),
-            "stopped_by": name(record["stopped_by"]) if record["stopped_by"] else "",
+            "limit": ", ".join(
+                f"{amount(limit, key)} {name(key)}" for key, limit in (record.get("limit") or {}).items()
+            ),
+            "stopped_by": name(record["stopped_by"]) if record.get("stopped_by") else "",
             "kinds": [
-                (title, [amount(record[kind].get(resource), resource) for resource in found["resources"]])
-                for kind, title in kinds
+                (title, [amount(used.get(resource), resource) for resource in found["resources"]])
+                for title, used in (
+                    *((title, record[kind]) for kind, title in kinds if kind in record),
+                    *([("tuning, in all", tuning[arm])] if arm in tuning else []),
+                )
             ],
         }
-        for arm, record in found["arms"].items()
-        if arm in summary["arms"]
+        for arm, record in (arms | {arm: {} for arm in tuning if arm not in arms}).items()
     ]
     return {"resources": [name(resource) for resource in found["resources"]], "rows": rows, "prices": found["prices"]}
 
@@ -119,7 +125,7 @@ def other_proxy(summary: Mapping[str, Any]) -> str:
 
 
 def tuned(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Per tuned arm: trials, best value, the winner's settings and what tuning cost."""
+    """Per tuned arm: trials, best value, the winner's settings or why there is none, and what tuning cost."""
     found = summary.get("tuning")
     if not found:
         return []
@@ -130,9 +136,11 @@ def tuned(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             "failed": sum(trial["value"] is None for trial in record["trials"]),
             "best": next((value for value in reversed(record["best_so_far"]) if value is not None), None),
             "winner": ", ".join(f"{key}={value(setting)}" for key, setting in (record["winner"] or {}).items()),
+            "failure": record.get("failure") or "",
             "cost": ", ".join(
                 f"{amount(used, key)} {name(key)}" if key != "seconds" else amount(used, key)
                 for key, used in (found.get("cost") or {}).get(arm, {}).items()
+                if used
             ),
         }
         for arm, record in found["arms"].items()

@@ -315,6 +315,9 @@ def cost_sentence(summary: Mapping[str, Any]) -> str:
     """What the headline's arm cost, and the whole study."""
     cost = summary["cost"]
     total = f"The whole study took {duration(cost['total_seconds'])} of computing"
+    tuning = ((summary.get("tuning") or {}).get("cost") or {}).values()
+    if tuning:
+        total += f", tuning {duration(sum(used['seconds'] for used in tuning))} of training besides"
     if cost["peak_rss_bytes"] is not None:
         total += f", peak memory of one process {size(cost['peak_rss_bytes'])}"
     best = summary["verdict"]["best"]

@@ -97,6 +97,12 @@ def plain_node(node: DictConfig) -> dict[str, Any]:
     return found  # type: ignore[return-value]
 
 
+def arm_overrides(name: str, spec: StudySpec, arm: str) -> tuple[str, ...]:
+    """What all jobs of an arm have in common, those of tuning too: overrides, the study, what a seed repeats."""
+    repeated = [] if spec.replicate is Replicate.policy else ["replicate=pipeline"]
+    return (*spec.overrides, *spec.arms[arm], f"study={quoted(name)}", *repeated)
+
+
 def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
     """The shared stages first, one job for each distinct set of them; then the trials. Everything is checked here.
 
@@ -108,9 +114,8 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
     trials: list[Job] = []
     settings: dict[Path, Mapping[str, Any]] = {}
     replicates = {}
-    study = (f"study={quoted(name)}", *([] if spec.replicate is Replicate.policy else ["replicate=pipeline"]))
-    for arm, own in spec.arms.items():
-        common = (*spec.overrides, *own, *study, f"arm={quoted(arm)}")
+    for arm in spec.arms:
+        common = (*arm_overrides(name, spec, arm), f"arm={quoted(arm)}")
         try:
             cfg = compose(common)
         except UserError as error:

@@ -6,8 +6,6 @@ that a study asks the same again however its jobs were timed; nothing is kept bu
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -28,9 +26,9 @@ from rft.report.tuning import FOLDER
 from rft.store import Store
 from rft.store.names import RECORD
 from rft.study.asks import Asks
-from rft.study.diverged import lost
-from rft.study.launch import Job, Launcher, may_fork, retire
-from rft.study.study import StudySpec, plain_node, plan
+from rft.study.launch import Job, Launcher, may_fork
+from rft.study.outcome import outcome
+from rft.study.study import StudySpec, arm_overrides, plain_node, plan
 from rft.study.trial import write_json
 
 SPLIT = "validation"
@@ -94,6 +92,14 @@ class Arm:
         """The best trial, the first of equals; None if none has a value."""
         told = [trial for trial in self.trials if trial["value"] is not None]
         return max(told, key=lambda trial: (trial["value"], -trial["number"])) if told else None
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is no winner; None if there is one."""
+        if self.winner:
+            return None
+        first = next((seed["error"] for trial in self.trials for seed in trial["seeds"] if seed["error"]), "")
+        return f"all {len(self.trials)} tuning trials failed, so it has no winner; the first: {first}"
 
     @property
     def best_so_far(self) -> list[float | None]:
@@ -162,7 +168,7 @@ class FairTuning:
         self.untuned: dict[str, str] = {}
         """Arms that are not tuned, and why."""
         self._check_seeds()
-        found = {arm: self._arm(arm, own) for arm, own in spec.arms.items()}
+        found = {arm: self._arm(arm) for arm in spec.arms}
         self.arms = {arm: one for arm, one in found.items() if one is not None}
         unknown = set(self.ranges) - {key for arm in self.arms.values() for key in arm.space}
         if unknown:
@@ -181,8 +187,8 @@ class FairTuning:
                 "has not seen, so give others to one of the two"
             )
 
-    def _arm(self, arm: str, own: Sequence[str]) -> Arm | None:
-        common = (*self.spec.overrides, *own, f"study={quoted(self.name)}")
+    def _arm(self, arm: str) -> Arm | None:
+        common = arm_overrides(self.name, self.spec, arm)
         try:
             cfg = compose((*common, f"arm={quoted(arm)}"))
             space = self._space(cfg, {key for _, key in keys_of(common)}, arm)
@@ -231,7 +237,7 @@ class FairTuning:
         return found
 
     def jobs(self, arm: Arm, trial: int, settings: Mapping[str, Any]) -> list[Job]:
-        """A tuning trial: one job a seed."""
+        """A tuning trial: one job a seed. Points of its training would pick no winner, so there are none."""
         chosen = [f"algorithm.{key}={written(value)}" for key, value in settings.items()]
         return [
             Job(
@@ -241,6 +247,7 @@ class FairTuning:
                     f"arm={quoted(f'{arm.name}-tuning-{trial:03}')}",
                     *chosen,
                     f"evaluation.splits=[{SPLIT}]",
+                    "evaluation.checkpoints=0",
                     f"seed={seed}",
                 ),
                 self.folder / arm.name / f"trial-{trial:03}" / f"seed-{seed}",
@@ -249,14 +256,22 @@ class FairTuning:
             for seed in self.config.seeds
         ]
 
+    def unsearched(self, settings: Mapping[Path, Mapping[str, Any]]) -> dict[Path, Mapping[str, Any]]:
+        """The settings of a plan, by a trial's folder, without those that tuning chooses."""
+        found: dict[Path, Mapping[str, Any]] = {}
+        for folder, config in settings.items():
+            arm = self.arms.get(folder.parent.name)
+            chosen = arm.space.keys() if arm else ()
+            own = {key: value for key, value in config["algorithm"].items() if key not in chosen}
+            found[folder] = {**config, "algorithm": own}
+        return found
+
     def run(self, launcher: Launcher, at_once: int) -> tuple[tuple[Job, ...], dict[str, str]]:
         """Tune; returns the trials of the winners, and arms that have none, with why.
 
         What is in the store already is not computed again.
         """
         self._introduce(launcher.console)
-        for file in self.folder.glob("*.json"):  # of arms that are no more, or with other settings
-            file.unlink()
         store, done = Store.default(), 0
         every = self.config.trials * len(self.arms) * len(self.config.seeds)
         for first in range(0, self.config.trials, self.config.batch):
@@ -281,7 +296,8 @@ class FairTuning:
         failed: Mapping[str, str],
         store: Store,
     ) -> None:
-        seeds = [_outcome(job, failed.get(job.name), self.config.objective.value, store) for job in jobs]
+        objective = self.config.objective.value
+        seeds = [outcome(job, failed.get(job.name), SPLIT, objective, store) for job in jobs]
         values = [seed["value"] for seed in seeds]
         value = sum(values) / len(values) if None not in values else None
         arm.asks.tell(trial, value)
@@ -310,6 +326,7 @@ class FairTuning:
                 "trials": arm.trials,
                 "best_so_far": arm.best_so_far,
                 "winner": winner["settings"] if winner else None,
+                "failure": arm.failure,
             },
         )
 
@@ -326,12 +343,9 @@ class FairTuning:
         for name, arm in self.arms.items():
             winner = arm.winner
             if winner is None:
-                broken[f"{name} (tuning)"] = reason = (
-                    f"all {self.config.trials} tuning trials failed, so it has no winner"
-                )
-                console.print(f"failed {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
-                for seed in self.spec.seeds:
-                    retire(Job(name, (), self.runs / self.name / name / f"seed-{seed}"), reason)
+                broken[f"{name} (tuning)"] = str(arm.failure)
+                console.print(f"failed {name}: {arm.failure}", markup=False, highlight=False, soft_wrap=True)
+                self._fail(arm)
                 del arms[name]
                 continue
             chosen = [f"algorithm.{key}={written(value)}" for key, value in winner["settings"].items()]
@@ -342,21 +356,9 @@ class FairTuning:
         self.tuned = replace(self.spec, arms=arms)
         return plan(self.name, self.tuned, self.runs).trials if arms else (), broken
 
-
-def _outcome(job: Job, failure: str | None, objective: str, store: Store) -> dict[str, Any]:
-    """What one seed of a tuning trial came to, and the results that it paid for."""
-    file = job.folder / RECORD
-    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    stages = {k: v for k, v in (record.get("stages") or {}).items() if k in ("policy", "evaluation")}
-    found: dict[str, Any] = {"value": None, "error": failure}
-    if failure is None:
-        entry = store.find("evaluation", str(record["evaluation"]))
-        assert entry is not None
-        value = float(entry.metrics[f"eval/{SPLIT}/{objective}"])
-        found = (
-            {"value": value, "error": None} if math.isfinite(value) else found | {"error": f"{objective} is {value}"}
-        )
-    paid = {name: {"key": s["key"], "seconds": s["seconds"]} for name, s in stages.items()}
-    if failure is not None:
-        paid |= {f"diverged {key}": {"key": key, "seconds": seconds} for key, seconds in lost(job.folder).items()}
-    return found | {"stages": paid}
+    def _fail(self, arm: Arm) -> None:
+        """Leave a record of every trial that an arm without a winner cannot run."""
+        told = {"study": self.name, "arm": arm.name, "algorithm": arm.algorithm}
+        for seed in self.spec.seeds:
+            record = told | {"seed": seed, "status": "failed", "error": arm.failure}
+            write_json(self.runs / self.name / arm.name / f"seed-{seed}" / RECORD, record)

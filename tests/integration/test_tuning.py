@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from rft.budget import RESOURCES
 from tests.integration.harness import OF, REPOSITORY, Outcome, Result, environment, files_under, rft, study
 from tests.integration.test_tutorial import blocks
 
@@ -102,6 +103,7 @@ def test_tuning_sees_validation_alone_and_the_verdict_test_and_ood_alone(tuned: 
         assert set(rows(trial)) == {"validation"}
         seen |= rows(trial)["validation"]
         assert trial.record["seed"] == 1000
+        assert trial.record["config"]["evaluation"]["checkpoints"] == 0
     assert len(tuned.final_trials) == 6
     for trial in tuned.final_trials:
         assert set(rows(trial)) == {"test", "ood"}
@@ -146,7 +148,18 @@ def test_the_summary_has_tuning_and_no_tuning_trial_is_an_arm(tuned: Tuned) -> N
     assert (summary["tuning"]["budget"], summary["tuning"]["split"]) == (4, "validation")
     for arm in ARMS:
         assert summary["tuning"]["arms"][arm]["best_so_far"] == tuned.tuning(arm)["best_so_far"]
-        assert summary["tuning"]["cost"][arm]["seconds"] > 0
+        policies = {trial.entry("policy") for trial in tuned.tuning_trials if trial.record["algorithm"] == arm}
+        assert len(policies) == 4
+        used = [
+            json.loads((entry / "manifest.json").read_text(encoding="utf-8"))["metrics"]["usage"] for entry in policies
+        ]
+        cost = summary["tuning"]["cost"][arm]
+        assert set(cost) == set(RESOURCES)
+        for resource in ("prompts", "generated_tokens", "trained_tokens", "flops", "labels"):
+            assert cost[resource] == pytest.approx(sum(one[resource] for one in used))
+        assert cost["trained_tokens"] > 0
+        assert cost["seconds"] > 0
+        assert cost["money"] > 0
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(tuned: Tuned) -> None:
@@ -171,9 +184,21 @@ def test_an_arm_whose_trials_all_diverge_is_named_and_the_others_are_compared(tu
     folder = tuned.cwd / "runs" / "high"
     kept = json.loads((folder / "tuning" / "dpo.json").read_text(encoding="utf-8"))
     assert (kept["best_so_far"], kept["winner"], kept["trials"][0]["value"]) == ([None], None, None)
-    assert set(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["arms"]) == {"sft"}
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert set(summary["arms"]) == {"sft"}
+    why = summary["tuning"]["arms"]["dpo"]["failure"]
+    assert why.startswith("all 1 tuning trials failed, so it has no winner; the first: ")
+    assert [(one["arm"], one["seed"], one["error"]) for one in summary["failed"]] == [("dpo", 0, why)]
+    assert summary["tuning"]["cost"]["dpo"]["seconds"] > 0
     log = (folder / "tuning" / "dpo" / "trial-000" / "seed-1000" / "log.txt").read_text(encoding="utf-8")
     assert "diverged before" in log  # the second start trained nothing
+
+
+def test_without_its_sweep_a_study_does_not_tell_of_the_tuning_of_before(tuned: Tuned) -> None:
+    outcome = rft(["compare", "tuned", "--no-run", "--out", "untuned", "sweep=none"], tuned.cwd, tuned.store)
+    summary = json.loads((tuned.cwd / "untuned" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["tuning"] is None, outcome.stderr
+    assert all("is not what the study.yaml has now" in one["error"] for one in summary["failed"])
 
 
 def _small(tuned: Tuned) -> list[str]:

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from rft.cli.compare import Options, compare_studies
 from rft.config import compose
 from rft.errors import UserError
 from rft.study.pipeline import plain
 from rft.study.standing import at_work, is_running, standing, told
-from rft.study.study import StudySpec, plan
+from rft.study.study import StudySpec, load_study, plan
+from rft.study.tuning import fair_tuning
 from tests.synthetic_study import Rows, Study
 
 Change = Callable[[dict[str, Any]], Any]
@@ -152,6 +154,84 @@ class TestHalfDone:
         monkeypatch.setenv("RFT_STORE", str(world / "old" / "store"))
         compare_studies(["old/runs/demo"], Options())
         assert Path("old/runs/demo/report.html").is_file()
+
+
+class TestTuned:
+    """A study whose arms were tuned by one trial each: `ppo` has a winner, `dpo` has none."""
+
+    @pytest.fixture
+    def study(self, world: Path) -> Study:
+        overrides = ["model=tiny", "sweep.trials=1"]
+        arms = {arm: [f"algorithm={arm}"] for arm in ("sft", "ppo", "dpo")}
+        spec = {"overrides": overrides, "arms": arms, "seeds": [0], "sweep": "fair_tuning"}
+        (world / "demo").mkdir()
+        (world / "demo" / "study.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+        study = Study(world)
+        study.trial("sft", 0, change=self.run_with("sft"))
+        return study
+
+    def run_with(self, arm: str, *more: str) -> Change:
+        config = plain(compose(["model=tiny", f"algorithm={arm}", *more]))
+        return lambda record: record.update(config=config)
+
+    def tuned(self, world: Path, **winners: dict[str, Any] | None) -> None:
+        """Leave what tuning leaves."""
+        _, found = fair_tuning("demo", load_study(world / "demo")[1], world / "runs")
+        assert found is not None
+        for name, settings in winners.items():
+            arm = found.arms[name]
+            value, error = (None, "the loss is nan") if settings is None else (0.5, None)
+            used = {"seconds": 60.0, "generated_tokens": 12_000.0, "money": 0.25}
+            seed = {"seed": 1000, "value": value, "error": error, "stages": {"policy": {"key": "k", "used": used}}}
+            arm.trials.append({"number": 0, "settings": settings, "value": value, "seed": 1000, "seeds": [seed]})
+            found._write(arm)
+        found._winners(Console(quiet=True))
+
+    def test_shows_what_was_tuned_what_it_cost_and_which_arm_has_no_winner(self, world: Path, study: Study) -> None:
+        self.tuned(world, ppo={"lr": 0.002}, dpo=None)
+        study.trial("ppo", 0, change=self.run_with("ppo", "algorithm.lr=0.002"))
+        summary = compare("demo")
+        why = "all 1 tuning trials failed, so it has no winner; the first: the loss is nan"
+        assert set(summary["tuning"]["arms"]) == {"ppo", "dpo"}
+        assert [(one["arm"], one["seed"], one["error"]) for one in summary["failed"]] == [("dpo", 0, why)]
+        assert summary["incomplete"]["missing"] == []
+        assert list(summary["arms"]) == ["sft", "ppo"]
+        folder = Path("runs/demo")
+        assert f"left out: dpo/seed-0: {why}" in (folder / "report.md").read_text(encoding="utf-8")
+        rows = [
+            x.split(" | ") for x in (folder / "report.md").read_text(encoding="utf-8").splitlines() if "in all" in x
+        ]
+        assert [(row[0], row[3], row[6]) for row in rows] == [
+            ("| ppo", "12.0 k", "1 min 00 s"),
+            ("| dpo", "12.0 k", "1 min 00 s"),
+        ]
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert page.count("tuning, in all") == 2
+        assert f'<td class="wrap">{why}</td>' in page
+        assert ", tuning 2 min 00 s of training besides" in summary["cost"]["sentence"]
+
+    def test_settings_that_tuning_chose_may_differ_from_the_study_and_no_others(
+        self, world: Path, study: Study
+    ) -> None:
+        self.tuned(world, ppo={"lr": 0.002})
+        study.trial("ppo", 0, change=self.run_with("ppo", "algorithm.lr=0.002"))
+        assert list(compare("demo")["arms"]) == ["sft", "ppo"]
+        study.trial("ppo", 0, change=self.run_with("ppo", "algorithm.lr=0.002", "algorithm.iterations=77"))
+        summary = compare("demo")
+        assert list(summary["arms"]) == ["sft"]
+        assert "algorithm.iterations=77 is not what the study.yaml has now" in summary["failed"][-1]["error"]
+
+    @pytest.mark.parametrize("override", ["sweep=none", "sweep.trials=0"])
+    def test_the_tuning_of_before_is_not_told_of_a_study_that_is_not_tuned_now(
+        self, world: Path, study: Study, override: str
+    ) -> None:
+        default = compose(["model=tiny", "algorithm=ppo"]).algorithm.lr
+        self.tuned(world, ppo={"lr": default})
+        study.trial("ppo", 0, change=self.run_with("ppo"))
+        assert set(compare("demo")["tuning"]["arms"]) == {"ppo"}
+        compare_studies(["demo", override], Options(run=False, out=Path("out")))
+        summary = json.loads(Path("out/summary.json").read_text(encoding="utf-8"))
+        assert (summary["tuning"], list(summary["arms"])) == (None, ["sft", "ppo"])
 
 
 class TestRunning:

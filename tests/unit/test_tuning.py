@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
+from rich.console import Console
 
-from rft.config import choice, integers, loguniform
+from rft.budget import RESOURCES
+from rft.config import choice, compose, integers, loguniform
 from rft.config.plugins import allowed_packages
+from rft.config.schemas import Replicate
 from rft.config.search import Search
 from rft.errors import TrainingDiverged, UserError
 from rft.report.tuning import is_tuning_trial, read_tuning
+from rft.store import Store
 from rft.study.asks import Asks
-from rft.study.diverged import diverges_once, lost
+from rft.study.diverged import SUFFIX, diverges_once, lost
+from rft.study.launch import Job, Launcher
+from rft.study.replicate import DRAWN, is_pipeline, with_own_draws
+from rft.study.standing import standing
 from rft.study.study import StudySpec, plan
 from rft.study.tuning import Arm, FairTuning, fair_tuning, with_overrides
 
@@ -77,10 +86,15 @@ def test_the_first_trial_takes_defaults_that_lie_in_the_ranges() -> None:
 
 
 def spec(
-    sweep: str = "fair_tuning", seeds: tuple[int, ...] = (0, 1), more: tuple[str, ...] = (), **arms: Any
+    sweep: str = "fair_tuning",
+    seeds: tuple[int, ...] = (0, 1),
+    more: tuple[str, ...] = (),
+    replicate: str = "policy",
+    **arms: Any,
 ) -> StudySpec:
     arms = arms or {"dpo": ["algorithm=dpo"], "ppo": ["algorithm=ppo"], "sft": ["algorithm=sft"]}
-    return StudySpec(overrides=["model=tiny", *more], arms=arms, seeds=list(seeds), sweep=sweep)
+    common, repeated = ["model=tiny", *more], Replicate(replicate)
+    return StudySpec(overrides=common, arms=arms, seeds=list(seeds), sweep=sweep, replicate=repeated)
 
 
 def tuning(runs: Path, **how: Any) -> FairTuning:
@@ -186,7 +200,7 @@ def told(*values: float | None) -> Arm:
 def paid(number: int) -> dict[str, Any]:
     """Results of a trial: the first two have the same."""
     return {
-        "policy": {"key": f"p{max(number, 1)}", "seconds": 2.0},
+        "policy": {"key": f"p{max(number, 1)}", "seconds": 2.5, "used": {"seconds": 2.0, "labels": 5.0}},
         "evaluation": {"key": f"e{number}", "seconds": 1.0},
     }
 
@@ -200,17 +214,156 @@ def test_the_best_so_far_never_falls_and_failures_count() -> None:
 
 
 def test_the_report_reads_what_tuning_wrote_if_the_arms_run_with_it(tmp_path: Path) -> None:
-    one = tuning(tmp_path)
+    one = tuning(tmp_path, more=("sweep.trials=3",))
     one._write(told(0.1, 0.3, 0.2))
     found = read_tuning(tmp_path / "s", {"dpo": {"algorithm": {"lr": 1, "beta": 3}}, "sft": {}})
     assert found is not None
-    assert (found["budget"], found["objective"], found["split"]) == (16, "gold", "validation")
+    assert (found["budget"], found["objective"], found["split"]) == (3, "gold", "validation")
     assert found["arms"]["dpo"]["best_so_far"] == [0.1, 0.3, 0.3]
     assert found["arms"]["dpo"]["winner"] == {"lr": 1}
     assert [t["value"] for t in found["arms"]["dpo"]["trials"]] == [0.1, 0.3, 0.2]
-    assert found["cost"] == {"dpo": {"seconds": 2 * 2.0 + 3 * 1.0}}
+    assert found["cost"] == {"dpo": dict.fromkeys(RESOURCES, 0.0) | {"seconds": 2 * 2.0, "labels": 2 * 5.0}}
     assert read_tuning(tmp_path / "s", {"dpo": {"algorithm": {"lr": 0}}}) is None
+    assert read_tuning(tmp_path / "s", {"dpo": {"algorithm": {"lr": 1}}}, tuned=["ppo"]) is None
     assert read_tuning(tmp_path / "elsewhere", {}) is None
+
+
+def test_tuning_that_did_not_end_is_not_reported(tmp_path: Path) -> None:
+    one = tuning(tmp_path, more=("sweep.trials=3",))
+    one._write(told(0.1, 0.3))
+    assert read_tuning(tmp_path / "s", {"dpo": {"algorithm": {"lr": 1}}}) is None
+
+
+class Quick(Launcher):
+    """Leaves in the store and in the folders what trials leave there, without training any.
+
+    Trials of one arm and seed have one policy, whatever their settings.
+    """
+
+    def __init__(self, store: Store, diverging: Sequence[str] = ()) -> None:
+        super().__init__(Console(file=io.StringIO()))
+        self.store, self.diverging = store, diverging
+
+    def run(
+        self, jobs: Sequence[Job], at_once: int, title: str, *, before: int = 0, total: int | None = None
+    ) -> dict[str, str]:
+        return {job.name: "the loss is nan" for job in jobs if not self.finish(job, compose(job.overrides))}
+
+    def finish(self, job: Job, cfg: DictConfig) -> bool:
+        fails = str(cfg.algorithm.name) in self.diverging
+        usage = {"prompts": 8, "trained_tokens": 100, "flops": 1e6, "labels": 4, "human_labels": 3, "judge_tokens": 1e6}
+        cost = {"seconds_training": 7.0, "device_seconds": 1800.0}
+        stages = {"sft": self.stage("sft", {}), "questions": self.stage("questions", {})}
+        if fails:
+            marker = job.folder / "checkpoints" / f"abc{SUFFIX}"
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_text(json.dumps({"error": "the loss is nan", "seconds": 3.5}), encoding="utf-8")
+        else:
+            policy = {"algorithm": str(cfg.algorithm.name), "seed": int(cfg.seed)}
+            stages["policy"] = self.stage("policy", {"usage": usage, "cost": cost}, **policy)
+            gold = {"eval/validation/gold": 1 / (1 + float(cfg.algorithm.lr))}
+            stages["evaluation"] = self.stage("evaluation", gold, job=job.name)
+        record = {"config": {"budget": {"prices": dict(cfg.budget.prices)}}, "stages": stages}
+        record |= {} if fails else {"evaluation": stages["evaluation"]["key"]}
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / "trial.json").write_text(json.dumps(record), encoding="utf-8")
+        return not fails
+
+    def stage(self, name: str, metrics: dict[str, Any], **config: Any) -> dict[str, Any]:
+        def build(folder: Path) -> dict[str, Any]:
+            (folder / "result.txt").write_text(name)
+            return dict(metrics)
+
+        entry = self.store.get_or_compute(name, version=1, config=config, inputs={}, build=build)
+        return {"key": entry.key, "digest": entry.digest, "seconds": 9.0, "computed": True}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("RFT_STORE", str(tmp_path / "store"))
+    return Store.default()
+
+
+def test_tuning_trials_test_no_points_of_training(tmp_path: Path) -> None:
+    one = tuning(tmp_path, more=("evaluation.checkpoints=5",))
+    (job,) = one.jobs(one.arms["dpo"], 0, {})
+    assert compose(job.overrides).evaluation.checkpoints == 0
+    assert compose(plan("s", one.spec, tmp_path).trials[0].overrides).evaluation.checkpoints == 5
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"replicate": "pipeline"},
+        {"more": ("replicate=pipeline",)},
+        {"dpo": ["algorithm=dpo", "replicate=pipeline"]},
+    ],
+)
+def test_what_a_seed_repeats_it_repeats_in_tuning_and_in_the_winners_trials(
+    tmp_path: Path, store: Store, how: dict[str, Any]
+) -> None:
+    one = tuning(tmp_path, **({"dpo": ["algorithm=dpo"]} | how | {"more": (*how.get("more", ()), "sweep.trials=1")}))
+    (job,) = one.jobs(one.arms["dpo"], 0, {})
+    cfg = compose(job.overrides)
+    drawn = with_own_draws(cfg)
+    seeded = [name for name in DRAWN if "seed" in cfg[name]]
+    assert {"candidates", "feedback", "reward"} <= set(seeded)
+    assert all(drawn[name].seed == cfg[name].seed + 1000 for name in seeded)
+    trials, _ = one.run(Quick(store), 1)
+    assert [is_pipeline(compose(trial.overrides)) for trial in trials] == [True, True]
+
+
+def test_what_tuning_found_for_arms_that_are_not_tuned_now_stays_there_and_is_not_told(
+    tmp_path: Path, store: Store
+) -> None:
+    both = tuning(tmp_path, more=("sweep.trials=2",), dpo=["algorithm=dpo"], ppo=["algorithm=ppo"])
+    both.run(Quick(store), 1)
+    files = {arm: tmp_path / "s" / "tuning" / f"{arm}.json" for arm in ("dpo", "ppo")}
+    before = {arm: file.read_bytes() for arm, file in files.items()}
+    part = tuning(tmp_path, more=("sweep.trials=3",), dpo=["algorithm=dpo"])
+    part.run(Quick(store), 1)
+    assert files["ppo"].read_bytes() == before["ppo"]
+    assert len(json.loads(files["dpo"].read_text(encoding="utf-8"))["trials"]) == 3
+    winners = {
+        arm: {"algorithm": json.loads(file.read_text(encoding="utf-8"))["winner"]} for arm, file in files.items()
+    }
+    assert set((read_tuning(tmp_path / "s", winners) or {})["arms"]) == {"dpo", "ppo"}
+    assert set((read_tuning(tmp_path / "s", winners, tuned=part.arms) or {})["arms"]) == {"dpo"}
+
+
+def test_tuning_costs_every_resource_of_every_policy_that_it_trained_once(tmp_path: Path, store: Store) -> None:
+    prices = ("budget.prices.core_hour=2", "budget.prices.human_label=0.5", "budget.prices.judge_mtoken=0.25")
+    one = tuning(tmp_path, more=("sweep.seeds=[7,8]", "sweep.trials=3", *prices), dpo=["algorithm=dpo"])
+    one.run(Quick(store), 1)
+    winner = one.arms["dpo"].winner
+    assert winner is not None
+    found = read_tuning(tmp_path / "s", {"dpo": {"algorithm": winner["settings"]}})
+    assert found is not None
+    once = {"prompts": 8, "generated_tokens": 0, "trained_tokens": 100, "flops": 1e6, "seconds": 7.0, "labels": 4}
+    once["money"] = 0.5 * 2 + 3 * 0.5 + 0.25
+    assert found["cost"]["dpo"] == pytest.approx({resource: 2 * amount for resource, amount in once.items()})
+
+
+def test_an_arm_without_a_winner_is_told_with_the_reason(tmp_path: Path, store: Store) -> None:
+    one = tuning(tmp_path, more=("sweep.trials=2", "budget.prices.core_hour=36"))
+    old = tmp_path / "s" / "ppo" / "seed-0" / "trial.json"
+    old.parent.mkdir(parents=True)
+    old.write_text(json.dumps({"status": "done"}), encoding="utf-8")
+    trials, failed = one.run(Quick(store, diverging=["ppo"]), 1)
+    why = "all 2 tuning trials failed, so it has no winner; the first: the loss is nan"
+    assert failed == {"ppo (tuning)": why}
+    assert {trial.folder.parent.name for trial in trials} == {"dpo", "sft"}
+    found = read_tuning(tmp_path / "s", {"sft": {}})
+    assert found is not None
+    assert (found["arms"]["ppo"]["failure"], found["arms"]["ppo"]["winner"]) == (why, None)
+    assert found["cost"]["ppo"] == dict.fromkeys(RESOURCES, 0.0) | {"seconds": 3.5, "money": pytest.approx(0.035)}
+    assert read_tuning(tmp_path / "s", {"ppo": {"algorithm": {}}}) is None  # it was run since, with other settings
+    for seed in (0, 1):
+        record = json.loads((tmp_path / "s" / "ppo" / f"seed-{seed}" / "trial.json").read_text(encoding="utf-8"))
+        assert (record["arm"], record["seed"], record["status"], record["error"]) == ("ppo", seed, "failed", why)
+    state = standing(plan("s", one.spec, tmp_path))
+    assert state is not None
+    assert "ppo" not in {trial["arm"] for trial in state["missing"]}
 
 
 def test_an_arm_called_tuning_is_an_arm() -> None:
