@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         hostile(rows)
         rows[5].update(proxy=20.0, gold=0.01)
 
-    changes = {"ppo": hostile_answer, "rlaif": pleasing}
+    changes = {"ppo": hostile_answer, "dpo": pleasing, "rlaif": pleasing}
     for arm in ("sft", "dpo", "ppo", "rlaif", EVIL_ARM):
         for seed in range(3):
             study.trial(arm, seed, change_rows=changes.get(arm, hostile))
@@ -266,11 +266,12 @@ def test_reward_up_gold_down_finds_the_answer_that_only_the_reward_model_likes(p
     shown = "document.querySelector('article.prompt:not([data-hidden])')"
     assert first == page.run(f"Number({shown}.dataset.prompt)")
     assert "test-0005" in page.run(f"{shown}.querySelector('.facts').textContent")
-    rlaif = list(made[1]["arms"]).index("rlaif")
+    dpo, rlaif = (str(list(made[1]["arms"]).index(arm)) for arm in ("dpo", "rlaif"))
     flagged = page.run(
         f"[...{shown}.querySelectorAll('.card')].filter(e => e.querySelector('.flag')).map(e => e.dataset.arm)"
     )
-    assert str(rlaif) in flagged
+    assert dpo in flagged
+    assert rlaif not in flagged  # another reward model: its scores cannot be held against the control's
     assert "0" not in flagged  # the control is what the others are measured by
 
 

@@ -325,11 +325,13 @@ class TestStrict:
 
 def tuned(study: Study, arm: str, best: float, trials: int = 2) -> None:
     """Leave what tuning leaves; its winner has to be what the arm runs with."""
-    seeds = [{"seed": 9, "error": None, "stages": {"evaluation": {"key": f"{arm}{best}", "seconds": 3.0}}}]
+    used = {"policy": {"key": f"{arm}{best}", "seconds": 3.0, "used": {"prompts": 5.0, "seconds": 3.0}}}
+    seeds = [{"seed": 9, "error": None, "stages": used}]
+    trial = {"settings": {"lr": 1e-4}, "value": best, "seed": 9, "seeds": seeds}
     record = {
-        "arm": arm, "budget": {"trials": trials}, "objective": "gold", "split": "validation", "sampler": "tpe",
-        "trials": [{"number": 0, "settings": {"lr": 1e-4}, "value": best, "seed": 9, "seeds": seeds}],
-        "best_so_far": [best], "winner": {"lr": 1e-4}, "space": {"lr": [1e-5, 1e-3]},
+        "arm": arm, "budget": trials, "objective": "gold", "split": "validation", "sampler": "tpe",
+        "trials": [trial | {"number": number} for number in range(trials)],
+        "best_so_far": [best] * trials, "winner": {"lr": 1e-4}, "space": {"lr": [1e-5, 1e-3]},
     }  # fmt: skip
     (study.folder / "tuning").mkdir(parents=True, exist_ok=True)
     (study.folder / "tuning" / f"{arm}.json").write_text(json.dumps(record), encoding="utf-8")
@@ -357,9 +359,9 @@ class TestTuning:
         tuning = summary["tuning"]
         # One arm in both studies has the first's; one of which nothing is left has none.
         best = {arm: record["best_so_far"] for arm, record in tuning["arms"].items()}
-        assert best == {"demo/ppo": [0.6], "more/ppo": [0.7], "rlaif": [0.6]}
-        assert tuning["cost"].keys() == best.keys()
-        assert (tuning["budget"], tuning["objective"], tuning["split"]) == ({"trials": 2}, "gold", "validation")
+        assert best == {"demo/ppo": [0.6, 0.6], "more/ppo": [0.7, 0.7], "rlaif": [0.6, 0.6]}
+        assert {arm: cost["prompts"] for arm, cost in tuning["cost"].items()} == dict.fromkeys(best, 5.0)
+        assert (tuning["budget"], tuning["objective"], tuning["split"]) == (2, "gold", "validation")
         assert "rlaif was tuned in several studies: that of more is not shown" in summary["warnings"]
         assert "demo/ppo" in Path("runs/demo+more/report.html").read_text(encoding="utf-8").partition('id="tuning"')[2]
 
