@@ -132,12 +132,14 @@ def _budget(arms: list[str]) -> dict[str, Any]:
     def used(factor: float) -> dict[str, float]:
         return {resource: amount * factor for resource, amount in once.items()}
 
+    prices = {"gpu_hour": 2.0, "human_label": 0.1, "judge_mtoken": 0.5}
     records: dict[str, Any] = {}
     for place, arm in enumerate(arms):
         records[arm] = {"own": used(place + 1), "full": used(place + 3), "shared": used(place + 1.5)}
         records[arm]["limit"] = {"generated_tokens": 14_400} if place else {}
         records[arm]["stopped_by"] = "generated_tokens" if place else None
-    prices = {"gpu_hour": 2.0, "human_label": 0.1, "judge_token": 1e-6}
+        records[arm] |= {"charge": "training", "stops": {"generated_tokens" if place else "schedule": 3}}
+        records[arm]["prices"] = prices
     return {"resources": list(once), "arms": records, "prices": prices}
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rft.report.records import FailedTrial, Trial
 from rft.report.rows import Questions, row_names
-from rft.report.wording import listing
+from rft.report.wording import shortlist
 
 COSMETIC = frozenset(("seed", "study", "arm", "until", "tracker"))
 """Settings that decide no result, or are the seed."""
@@ -27,8 +27,7 @@ class Kept(NamedTuple):
 
 def names(items: Sequence[str]) -> str:
     """A listing that stays readable however many there are."""
-    shown = [*items[:LISTED], f"{len(items) - LISTED} more"] if len(items) > LISTED else list(items)
-    return listing(shown)
+    return shortlist(items, LISTED)
 
 
 def settings(config: Mapping[str, Any]) -> str:

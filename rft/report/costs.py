@@ -15,6 +15,8 @@ from rft.store import Entry
 
 CHARGED = ("sft", "candidates", "preferences", "reward_model")
 """Shared stages that a policy may depend on."""
+SCHEDULE = "schedule"
+"""Among the `stops` of an arm: seeds that no limit ended."""
 
 
 def costs(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
@@ -78,10 +80,12 @@ def budget(results: StudyResults, arms: Sequence[str]) -> dict[str, Any] | None:
     if not known:
         return None
     users = Counter(entry.key for trial in known for entry in _charged(trial))
+    found = {arm: _budget_of(trials, users) for arm, trials in told.items() if trials}
+    first, *others = (record["prices"] for record in found.values())
     return {
         "resources": list(RESOURCES),
-        "arms": {arm: _budget_of(trials, users) for arm, trials in told.items() if trials},
-        "prices": _listed(known[0].config),
+        "arms": found,
+        "prices": first if all(prices == first for prices in others) else None,
     }
 
 
@@ -109,13 +113,16 @@ def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
         shared.append(part)
     settings = trials[0].config.get("budget") or {}
     stopped = [policy.metrics.get("stopped_by") for trial in trials if (policy := _policy(trial))]
+    stops = Counter(resource or SCHEDULE for resource in stopped)
     return {
         "own": mean(own),
         "full": mean(full),
         "shared": mean(shared),
         "limit": {name: float(settings[name]) for name in RESOURCES if settings.get(name) is not None},
         "charge": settings.get("charge", "training"),
-        "stopped_by": stopped[0] if len(set(stopped)) == 1 else None,
+        "stopped_by": stopped[0] if len(stops) == 1 else None,
+        "stops": dict(sorted(stops.items())),
+        "prices": _listed(trials[0].config),
     }
 
 

@@ -39,7 +39,9 @@ def optimiser_of(results: StudyResults, arm: str) -> str:
 
 
 def two_way(bootstrap: Bootstrap, arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Mean gold by feedback and optimiser, over the arms of a cell; None unless there are two cells to compare.
+    """Mean gold by feedback and optimiser, over the arms of a cell; None with fewer than two feedbacks.
+
+    With one feedback it would say again what the table of arms says.
 
     `arms`: their records, with `feedback` and `optimiser`; an arm without feedback is in no cell.
     """
@@ -47,7 +49,7 @@ def two_way(bootstrap: Bootstrap, arms: Mapping[str, Mapping[str, Any]]) -> dict
     for arm, record in arms.items():
         if record["feedback"] is not None:
             cells.setdefault((record["feedback"], record["optimiser"]), []).append(arm)
-    if len(cells) < 2:
+    if len({feedback for feedback, _ in cells}) < 2:
         return None
     return {
         "feedbacks": _distinct([feedback for feedback, _ in cells]),

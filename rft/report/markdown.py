@@ -28,6 +28,7 @@ def markdown(summary: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         f"# {escape(summary['study'])}: which algorithm is better?",
         f"**{escape(summary['verdict']['headline'])}**",
         escape(summary["cost"]["sentence"]),
+        "\n".join(f"- {escape(note)}" for note in views.budget_notes(summary)),
         _left_out(summary),
         *(_split(summary, split) for split in summary["splits"]),
         "\n".join(f"- {escape(sentence)}" for sentence in summary["verdict"]["sentences"]),
@@ -105,6 +106,7 @@ def _costs(summary: Mapping[str, Any]) -> str:
             for i, (title, cells) in enumerate(row["kinds"])
         ]
         body = table(["arm", "a seed", *found["resources"], "stopped by"], rows, left=2)
+        body += f"\n\n{escape(views.LABELS_NOTE)}"
     else:
         costs = summary["cost"]["arms"]
         rows = [

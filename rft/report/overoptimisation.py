@@ -15,6 +15,8 @@ from rft.report.wording import number, span
 AT_START = 0.01
 """A control is the start if its KL, in nats, is below this."""
 
+LETTERS = {"alpha": "α", "beta": "β"}
+
 Points = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -61,10 +63,12 @@ def _fitted(points: Sequence[Mapping[str, Any]], level: float) -> dict[str, Any]
 def _sentence(curve: Curve, record: Mapping[str, Any]) -> str:
     formula = "d(α − β log d)" if curve.law == "rl" else "d(α − βd)"
     parts = []
-    for letter, name in (("α", "alpha"), ("β", "beta")):
+    for name, letter in LETTERS.items():
         value = record[name]
         bounds = f" ({span(value, 3)})" if value["low"] is not None else " (one seed, no interval)"
         parts.append(f"{letter} = {number(value['mean'], 3)}{bounds}")
+    if all(record[name]["low"] is not None and record[name]["low"] <= 0 <= record[name]["high"] for name in LETTERS):
+        return f"these points do not tell how gold goes with KL: {parts[0]} and {parts[1]} in {formula} with d = √KL."
     text = f"gold rises from the start by {formula} with d = √KL, {parts[0]} and {parts[1]}"
     reached = number(curve.furthest**2, 1)
     if curve.falls and curve.peak is not None:

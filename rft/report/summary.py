@@ -21,8 +21,9 @@ from rft.report.feedback import feedback
 from rft.report.load import StudyResults, Trial
 from rft.report.overoptimisation import overoptimisation
 from rft.report.provenance import differences, replicated, shared_stages
+from rft.report.spending import cost_sentence, notes
 from rft.report.splits import FULL_PAIRS, Split
-from rft.report.wording import cost_headline, cost_sentence, covers_text, verdict
+from rft.report.wording import cost_headline, covers_text, verdict
 
 SCHEMA = 2
 CONTROL = "sft"
@@ -74,6 +75,8 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
     summary["cost"] = costs(results, arms) | {"axes": axes(results, arms)}
     summary["cost"]["headline"] = cost_headline(summary)
     summary["cost"]["sentence"] = cost_sentence(summary)
+    if summary["cost"]["budget"]:
+        summary["cost"]["budget"]["notes"] = notes(summary)
     summary["environment"] = environment(results)
     return summary
 

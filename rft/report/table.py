@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rft.report import views
 from rft.report.feedback import is_rule
-from rft.report.wording import brief, level, listing, number, p_figure, percent, span, title
+from rft.report.wording import brief, level, listing, number, p_figure, percent, shortlist, span, title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +46,8 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
             console.print()
     _say(console, summary["cost"]["headline"], "bold")
     _say(console, summary["cost"]["sentence"])
+    for note in views.budget_notes(summary):
+        _say(console, note)
     for sentence in (*summary["verdict"]["sentences"], *_feedback(summary), *_covered(summary)):
         _say(console, sentence, indent=2)
     for trial in summary["failed"]:
@@ -163,7 +166,7 @@ def _feedback(summary: Mapping[str, Any]) -> list[str]:
             whose = f"{group['source']} feedback" if group["source"] else "the feedback"
             ceiling = f" (one human: {percent(metrics['human_ceiling']['mean'])})" if "human_ceiling" in metrics else ""
             what = f"reward {group['reward']}, beside {whose}" if is_rule(group) else f"reward model from {whose}"
-            sentences.append(f"{what} ({listing(group['arms'])}): right on {listing(parts)}{ceiling}.")
+            sentences.append(f"{what} ({shortlist(group['arms'])}): right on {listing(parts)}{ceiling}.")
     return sentences
 
 

@@ -12,22 +12,32 @@ from rft.report.pairs import SHARES, reflected, turned
 from rft.report.resources import amount, name
 from rft.report.selection import other_proxy as other_proxy_of
 from rft.report.selection import ranked
+from rft.report.spending import ending, quantity
 
 PAIRS = 60
+NOTES = 6
 MATRIX_ARMS = 20
 VALUE_WIDTH = 60
+LABELS_NOTE = (
+    "An arm's own labels are those that it learned from; the shared stage bought all of them, once for every arm. "
+    "So an arm's part of the shared labels can be below its own."
+)
 
 
 def duels(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every pair of arms without the control on the first split, the arm with the higher mean first."""
     absent = dict.fromkeys(("holm_p", "seeds_needed", *SHARES))
     found = [
-        absent | (turned(entry) if entry["mean"] < 0 else dict(entry))
+        absent | _with_seeds(summary, turned(entry) if entry["mean"] < 0 else dict(entry))
         for split in summary["splits"][:1]
         for entry in summary["pairs"][split]
         if summary["control"] not in (entry["arm"], entry["against"])
     ]
     return sorted(found, key=lambda duel: -duel["mean"])
+
+
+def _with_seeds(summary: Mapping[str, Any], duel: dict[str, Any]) -> dict[str, Any]:
+    return duel | {"more_seeds": wording.more_seeds(summary, duel["arm"], duel["against"], duel)}
 
 
 def win_matrix(summary: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -81,10 +91,8 @@ def budget(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     rows = [
         {
             "arm": arm,
-            "limit": ", ".join(
-                f"{amount(limit, key)} {name(key)}" for key, limit in (record.get("limit") or {}).items()
-            ),
-            "stopped_by": name(record["stopped_by"]) if record.get("stopped_by") else "",
+            "limit": ", ".join(quantity(limit, key) for key, limit in (record.get("limit") or {}).items()),
+            "stopped_by": ending(summary, arm) if record else "",
             "kinds": [
                 (title, [amount(used.get(resource), resource) for resource in found["resources"]])
                 for title, used in (
@@ -95,7 +103,22 @@ def budget(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         }
         for arm, record in (arms | {arm: {} for arm in tuning if arm not in arms}).items()
     ]
-    return {"resources": [name(resource) for resource in found["resources"]], "rows": rows, "prices": found["prices"]}
+    return {"resources": [name(resource) for resource in found["resources"]], "rows": rows, "prices": _prices(arms)}
+
+
+def _prices(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """The price lists by the arms that have them; nobody is named if all have one."""
+    lists: dict[str, tuple[list[str], dict[str, float]]] = {}
+    for arm, record in arms.items():
+        prices = record.get("prices") or {}
+        lists.setdefault(json.dumps(prices, sort_keys=True), ([], prices))[0].append(arm)
+    found = {wording.shortlist(who) if len(lists) > 1 else "": prices for who, prices in lists.values()}
+    return {who: prices for who, prices in found.items() if prices}
+
+
+def budget_notes(summary: Mapping[str, Any]) -> list[str]:
+    """What is said of the arms' budgets beside the verdict."""
+    return list((summary["cost"].get("budget") or {}).get("notes") or ())
 
 
 def laws(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

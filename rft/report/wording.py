@@ -61,6 +61,11 @@ def listing(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def shortlist(names: Sequence[str], most: int = 6) -> str:
+    """A listing of at most `most` names; what is left out is counted."""
+    return listing([*names[:most], f"{len(names) - most} more"] if len(names) > most else names)
+
+
 def counted(count: int, noun: str) -> str:
     """``1 seed``, ``3 seeds``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
@@ -110,7 +115,10 @@ def verdict(summary: Mapping[str, Any]) -> dict[str, Any]:
         }
     split, order = summary["splits"][0], ranked(summary)
     control = summary["control"]
-    sentences = [_against_control(summary, arm, split) for arm in order if arm != control and control]
+    if control:
+        sentences = [_against_control(summary, arm, split) for arm in order if arm != control]
+    else:
+        sentences = _against_best(summary, order, split)
     sentences += _cautions(summary, split)
     winner, headline = _headline(summary, order)
     return {
@@ -130,16 +138,15 @@ def _headline(summary: Mapping[str, Any], order: Sequence[str], price: str = "")
     numbers = {arm: summary["arms"][arm]["splits"][split] for arm in order}
     single = [arm for arm in order if numbers[arm]["gold"]["covers"] == PROMPTS_ONLY]
     judged = [arm for arm in order if arm != control and arm not in single]
-    if single and (control in single or (control is not None and not judged)):
+    if control is None:
+        return _without_control(summary, order, single, price)
+    if single and (control in single or not judged):
         which = f"No verdict against the control {control} yet" if judged else "No verdict yet"
         return None, (
             f"{which}: {_with_one_seed(single)}, and one run cannot tell an algorithm from its luck. "
             f"Highest so far: {best}, mean gold reward {number(numbers[best]['gold']['mean'])}."
             f"{_first_two(summary, split, judged)}"
         )
-    if control is None:
-        missing = f" {_with_one_seed(single)}." if single else ""
-        return None, f"No verdict: the study has no control arm. Highest mean gold reward: {best}.{missing}"
     if not judged:
         return None, f"No verdict: the study has nothing but the control {control}."
     better = [arm for arm in judged if numbers[arm]["difference"]["verdict"] == "better"]
@@ -177,23 +184,30 @@ def _winner(summary: Mapping[str, Any], top: str, judged: Sequence[str], price: 
     text = (
         f"{top} is better than the control {control}: mean gold reward "
         f"{number(numbers[top]['gold']['mean'])} against {number(numbers[control]['gold']['mean'])} "
-        f"on {title(split)}, {_evidence(summary, top, numbers[top]['difference'])}{price}"
+        f"on {title(split)}, {_evidence(summary, top, control, numbers[top]['difference'])}{price}"
     )
     return text + _runner_up(summary, split, top, [arm for arm in judged if arm != top])
 
 
-def _evidence(summary: Mapping[str, Any], arm: str, difference: Mapping[str, Any]) -> str:
+def _evidence(summary: Mapping[str, Any], arm: str, against: str, difference: Mapping[str, Any]) -> str:
     """By how much and how sure: the difference, its interval, its p-value among all comparisons, the seeds."""
+    seeds, others = (len(summary["arms"][name]["seeds"]) for name in (arm, against))
+    who = "the control" if against == summary["control"] else against
+    unlike = f", {who} {others}" if others != seeds else ""
     return (
         f"{number(difference['mean'], sign=True)} ({level(summary)} interval {span(difference, sign=True)}, "
-        f"{p_value(difference['holm_p'])}{_among(summary)}, {counted(len(summary['arms'][arm]['seeds']), 'seed')})"
+        f"{p_value(difference['holm_p'])}{_among(summary)}, {counted(seeds, 'seed')}{unlike})"
     )
 
 
 def _among(summary: Mapping[str, Any]) -> str:
-    split = summary["splits"][0]
-    differences = [record["splits"][split]["difference"] for record in summary["arms"].values()]
-    compared = sum(difference is not None and difference["holm_p"] is not None for difference in differences)
+    """How many comparisons a p-value is corrected for: those with the control or, without one, all pairs."""
+    split, arms = summary["splits"][0], summary["arms"]
+    if summary["control"]:
+        differences = [record["splits"][split]["difference"] for record in arms.values()]
+        compared = sum(difference is not None and difference["holm_p"] is not None for difference in differences)
+    else:
+        compared = len(arms) * (len(arms) - 1) // 2
     return f" after correction for {compared} comparisons" if compared > 1 else ""
 
 
@@ -208,18 +222,49 @@ def _none_better(summary: Mapping[str, Any], split: str, others: Sequence[str]) 
     best = opened[0]
     return (
         f"Cannot tell whether any {which} is better than the control {control} on {title(split)}; {best} comes "
-        f"closest: {_evidence(summary, best, differences[best])}; "
-        f"{_more_seeds(summary, best, control, differences[best])}."
+        f"closest: {_evidence(summary, best, control, differences[best])}; "
+        f"{_what_settles(summary, best, control, differences[best])}."
     )
 
 
-def _more_seeds(summary: Mapping[str, Any], arm: str, against: str, difference: Mapping[str, Any]) -> str:
+def _what_settles(summary: Mapping[str, Any], arm: str, against: str, difference: Mapping[str, Any]) -> str:
     """How many seeds would settle a difference."""
-    needed = difference["seeds_needed"]
-    if needed is None:
-        return "more seeds alone would not settle it"
+    return more_seeds(summary, arm, against, difference) or "more seeds alone would not settle it"
+
+
+def more_seeds(summary: Mapping[str, Any], arm: str, against: str, difference: Mapping[str, Any]) -> str:
+    """The seeds that would settle a difference, beside those that there are; empty if that is not known."""
+    needed = difference.get("seeds_needed")
+    if not needed:
+        return ""
     more = needed - min(len(summary["arms"][name]["seeds"]) for name in (arm, against))
     return f"about {counted(more, 'more seed')} an arm would settle it"
+
+
+def _without_control(
+    summary: Mapping[str, Any], order: Sequence[str], single: Sequence[str], price: str
+) -> tuple[str | None, str]:
+    """The headline of a study without a control: the best arm against the second best."""
+    best, split = order[0], summary["splits"][0]
+    judged = [arm for arm in order if arm not in single]
+    if len(order) == 1:
+        return None, f"No verdict: the study has one arm only, {best}, and no control arm."
+    gap = find_pair(summary, split, *judged[:2]) if len(judged) > 1 else None
+    if gap is None:
+        highest = number(summary["arms"][best]["splits"][split]["gold"]["mean"])
+        return None, (
+            f"No verdict yet: {_with_one_seed(single)}, and one run cannot tell an algorithm from its luck. "
+            f"Highest so far: {best}, mean gold reward {highest}. The study has no control arm."
+        )
+    first, second = judged[:2]
+    means = [number(summary["arms"][arm]["splits"][split]["gold"]["mean"]) for arm in judged[:2]]
+    figures = (
+        f"mean gold reward {means[0]} against {means[1]} on {title(split)}, {_evidence(summary, first, second, gap)}"
+    )
+    rest = f"{_not_judged(summary, single, best)} The study has no control arm."
+    if gap["verdict"] == "better":
+        return first, f"{first} is better than {second}: {figures}{price}.{rest}"
+    return None, f"Cannot tell {first} from {second}: {figures}; {_what_settles(summary, first, second, gap)}.{rest}"
 
 
 def _runner_up(summary: Mapping[str, Any], split: str, top: str, others: Sequence[str]) -> str:
@@ -233,13 +278,24 @@ def _runner_up(summary: Mapping[str, Any], split: str, top: str, others: Sequenc
         return f". It is also ahead of the runner-up {others[0]} ({figures})."
     return (
         f". Whether it is ahead of {others[0]} these seeds cannot tell ({figures}); "
-        f"{_more_seeds(summary, top, others[0], gap)}."
+        f"{_what_settles(summary, top, others[0], gap)}."
     )
 
 
+def _against_best(summary: Mapping[str, Any], order: Sequence[str], split: str) -> list[str]:
+    """A sentence for each arm of a study without a control, against the one with the highest mean."""
+    best = order[0]
+    gaps = {arm: find_pair(summary, split, arm, best) for arm in order[1:]}
+    return [_compared(summary, split, arm, best, gap) for arm, gap in gaps.items() if gap is not None]
+
+
 def _against_control(summary: Mapping[str, Any], arm: str, split: str) -> str:
-    control, numbers = summary["control"], summary["arms"][arm]["splits"][split]
-    difference = numbers["difference"]
+    difference = summary["arms"][arm]["splits"][split]["difference"]
+    return _compared(summary, split, arm, summary["control"], difference)
+
+
+def _compared(summary: Mapping[str, Any], split: str, arm: str, against: str, difference: Mapping[str, Any]) -> str:
+    numbers = summary["arms"][arm]["splits"][split]
     words = {
         "better": "is better than",
         "worse": "is worse than",
@@ -248,14 +304,14 @@ def _against_control(summary: Mapping[str, Any], arm: str, split: str) -> str:
     }[difference["verdict"]]
     sure = f"; {p_value(difference['holm_p'])}" if difference["holm_p"] is not None else ""
     text = (
-        f"{arm} {words} {control}: {number(difference['mean'], sign=True)} ({span(difference, sign=True)}{sure}), "
+        f"{arm} {words} {against}: {number(difference['mean'], sign=True)} ({span(difference, sign=True)}{sure}), "
         f"at a KL of {number(numbers['kl'], 1)} nats per response"
     )
     if difference["verdict"] != "cannot tell":
         return text + "."
     if difference["excludes_zero"]:
         text += f"; the interval leaves out 0, but not{_among(summary)}"
-    return f"{text}; {_more_seeds(summary, arm, control, difference)}."
+    return f"{text}; {_what_settles(summary, arm, against, difference)}."
 
 
 def _cautions(summary: Mapping[str, Any], split: str) -> list[str]:
@@ -309,22 +365,3 @@ def cost_headline(summary: Mapping[str, Any]) -> str:
     if kl is not None:
         price += f" and a KL of {number(kl, 1)} nats"
     return _headline(summary, ranked(summary), price)[1]
-
-
-def cost_sentence(summary: Mapping[str, Any]) -> str:
-    """What the headline's arm cost, and the whole study."""
-    cost = summary["cost"]
-    total = f"The whole study took {duration(cost['total_seconds'])} of computing"
-    tuning = ((summary.get("tuning") or {}).get("cost") or {}).values()
-    if tuning:
-        total += f", tuning {duration(sum(used['seconds'] for used in tuning))} of training besides"
-    if cost["peak_rss_bytes"] is not None:
-        total += f", peak memory of one process {size(cost['peak_rss_bytes'])}"
-    best = summary["verdict"]["best"]
-    if best is None:
-        return total + "."
-    own = cost["arms"][best]
-    return (
-        f"{best} cost {duration(own['own_seconds_per_seed'])} a seed on top of "
-        f"{duration(own['shared_seconds_per_seed'])} of shared stages. {total}."
-    )
