@@ -128,6 +128,12 @@ def test_the_end_says_who_won_how_sure_that_is_and_what_it_cost(summary: dict[st
     assert "right on 78 % of labels it never saw and 72 % of real human pairs (one human: 85 %)" in simulated
 
 
+def test_a_reward_model_of_many_arms_names_six(tmp_path: Path) -> None:
+    arms = ("sft", *(f"arm-{n}" for n in range(8)))
+    lines = shown(summarise(Study(tmp_path, prompts=6).fill(arms, seeds=1).load()), None, terminal=False)
+    assert "reward model from simulated feedback (sft, arm-0, arm-1, arm-2, arm-3, arm-4 and 3 more): right" in lines
+
+
 def test_one_seed_covers_prompts_only(tmp_path: Path) -> None:
     summary = summarise(Study(tmp_path).fill(("sft", "ppo"), seeds=1).load())
     assert "its intervals cover the choice of prompts only" in " ".join(shown(summary, 80, terminal=True).split())

@@ -185,6 +185,61 @@ def test_a_control_with_one_seed_leaves_the_arms_their_own_verdict() -> None:
     assert headline({"sft": SFT, "ppo": (0.8,)}).startswith("No verdict yet: ppo has one seed only")
 
 
+def test_without_a_control_the_best_two_arms_answer() -> None:
+    summary = summarise(
+        results({"ppo": (0.6, 0.61, 0.59), "dpo": (0.8, 0.81, 0.79), "kto": (0.3, 0.31)}), settings=QUICK
+    )
+    text = summary["verdict"]["headline"]
+    assert text.startswith(
+        "dpo is better than ppo: mean gold reward 0.80 against 0.60 on unseen questions, +0.20 (95 %"
+    )
+    assert "after correction for 3 comparisons, 3 seeds)." in text
+    assert text.endswith(" The study has no control arm.")
+    assert (summary["verdict"]["settled"], summary["verdict"]["best"]) == (True, "dpo")
+    ppo, kto = summary["verdict"]["sentences"]
+    assert ppo.startswith("ppo is worse than dpo: −0.20 (")
+    assert kto.startswith("kto is worse than dpo: −0.49 (")
+    assert "; it cost 0.0 s of its own computing a seed" in summary["cost"]["headline"]
+
+
+def test_without_a_control_two_arms_that_are_alike_are_left_open() -> None:
+    summary = summarise(results({"ppo": (0.50, 0.58, 0.54), "dpo": (0.52, 0.6, 0.59)}), settings=QUICK)
+    text, (pair,) = summary["verdict"]["headline"], summary["pairs"]["test"]
+    assert text.startswith("Cannot tell dpo from ppo: mean gold reward 0.57 against 0.54 on unseen questions, +0.03 (")
+    assert f"; about {pair['seeds_needed'] - 3} more seeds an arm would settle it. The study has no control" in text
+    assert not summary["verdict"]["settled"]
+
+
+def test_without_a_control_one_seed_has_no_verdict() -> None:
+    text = headline({"ppo": (0.6,), "dpo": (0.8,)})
+    assert text.startswith("No verdict yet: dpo and ppo have one seed only")
+    assert headline({"ppo": (0.6, 0.7)}).startswith("No verdict: the study has one arm only, ppo")
+    three = headline({"ppo": (0.6, 0.61, 0.59), "dpo": (0.8, 0.81, 0.79), "kto": (0.9,)})
+    assert three.startswith("dpo is better than ppo: ")
+    assert "No verdict yet on the others: kto has one seed only; the mean gold reward of kto, 0.90, is the" in three
+
+
+def test_the_seeds_of_both_sides_are_told_where_they_differ() -> None:
+    ppo = (0.8, 0.81, 0.79)
+    assert ", 3 seeds, the control 2)" in headline({"sft": (0.5, 0.51), "ppo": ppo})
+    assert ", 3 seeds)" in headline({"sft": SFT, "ppo": ppo})
+    assert ", 3 seeds, dpo 2)" in headline({"dpo": (0.5, 0.51), "ppo": ppo})
+    assert ", 3 seeds, the control 2)" in headline({"sft": (0.5, 0.6), "ppo": (0.55, 0.5, 0.6)})
+
+
+def test_tables_say_how_many_more_seeds_in_the_words_of_the_verdict() -> None:
+    study = results({"sft": SFT, "ppo": (0.50, 0.58, 0.54), "dpo": (0.4, 0.5, 0.6)})
+    summary = summarise(study, settings=QUICK)
+    page = render(study, summary)
+    numbers, pairs = (page.split(f'<section id="{name}">')[1].split("</section>")[0] for name in ("numbers", "pairs"))
+    difference = summary["arms"]["ppo"]["splits"]["test"]["difference"]
+    assert f"about {difference['seeds_needed'] - 3} more seeds an arm would settle it" in numbers
+    duel = find_pair(summary, "test", "ppo", "dpo")
+    assert duel is not None
+    assert f"about {duel['seeds_needed'] - 3} more seeds an arm would settle it" in pairs
+    assert "seeds would tell" not in page
+
+
 def test_pairs_are_corrected_for_all_pairs() -> None:
     summary = summarise(results({"sft": SFT, "a": (0.6, 0.62, 0.61), "b": (0.7, 0.71, 0.75)}), settings=QUICK)
     pairs = summary["pairs"]["test"]
@@ -285,6 +340,16 @@ def test_feedback_and_optimiser_are_told_apart() -> None:
     assert cell["mean"] == pytest.approx(0.5 + 0.25 + 0.005)
 
 
+def test_one_feedback_makes_no_table_of_feedbacks() -> None:
+    """It would repeat the arms' table."""
+    config = {"feedback": {"_target_": "rft.feedback.simulated.Source"}}
+    gold = np.linspace(0.3, 0.7, 12)
+    trials = [trial(arm, seed, gold + 0.01 * seed, config=config) for arm in ("dpo", "ppo") for seed in range(2)]
+    summary = summarise(StudyResults("s", tuple(trials), ()), settings=QUICK)
+    assert {record["feedback"] for record in summary["arms"].values()} == {"simulated"}
+    assert summary["two_way"]["test"] is None
+
+
 def test_one_cell_makes_no_table() -> None:
     assert summarise(results({"sft": SFT, "ppo": SFT}), settings=QUICK)["two_way"]["test"] is None
 
@@ -367,6 +432,19 @@ def test_a_peak_that_the_points_do_not_show_is_no_fact(
     assert ppo["falls"] is False
     assert ppo["sentence"].endswith(words)
     assert "highest" not in ppo["sentence"]
+
+
+def test_points_that_do_not_settle_the_curve_say_nothing_of_a_rise() -> None:
+    d = np.sqrt([1.0, 4.0, 9.0, 16.0, 25.0])
+    points = [
+        (s, x * x, 0.5 + x * (a - b * np.log(x))) for s, (a, b) in enumerate([(-0.3, -0.2), (0.1, 0.0), (0.3, 0.3)])
+        for x in d
+    ]  # fmt: skip
+    ppo = overoptimisation(frontier(points))["ppo"]
+    assert ppo is not None
+    assert all(ppo[name]["low"] < 0 < ppo[name]["high"] for name in ("alpha", "beta"))
+    assert ppo["sentence"].startswith("these points do not tell how gold goes with KL: α = 0.033 (")
+    assert "rises" not in ppo["sentence"]
 
 
 def test_without_an_untrained_control_there_is_no_gain_to_fit() -> None:
