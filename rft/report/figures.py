@@ -125,12 +125,14 @@ def whisker(summary: Mapping[str, Any], arm: str, row: int, measure: str, split:
 
 def _verdict_caption(summary: Mapping[str, Any], split: str) -> str:
     differences = [record["splits"][split]["difference"] for record in summary["arms"].values()]
-    if any(difference and difference["covers"] == PROMPTS_ONLY for difference in differences):
-        return "Arms with one seed have bars over prompts only, which are no verdict wherever they end."
+    single = [difference["covers"] == PROMPTS_ONLY for difference in differences if difference]
+    remark = "Arms with one seed have bars over prompts only, which are no verdict wherever they end."
+    if single and all(single):
+        return remark
     if summary["statistics"].get("correction"):
         return (
             "A bar across the line at 0 cannot tell; one beside it is a verdict if it holds after Holm's "
-            "correction, as the table says."
+            "correction, as the table says." + (f" {remark}" if any(single) else "")
         )
     return "A bar that does not touch the line at 0 is a verdict."
 

@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 from rft.evaluation.statistics import Resampling
-from rft.report import summarise
+from rft.report import figures, summarise
 from rft.report.html import render
 from rft.report.load import Rows, StageUse, StudyResults, Trial
 from rft.report.overoptimisation import overoptimisation
@@ -238,6 +238,16 @@ def test_tables_say_how_many_more_seeds_in_the_words_of_the_verdict() -> None:
     assert duel is not None
     assert f"about {duel['seeds_needed'] - 3} more seeds an arm would settle it" in pairs
     assert "seeds would tell" not in page
+
+
+def test_the_forest_explains_the_bars_of_both_kinds_of_arms() -> None:
+    def caption(*dpo: float) -> str:
+        study = results({"sft": SFT, "ppo": (0.8, 0.81, 0.79)[: len(dpo) + 1], "dpo": dpo})
+        return figures.forest(summarise(study, settings=QUICK)).caption
+
+    assert "A bar across the line at 0 cannot tell" in caption(0.6)
+    assert "Arms with one seed have bars over prompts only" in caption(0.6)
+    assert "Arms with one seed" not in caption(0.6, 0.61)
 
 
 def test_pairs_are_corrected_for_all_pairs() -> None:
