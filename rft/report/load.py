@@ -52,7 +52,7 @@ def load_study(
     Raises UserError if the folder is missing or holds no trial, or if no trial is usable.
     """
     study_dir = Path(study_dir)
-    files = _records(study_dir, only)
+    files = records(study_dir, only)
     reader = _Reader(store, pool or Pool(), settings or {})
     trials: dict[tuple[str, int], Trial] = {}
     failed: list[FailedTrial] = []
@@ -100,8 +100,12 @@ def _with_points(trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], list[str]]
     return tuple(found), told
 
 
-def _records(study_dir: Path, only: Collection[Path] | None) -> list[Path]:
-    """The records of a study's trials, those of tuning left out."""
+def records(study_dir: Path, only: Collection[Path] | None = None) -> list[Path]:
+    """The records of a study's trials, those of tuning left out; `only` those in some folders.
+
+    Raises:
+        UserError: if there is none.
+    """
     how = f"run its trials first: rft run -m study={study_dir.name} algorithm=sft,ppo,dpo seed=0,1,2"
     if not study_dir.is_dir():
         raise UserError(f"there is no study in {study_dir}; {how}")
