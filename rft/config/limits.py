@@ -38,7 +38,7 @@ def _check_below(value: object, where: str) -> None:
         check_ranges(kind, value, f"{where}.")
     elif isinstance(value, DictConfig):
         for key in (key for key in value if not OmegaConf.is_missing(value, key)):
-            _check_below(value[key], f"{where}.{key}")
+            _check_below(value[key], f"{where}.{key!s}")
     elif isinstance(value, ListConfig):
         for place in (place for place in range(len(value)) if not OmegaConf.is_missing(value, place)):
             _check_below(value[place], f"{where}[{place}]")
