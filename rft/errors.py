@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 
 class UserError(Exception):
@@ -17,7 +17,8 @@ class TrainingDiverged(UserError):
     """The loss is NaN or infinite: the trial stops at that step and keeps its last good checkpoint."""
 
 
-def nearest(name: str, valid: Collection[str]) -> str:
-    """The mend of a wrong name: the valid one that is nearest, or all of them."""
-    close = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(valid))}"
+def nearest(name: str, valid: Collection[str] | Mapping[str, str]) -> str:
+    """The mend of a wrong name: the valid one that is nearest, or all of them; of a mapping, what to write for it."""
+    to_write = valid if isinstance(valid, Mapping) else {one: one for one in valid}
+    close = difflib.get_close_matches(name, sorted(to_write), n=1, cutoff=0.5)
+    return f"did you mean {to_write[close[0]]!r}?" if close else f"valid are {', '.join(sorted(to_write.values()))}"

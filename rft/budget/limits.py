@@ -26,7 +26,8 @@ class PricesConfig:
     core_hour: float = number(0.05, at_least=0)
     """One CPU core for an hour, where it does not."""
     human_label: float = number(0.67, at_least=0)
-    """One comparison by people; simulated people cost the same. Lee et al. 2023 (RLAIF), appendix on costs."""
+    """One judgement of a comparison by one person: three people who see it cost three times as much. Simulated people
+    cost the same. Lee et al. 2023 (RLAIF), appendix on costs."""
     judge_mtoken: float = number(0.5, at_least=0)
     """A million tokens read by a judge."""
 

@@ -28,7 +28,7 @@ class Usage:
     labels: float = 0.0
     """Comparisons that somebody was asked for."""
     human_labels: float = 0.0
-    """Those that people gave, or simulated people: what a person would be paid for."""
+    """Judgements of single people, simulated ones too: a comparison that three of them see counts three."""
     judge_tokens: float = 0.0
     """Tokens that a judge read."""
     seconds: float = 0.0
@@ -64,7 +64,7 @@ class Prices:
     """Prices in one currency."""
 
     device_hour: float  # of a GPU or, on a CPU, of a core
-    human_label: float
+    human_label: float  # a judgement by one person
     judge_mtoken: float  # a million tokens
 
     def money(self, usage: Usage) -> float:

@@ -57,7 +57,8 @@ def compare(
         list[str],
         typer.Argument(
             help="Each a folder with a study.yaml, the name of a study under runs/, or a folder with trials. What has "
-            "the form key=value is an override for all arms of every study, after those of its study.yaml.",
+            "the form key=value is an override for all arms of every study, in place of what `overrides:` of its "
+            "study.yaml sets the same; what an arm sets itself stays.",
             metavar="STUDY... [KEY=VALUE...]",
         ),
     ],

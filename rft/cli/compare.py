@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from rft.errors import UserError
+from rft.errors import UserError, nearest
 from rft.store import Store
 from rft.store.names import RECORD
 
@@ -57,8 +58,8 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
         options: how.
 
     Raises:
-        UserError: for what is wrong with a study, if nothing of it is there, or, after the report is written, if
-            trials failed.
+        UserError: for what is wrong with a study or with the report's folder, before anything is run; or, after the
+            report is written, if trials failed.
     """
     console = Console()
     overrides = [given for given in studies if "=" in given and not Path(given).exists()]
@@ -66,6 +67,7 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
     if not found:
         raise UserError(f"{' '.join(overrides)}: there is no study to override; name one, as in experiments/default")
     out = _out(found, options)
+    _require_place(out)
     failures, stopped = _run(found, options.jobs) if options.run else ([], None)
     try:
         results = _load(found, check_settings=not options.run)
@@ -94,6 +96,7 @@ def _locate(study: str, runs: Path, overrides: Sequence[str]) -> Found:
         UserError: whatever is wrong with the study.yaml; a folder with neither it nor a trial; overrides of a study
             that cannot be run.
     """
+    from rft.report.load import records
     from rft.study.study import load_study, plan
     from rft.study.tuning import fair_tuning, with_overrides
 
@@ -102,13 +105,27 @@ def _locate(study: str, runs: Path, overrides: Sequence[str]) -> Found:
         name, spec = load_study(path)
         spec, tuning = fair_tuning(name, with_overrides(spec, overrides), runs.absolute())
         return Found(runs / name, plan(name, spec, runs.absolute()), spec.jobs, tuning)
+    folder = path if path.exists() and not (runs / path.name).is_dir() else runs / path.name
+    if not folder.is_dir():
+        raise UserError(f"{study}: there is no such study; {_nearest_study(path, runs)}")
     if overrides:
         raise UserError(f"{study}: has no study.yaml to run with {' '.join(overrides)}; give a folder that has one")
-    if (runs / path.name).is_dir() or not path.exists():
-        return Found(runs / path.name)
-    if not any(path.rglob(RECORD)):
+    if folder == path and not any(path.rglob(RECORD)):
         load_study(path)
-    return Found(path)
+    records(folder)
+    return Found(folder)
+
+
+def _nearest_study(path: Path, runs: Path) -> str:
+    """What may have been meant by the name of a study that is not there."""
+    plans = {
+        file.parent.name: str(file.parent)
+        for folder in (Path("experiments"), path.parent)
+        for file in sorted(folder.glob("*/study.yaml"))
+    }
+    ran = {one.name: one.name for one in runs.glob("*") if one.is_dir() and any(one.rglob(RECORD))}
+    there = plans | ran if path.parent == Path() else ran | plans
+    return nearest(path.name, there) if there else "give a folder with a study.yaml, or one with trials"
 
 
 def _out(found: Sequence[Found], options: Options) -> Path:
@@ -126,6 +143,20 @@ def _out(found: Sequence[Found], options: Options) -> Path:
     if any(out.rglob(RECORD)):
         raise UserError(f"{out} is the folder of a study; say where the report goes with --out DIR")
     return out
+
+
+def _require_place(out: Path) -> None:
+    """Refuse a folder for the report that could not be made or written.
+
+    Raises:
+        UserError: naming what is in the way.
+    """
+    there = next(one for one in (out.absolute(), *out.absolute().parents) if os.path.lexists(one))
+    fault = None if there.is_dir() else "is no folder"
+    if fault is None and not os.access(there, os.W_OK | os.X_OK):
+        fault = "is not writable"
+    if fault:
+        raise UserError(f"the report cannot be written to {out}: {there} {fault}; choose another with --out DIR")
 
 
 def _run(found: Sequence[Found], jobs: int) -> tuple[list[str], UserError | None]:

@@ -35,7 +35,7 @@ from rft.config.options import (
 )
 from rft.config.paths import conf_dir
 from rft.config.plugins import plugins
-from rft.config.schemas import CandidatesConfig, EvaluationConfig, RunConfig, SFTConfig
+from rft.config.schemas import RunConfig
 from rft.config.search import search_space
 from rft.config.source import SCHEME, SchemaSource
 from rft.errors import UserError, nearest
@@ -191,8 +191,6 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         _check_feedback(merged)
         OmegaConf.to_container(merged, resolve=True)
         check_ranges(RunConfig, merged, "")
-        for name, config in (("sft", SFTConfig), ("candidates", CandidatesConfig), ("evaluation", EvaluationConfig)):
-            check_ranges(config, merged[name], f"{name}.")
         check_names(merged)
         check_fit(merged, classes["algorithm"])
         search_space(classes["algorithm"])

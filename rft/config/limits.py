@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rft.config.extract import one_line
 from rft.config.ranges import out_of_range
@@ -13,7 +14,7 @@ from rft.errors import UserError, nearest
 
 
 def check_ranges(config: type[Any], node: DictConfig, where: str) -> None:
-    """Refuse a value that is out of the range its field declares.
+    """Refuse a value that is out of the range its field declares, in the node or in a dataclass anywhere below it.
 
     Args:
         config: the dataclass of the node.
@@ -29,6 +30,18 @@ def check_ranges(config: type[Any], node: DictConfig, where: str) -> None:
         value = node[name]
         if wanted := out_of_range(config, name, value):
             raise UserError(f"{where}{name}={value}: must be {wanted}")
+        _check_below(value, f"{where}{name}")
+
+
+def _check_below(value: object, where: str) -> None:
+    if isinstance(value, DictConfig) and is_dataclass(kind := OmegaConf.get_type(value)):
+        check_ranges(kind, value, f"{where}.")
+    elif isinstance(value, DictConfig):
+        for key in (key for key in value if not OmegaConf.is_missing(value, key)):
+            _check_below(value[key], f"{where}.{key!s}")
+    elif isinstance(value, ListConfig):
+        for place in (place for place in range(len(value)) if not OmegaConf.is_missing(value, place)):
+            _check_below(value[place], f"{where}[{place}]")
 
 
 def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rft.report.rows import LeftOut, read_columns
+from rft.report.rows import POSSIBLE, LeftOut, read_columns
 from rft.report.wording import brief
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def read_checkpoints(path: Path, asked: Mapping[str, Collection[str]]) -> tuple[
         asked: by split, the prompt ids of the final test, of which a point of training answers some.
 
     Raises:
-        LeftOut: if the file cannot be read, lacks a value, holds a row twice, a number that is none, or a question that
-            the final test does not ask.
+        LeftOut: if the file cannot be read, lacks a value, holds a row twice, a number that is none or cannot be, or a
+            question that the final test does not ask.
     """
     import pyarrow as pa
 
@@ -89,7 +89,8 @@ def _means(table: pa.Table, file: str, asked: Mapping[str, Collection[str]]) -> 
 def _require_numbers(table: pa.Table, file: str) -> None:
     for name in MEASURED:
         values = table.column(name).cast("double").to_numpy()
-        bad = np.flatnonzero(~np.isfinite(values))
+        lowest, highest = POSSIBLE.get(name, (-np.inf, np.inf))
+        bad = np.flatnonzero(~np.isfinite(values) | (values < lowest) | (values > highest))
         if len(bad) == 0 or (name == "proxy" and np.isnan(values).all()):
             continue
         where = {column: table.column(column)[int(bad[0])].as_py() for column in ("split", "checkpoint", "prompt_id")}

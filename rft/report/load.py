@@ -15,7 +15,7 @@ from rft.report.checkpoints import read_checkpoints
 from rft.report.records import FailedTrial, StageUse, StudyResults, Trial
 from rft.report.rows import LeftOut, Pool, Questions, Rows, read_columns, row_names
 from rft.report.tuning import is_tuning_trial, read_tuning
-from rft.store import Entry, Store
+from rft.store import Entry, Problem, Store
 from rft.store.names import CHECKPOINTS_FILE, RECORD, ROWS_FILE
 
 __all__ = ["FailedTrial", "Rows", "StageUse", "StudyResults", "Trial", "load_study"]
@@ -37,9 +37,9 @@ def load_study(
     """Read every `trial.json` under `study_dir` and its evaluation rows from `store`.
 
     A trial that failed, whose rows are not in the store, whose settings are not those of its arm's other seeds, or
-    whose rows cannot be compared with the others' (missing, duplicate or non-finite) is listed in `failed` and enters
-    no number. What had to be decided for that, arms of which nothing is left, and trials whose points of training
-    cannot be used are told in `warnings`.
+    whose rows cannot be compared with the others' (missing, duplicate, or of a value that cannot be) is listed in
+    `failed` and enters no number. What had to be decided for that, arms of which nothing is left, and trials whose
+    points of training cannot be used are told in `warnings`.
 
     Args:
         study_dir: the study's folder under `runs/`.
@@ -52,7 +52,7 @@ def load_study(
     Raises UserError if the folder is missing or holds no trial, or if no trial is usable.
     """
     study_dir = Path(study_dir)
-    files = _records(study_dir, only)
+    files = records(study_dir, only)
     reader = _Reader(store, pool or Pool(), settings or {})
     trials: dict[tuple[str, int], Trial] = {}
     failed: list[FailedTrial] = []
@@ -100,8 +100,12 @@ def _with_points(trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], list[str]]
     return tuple(found), told
 
 
-def _records(study_dir: Path, only: Collection[Path] | None) -> list[Path]:
-    """The records of a study's trials, those of tuning left out."""
+def records(study_dir: Path, only: Collection[Path] | None = None) -> list[Path]:
+    """The records of a study's trials, those of tuning left out; `only` those in some folders.
+
+    Raises:
+        UserError: if there is none.
+    """
     how = f"run its trials first: rft run -m study={study_dir.name} algorithm=sft,ppo,dpo seed=0,1,2"
     if not study_dir.is_dir():
         raise UserError(f"there is no study in {study_dir}; {how}")
@@ -167,7 +171,7 @@ class _Reader:
             raise LeftOut(f"{other} is not what the study.yaml has now; run the study again to compute it anew")
         entry = self._evaluation(record["evaluation"])
         stages = {name: self._stage_use(name, use, entry) for name, use in sorted(record["stages"].items())}
-        rows = self.pool.read(entry.path / ROWS_FILE)
+        rows = self.pool.read(entry.path / ROWS_FILE, _longest(config))
         self._require_complete(rows, stages.get("questions"), config)
         return Trial(
             arm=record["arm"],
@@ -183,9 +187,11 @@ class _Reader:
 
     def _evaluation(self, key: str) -> Entry:
         try:
-            entry = self.store.find("evaluation", key)
+            entry = self.store.inspect("evaluation", key)
         except ValueError as error:
             raise LeftOut(f"{RECORD}: evaluation: {error}") from error
+        if isinstance(entry, Problem):
+            raise LeftOut(f"its evaluation is corrupt: {entry.file} {entry.reason}; run the trial again")
         if entry is None:
             raise LeftOut(
                 f"its evaluation {key[:16]} is not in the store {self.store.root}; "
@@ -260,6 +266,13 @@ def _require_rows(split: str, own: Questions, wanted: Sequence[tuple[str, int]])
         raise LeftOut(
             f"{ROWS_FILE}: split {split}: {len(more)} rows are of no question of the study: {row_names(more)}"
         )
+
+
+def _longest(config: Mapping[str, Any]) -> float:
+    """Tokens of a response at most, as far as the settings tell."""
+    task = config.get("task")
+    found = task.get("response_tokens") if isinstance(task, dict) else None
+    return found if isinstance(found, int) else float("inf")
 
 
 def _first_difference(own: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> str:

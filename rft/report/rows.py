@@ -30,6 +30,8 @@ SPLIT, PROMPT_ID, SAMPLE, PROMPT = ASKED = ("split", "prompt_id", "sample", "pro
 NUMBERS = ("gold", "proxy", "kl", "length")
 MAY_LACK = ("proxy", "gold_logit")
 """Columns that may be NaN throughout a split: there is no reward model, or the rows are of before the column."""
+POSSIBLE = {"gold": (0.0, 1.0), "length": (1.0, np.inf)}
+"""Lowest and highest value: gold is a probability whatever the task, and EOS counts as a token."""
 COLUMNS = (*ASKED, "response", *NUMBERS, "truncated")
 LISTED = 3
 
@@ -140,11 +142,16 @@ class Pool:
         self._layouts: dict[Any, dict[str, tuple[IntArray, Questions]]] = {}
         self._questions: dict[Any, Questions] = {}
 
-    def read(self, path: Path) -> dict[str, Rows]:
+    def read(self, path: Path, longest: float = np.inf) -> dict[str, Rows]:
         """The rows of an evaluation by split.
 
+        Args:
+            path: the file.
+            longest: tokens of a response at most.
+
         Raises:
-            LeftOut: the file cannot be read, lacks a column or a value, holds a row twice or a number that is none.
+            LeftOut: the file cannot be read, lacks a column or a value, holds a row twice, a number that is none or one
+                that cannot be.
         """
         table = read_columns(path, COLUMNS, more=("gold_logit",))
         if table.num_rows == 0:
@@ -165,6 +172,7 @@ class Pool:
         for split, (order, questions) in layout.items():
             own = {name: values[order] for name, values in columns.items()}
             _require_finite(own, questions, f"{path.name}: split {split}")
+            _require_possible(own, questions, f"{path.name}: split {split}", longest)
             found[split] = Rows(questions, Responses(path, order), truncated=truncated[order], **own)
         return found
 
@@ -249,6 +257,19 @@ def _require_finite(columns: Mapping[str, FloatArray], questions: Questions, whe
         finite = np.isfinite(values)
         if finite.all() or (name in MAY_LACK and np.isnan(values).all()):
             continue
-        bad = np.flatnonzero(~finite)
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise LeftOut(f"{where}: {name} of prompt {questions.prompt_ids[bad[0]]} is {values[bad[0]]}{more}")
+        raise LeftOut(f"{where}: {_first(name, values, ~finite, questions)}")
+
+
+def _require_possible(columns: Mapping[str, FloatArray], questions: Questions, where: str, longest: float) -> None:
+    for name, (lowest, highest) in (POSSIBLE | {"length": (POSSIBLE["length"][0], longest)}).items():
+        bad = (columns[name] < lowest) | (columns[name] > highest)
+        if bad.any():
+            wanted = f"from {lowest:g} to {highest:g}" if np.isfinite(highest) else f"at least {lowest:g}"
+            raise LeftOut(f"{where}: {_first(name, columns[name], bad, questions)}; it must be {wanted}")
+
+
+def _first(name: str, values: FloatArray, bad: npt.NDArray[np.bool_], questions: Questions) -> str:
+    """The first of some bad values [M], in words."""
+    places = np.flatnonzero(bad)
+    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+    return f"{name} of prompt {questions.prompt_ids[places[0]]} is {values[places[0]]}{more}"

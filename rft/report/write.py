@@ -46,10 +46,9 @@ def write_report(results: StudyResults, summary: Mapping[str, Any], out_dir: Pat
         for name, content in files.items():
             _replace(out_dir / name, content)
     except OSError as error:
-        reason = disk_full_reason(error, out_dir) or error.strerror or str(error)
-        raise UserError(
-            f"the report cannot be written to {out_dir}: {reason}; free some room or choose another folder"
-        ) from error
+        full = disk_full_reason(error, out_dir)
+        reason, mend = full or error.strerror or str(error), "free some room or " if full else ""
+        raise UserError(f"the report cannot be written to {out_dir}: {reason}; {mend}choose another folder") from error
     return out_dir / REPORT_FILE
 
 

@@ -159,12 +159,12 @@ def _fault(path: Path, expected: Mapping[str, Any]) -> str | None:
     try:
         size = path.stat().st_size
         if size != expected["bytes"]:
-            return f"has {size} bytes, {expected['bytes']} expected"
+            return f"does not match its sha256: it has {size} bytes, {expected['bytes']} expected"
         sha256 = file_sha256(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     if sha256 != expected["sha256"]:
-        return f"has sha256 {sha256[:12]}…, {expected['sha256'][:12]}… expected"
+        return f"does not match its sha256 {expected['sha256'][:12]}…: it has {sha256[:12]}…"
     return None

@@ -110,6 +110,10 @@ class Store:
             logger.warning("corrupt store entry: %s; the store is read-only, so it stays where it is", found)
             return None
 
+    def inspect(self, stage: str, key: str) -> Entry | Problem | None:
+        """The entry, its files checked as by ``find``, or what is wrong with it, or None. Moves and changes nothing."""
+        return self._read(stage, key)
+
     def peek(self, stage: str, key: str) -> Entry | None:
         """The entry by its manifest alone, its files unchecked; None if there is none with a sound manifest."""
         found = load(stage, self._folder(stage, key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from rft.config import compose, quoted
-from rft.config.schemas import Replicate
+from rft.config.overrides import written
+from rft.config.schemas import Replicate, RunConfig
 from rft.errors import UserError
 from rft.runtime import cores
 from rft.study.launch import Job, Launcher, may_fork
@@ -54,6 +56,7 @@ def load_study(path: Path) -> tuple[str, StudySpec]:
         found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         if not isinstance(found, dict):
             raise UserError(f"{file}: holds no keys; write `arms:` with one arm a line, as in experiments/default")
+        _refuse_settings(file, found)
         merged = OmegaConf.merge(OmegaConf.structured(StudySpec), found)
         spec = OmegaConf.to_object(merged)
     except (OSError, UnicodeDecodeError) as error:
@@ -75,6 +78,26 @@ def load_study(path: Path) -> tuple[str, StudySpec]:
     return file.resolve().parent.name if file.name == "study.yaml" else file.stem, spec
 
 
+def _refuse_settings(file: Path, found: Mapping[Any, Any]) -> None:
+    """Refuse settings of runs that stand among the keys of a study.
+
+    Raises:
+        UserError: with the overrides to write in their place.
+    """
+    for key, value in found.items():
+        if key in SETTINGS and (key not in StudySpec.__dataclass_fields__ or isinstance(value, dict)):
+            raise UserError(
+                f"{file}: {key}: is no key of a study; write {_as_overrides(key, value or {})} under overrides:"
+            )
+
+
+def _as_overrides(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return " and ".join(_as_overrides(f"{key}.{k}", v) for k, v in value.items()) or f"{key}.…=…"
+    plainly = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
+    return f"{key}={value if plainly else written(value)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The jobs of a study. A wave starts when the one before it has ended."""
@@ -86,6 +109,8 @@ class Plan:
     """By a trial's folder: the configuration of its arm."""
 
 
+SETTINGS = frozenset(RunConfig.__dataclass_fields__) - {"study", "arm", "seed", "replicate", "until"}
+"""Groups and sections of a run's settings."""
 START = ("task", "model", "sft", "candidates", "strategy")
 FEEDBACK = ("feedback", "judge", "reward")
 

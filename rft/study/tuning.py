@@ -114,7 +114,7 @@ class Arm:
 
 
 def with_overrides(spec: StudySpec, overrides: Sequence[str]) -> StudySpec:
-    """A study with further overrides for all its arms, in place of its own where both set the same.
+    """A study with further overrides for all its arms, in place of its own common ones where both set the same.
 
     Raises:
         UserError: if one is no override.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, field
+
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -50,6 +53,10 @@ from rft.errors import UserError
         ("algorithm=dpo algorithm.pairs_per_step=2048", "algorithm.pairs_per_step=2048: at most 1536 pairs"),
         ("reward.prompts_per_step=0", "reward.prompts_per_step=0"),
         ("reward.lr=-1", "reward.lr=-1"),
+        ("budget.prices.human_label=-5", "budget.prices.human_label=-5.0: must be at least 0"),
+        ("budget.prices.gpu_hour=-1", "budget.prices.gpu_hour=-1.0: must be at least 0"),
+        ("budget.prices.core_hour=nan", "budget.prices.core_hour=nan: must be a finite number, at least 0"),
+        ("++budget.prices.judge_mtoken=-1", "budget.prices.judge_mtoken=-1.0: must be at least 0"),
         ("algorithm.lr=inf", "algorithm.lr=inf: must be a finite number, above 0"),
         ("study=../elsewhere", "study='../elsewhere': is the name of a folder"),
         ("arm=a/b", "arm='a/b': is the name of a folder"),
@@ -85,8 +92,6 @@ def test_what_is_just_in_range_is_taken(overrides: str) -> None:
 
 
 def test_a_default_declared_anew_keeps_the_range() -> None:
-    from dataclasses import dataclass
-
     @dataclass
     class Base:
         rate: float = number(0.5, above=0, at_most=1)
@@ -100,6 +105,36 @@ def test_a_default_declared_anew_keeps_the_range() -> None:
     assert out_of_range(Own, "rate", 1) is None
     assert out_of_range(Own, "free", -5) is None
     assert out_of_range(Own, "rate", None) is None
+
+
+@dataclass
+class Leaf:
+    rate: float = number(0.5, above=0)
+
+
+@dataclass
+class Branch:
+    leaf: Leaf = field(default_factory=Leaf)
+
+
+@dataclass
+class Tree:
+    branch: Branch = field(default_factory=Branch)
+    by_name: dict[str, Leaf] = field(default_factory=lambda: {"a": Leaf()})
+    listed: list[Leaf] = field(default_factory=lambda: [Leaf()])
+    none: Leaf | None = None
+    no_names: dict[str, Leaf] | None = None
+    no_list: list[Leaf] | None = None
+    free: dict[str, float] = field(default_factory=lambda: {"rate": -1.0})
+
+
+@pytest.mark.parametrize("place", ["branch.leaf", "by_name.a", "listed[0]"])
+def test_a_range_holds_at_any_depth(place: str) -> None:
+    node = OmegaConf.structured(Tree)
+    check_ranges(Tree, node, "")
+    OmegaConf.update(node, f"{place}.rate", -1)
+    with pytest.raises(UserError, match=re.escape(f"task.{place}.rate=-1.0: must be above 0")):
+        check_ranges(Tree, node, "task.")
 
 
 def test_every_default_is_in_its_own_range() -> None:

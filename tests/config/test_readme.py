@@ -93,6 +93,11 @@ def test_every_command_parses(command: str) -> None:
     assert parse(command)
 
 
+@pytest.mark.parametrize("command", [one for one in commands(README, "rft run") if "budget.money=" in one])
+def test_a_limit_on_money_is_shown_with_the_charge_that_is_fair_to_all(command: str) -> None:
+    assert {str(cfg.budget.charge) for cfg in parse(command)} == {"full"}
+
+
 @pytest.mark.parametrize(("command", "line"), refused(README).items())
 def test_every_refusal_is_worded_as_shown(command: str, line: str) -> None:
     with pytest.raises(UserError) as caught:

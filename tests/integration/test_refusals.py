@@ -259,7 +259,7 @@ def test_a_flipped_byte_is_found_reported_and_recomputed(shared: Path, warm: War
     outcome = warm(command, tmp_path, shared)
     assert outcome.code == 0
     said = outcome.stdout + outcome.stderr
-    assert f"policy/{trial.entry('policy').name}/policy.safetensors: has sha256" in said
+    assert f"policy/{trial.entry('policy').name}/policy.safetensors: does not match its sha256" in said
     assert "computed again" in said
     assert trial.computed == {"policy"}
     assert trial.digests == digests

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click import unstyle
 from rich.console import Console
+from typer.testing import CliRunner
 
+from rft.cli.app import app
 from rft.cli.compare import Options, compare_studies
 from rft.config import compose
 from rft.errors import UserError
+from rft.store import store
 from rft.study.pipeline import plain
 from rft.study.standing import at_work, is_running, standing, told
 from rft.study.study import StudySpec, load_study, plan
-from rft.study.tuning import fair_tuning
+from rft.study.tuning import fair_tuning, with_overrides
+from tests.architecture.source import ROOT
 from tests.synthetic_study import Rows, Study
 
 Change = Callable[[dict[str, Any]], Any]
@@ -503,6 +511,90 @@ class TestSeveral:
         assert summary["incomplete"]["missing"] == [{"arm": "demo/ppo", "seed": 1}]
         assert [failed["trial"] for failed in summary["failed"]] == ["more/dpo/seed-1"]
         assert "demo: 3 of 4 planned trials have finished; not there: ppo seed 1" in summary["warnings"]
+
+
+class TestBeforeAnythingRuns:
+    """`base` has a study.yaml, of which nothing has run, and would run if nothing were refused."""
+
+    @pytest.fixture(autouse=True)
+    def base(self, world: Path) -> Path:
+        planned(world)
+        return (world / "demo").rename(world / "base")
+
+    def refused(self, *studies: str, out: Path | None = None) -> str:
+        before = sorted(Path().rglob("*"))
+        with pytest.raises(UserError) as caught:
+            compare_studies(studies, Options(out=out))
+        assert sorted(Path().rglob("*")) == before
+        (line,) = str(caught.value).splitlines()
+        return line
+
+    def test_every_name_is_checked(self) -> None:
+        assert self.refused("base", "nosuch") == "nosuch: there is no such study; valid are base"
+        Path("runs", "empty").mkdir(parents=True)
+        assert "no trial has ended in runs/empty" in self.refused("base", "empty")
+
+    def test_a_mistyped_name_gets_what_to_write(self, world: Path) -> None:
+        assert self.refused("bsae") == "bsae: there is no such study; did you mean 'base'?"
+        Path("experiments").mkdir()
+        Path("base").rename("experiments/base")
+        for given in ("bsae", "base", "experiments/bsae"):
+            assert self.refused(given) == f"{given}: there is no such study; did you mean 'experiments/base'?"
+        assert self.refused("bsae", "sweep.trials=4").endswith("did you mean 'experiments/base'?")
+        Study(world, name="base").trial("sft", 0)
+        assert self.refused("bsae") == "bsae: there is no such study; did you mean 'base'?"
+        assert self.refused("experiments/bsae").endswith("did you mean 'experiments/base'?")
+
+    def test_a_name_with_nothing_near_it_gets_what_to_give(self) -> None:
+        Path("base/study.yaml").unlink()
+        assert self.refused("bsae").endswith("give a folder with a study.yaml, or one with trials")
+
+    @pytest.mark.parametrize("out", ["file", "file/below", "file/below/further", "nowhere", "nowhere/below"])
+    def test_an_out_that_can_be_no_folder_is_refused(self, world: Path, out: str) -> None:
+        Path("file").touch()
+        Path("nowhere").symlink_to(world / "gone")
+        place = world / out.partition("/")[0]
+        assert self.refused("base", out=Path(out)) == (
+            f"the report cannot be written to {out}: {place} is no folder; choose another with --out DIR"
+        )
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_an_out_that_may_not_be_written_is_refused(self) -> None:
+        Path("locked").mkdir(mode=0o500)
+        for out in (Path("locked"), Path("locked/below")):
+            assert "locked is not writable; choose another with --out DIR" in self.refused("base", out=out)
+
+
+class TestCorrupt:
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_an_evaluation_is_named_and_nothing_is_moved(self, world: Path, strict: bool) -> None:
+        study = Study(world).fill(("sft", "ppo"), seeds=2)
+        key = json.loads(study.trial("ppo", 2).read_text(encoding="utf-8"))["evaluation"][:16]
+        file = world / "store" / "evaluation" / key / "evaluation.parquet"
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        store._verified.clear()  # another process has checked no sums yet
+        words = "its evaluation is corrupt: evaluation.parquet does not match its sha256 "
+        if strict:
+            assert words in refused("demo", strict=True)
+        else:
+            assert words in compare("demo")["failed"][0]["error"]
+        assert file.read_bytes() == content
+        assert not (world / "store" / "quarantine").exists()
+
+
+def test_an_override_takes_the_place_of_the_studys_and_leaves_what_an_arm_sets(world: Path) -> None:
+    """As docs/tuning.md and `rft compare --help` say."""
+    spec = StudySpec(overrides=["seed=1", "sft.epochs=2"], arms={"a": ["algorithm=sft"], "b": ["sft.epochs=3"]})
+    given = with_overrides(spec, ["sft.epochs=4"])
+    assert given.overrides == ["seed=1", "sft.epochs=4"]
+    found = plan("s", replace(given, overrides=["model=tiny", *given.overrides[1:]], seeds=[0]), world).settings
+    assert {folder.parent.name: cfg["sft"]["epochs"] for folder, cfg in found.items()} == {"a": 4, "b": 3}
+    page = " ".join((ROOT / "docs" / "tuning.md").read_text(encoding="utf-8").split())
+    helped = " ".join(unstyle(CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "300"}).output).split())
+    for text in (page, helped):
+        assert re.search(r"in place of what `overrides:` of its `?study\.yaml`? sets the same", text)
 
 
 class TestWhereItGoes:

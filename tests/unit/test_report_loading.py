@@ -77,6 +77,11 @@ class TestBadRows:
             (lambda rows: rows[5].update(kl=-float("inf")), "kl of prompt test-0005 is -inf"),
             (lambda rows: rows[5].update(length=None), "length of prompt test-0005 is nan"),
             (lambda rows: rows[5].update(gold_logit=float("inf")), "gold_logit of prompt test-0005 is inf"),
+            (lambda rows: rows[5].update(gold=1.2), "gold of prompt test-0005 is 1.2; it must be from 0 to 1"),
+            (lambda rows: rows[30].update(gold=-0.01), "split ood: gold of prompt ood-0030 is -0.01"),
+            (set_all(gold=7), "gold of prompt ood-0024 is 7.0 (and 23 more); it must be from 0 to 1"),
+            (lambda rows: rows[5].update(length=0), "length of prompt test-0005 is 0.0; it must be at least 1"),
+            (lambda rows: rows[5].update(length=-3), "length of prompt test-0005 is -3.0; it must be at least 1"),
             (lambda rows: rows[5].update(response=None), "response is missing in 1 of 48 rows"),
             (lambda rows: rows[5].update(prompt_id=None), "prompt_id is missing in 1 of 48 rows"),
             (lambda rows: rows[5].update(truncated=None), "truncated is missing in 1 of 48 rows"),
@@ -100,6 +105,25 @@ class TestBadRows:
         assert (failed.arm, failed.seed, failed.folder) == ("ppo", 2, "ppo/seed-2")
         assert reason in failed.error
         assert summarise(results)["failed"][0]["error"] == failed.error
+
+    def test_of_a_length_above_what_the_task_allows(self, study: Study) -> None:
+        def change(record: dict[str, Any]) -> None:
+            record["config"]["task"] = {"response_tokens": 24}
+
+        study.trial("sft", 0, change=change)
+        study.trial("ppo", 0, change=change, change_rows=lambda rows: rows[5].update(length=24))
+        study.trial("ppo", 1, change=change, change_rows=lambda rows: rows[5].update(length=25))
+        results = study.load()
+        assert seeds(results) == {"ppo": [0], "sft": [0]}
+        assert results.failed[0].error == (
+            "evaluation.parquet: split test: length of prompt test-0005 is 25.0; it must be from 1 to 24"
+        )
+
+    def test_at_the_ends_of_what_can_be_and_with_a_negative_kl_are_kept(self, study: Study) -> None:
+        study.trial("sft", 0)
+        study.trial("ppo", 0, change_rows=lambda rows: rows[5].update(gold=1.0, length=1, kl=-0.3))
+        study.trial("ppo", 1, change_rows=lambda rows: rows[5].update(gold=0.0))
+        assert study.load().failed == ()
 
     def test_of_a_file_that_is_no_parquet(self, study: Study) -> None:
         study.fill(("sft", "ppo"), seeds=2)
@@ -134,7 +158,9 @@ class TestBadRows:
         store._verified.clear()  # another process has checked no sums yet
         results = load_study(study.folder, Store(study.store.root))
         assert [failed.folder for failed in results.failed] == ["ppo/seed-2"]
-        assert "not in the store" in results.failed[0].error
+        assert "its evaluation is corrupt: evaluation.parquet does not match its sha256" in results.failed[0].error
+        assert file.read_bytes() == data
+        assert not (study.store.root / "quarantine").exists()
 
 
 class TestDamagedRecords:
@@ -355,6 +381,7 @@ class TestCheckpoints:
             ({"gold": [0.5, None, 0.4, 0.9]}, "gold is missing in 1 of 4 rows"),
             ({"gold": ["high"] * 4}, "a column has the wrong type"),
             ({"kl": [float("inf"), 1.0, 1.0, 4.0]}, "kl of prompt test-0000 is inf at checkpoint 2"),
+            ({"gold": [0.5, 0.2, 1.4, 0.9]}, "split test: gold of prompt test-0000 is 1.4 at checkpoint 1"),
             ({"proxy": [1.0, float("nan"), 4.0, 1.0]}, "proxy of prompt test-0000 is nan"),
             ({"step": [None, 4, 4, 4]}, "step is missing in 1 of 4 rows"),
             ({"step": ["late"] * 4}, "a column has the wrong type"),
