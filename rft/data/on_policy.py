@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, IterableDataset
 
-from rft.budget import Meter, Prices
+from rft.budget import Meter, Prices, Usage
 from rft.config import OnPolicyConfig
 from rft.data.ranks import all_max, all_rows, all_sum
 from rft.errors import UserError
@@ -192,7 +192,7 @@ class RolloutStream(IterableDataset[Batch]):
         meter, config = self.meter, self.config
         parts = self._pieces(prompts)
         whole = None if meter.part is None else meter.part.scaled(config.minibatches)
-        if not meter.limits or (whole is not None and meter.lacking(whole) is None):
+        if not meter.limits or (whole is not None and meter.lacking(self._at_most(whole, prompts)) is None):
             yield range(prompts)
             return
         size = prompts // parts
@@ -204,6 +204,11 @@ class RolloutStream(IterableDataset[Batch]):
                 if meter.lacking(rest) is not None:
                     return
             yield range(part * size, (part + 1) * size)
+
+    def _at_most(self, whole: Usage, prompts: int) -> Usage:
+        """An iteration's expected usage with responses of full length: what is drawn at once cannot be stopped."""
+        rows = prompts * self.config.samples_per_prompt
+        return replace(whole, generated_tokens=float(rows * self.response_tokens))
 
     @torch.no_grad()
     def collect(self, iteration: int) -> Rollouts:

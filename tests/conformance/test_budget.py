@@ -213,3 +213,24 @@ def test_an_iteration_that_cannot_be_divided_is_not_begun_for_less(tmp_path: Pat
     trainer.fit(world.algorithm, OnPolicyData(stream))
     assert meter.stopped_by == "prompts"
     assert meter.last.prompts == 3
+
+
+def test_responses_that_grow_do_not_carry_an_iteration_beyond_a_minibatch(tmp_path: Path) -> None:
+    found, config = subject("grpo")
+    world = World(found, config)
+    world.algorithm.config = dataclasses.replace(world.config, minibatches=MINIBATCHES, epochs=1, iterations=3)
+    world.engine.usage = world.backbone.usage
+    rows = len(PROMPTS) * world.config.samples_per_prompt
+    short, limit = rows, 2.5 * rows  # one token a response in the first iteration: by the mean the second fits
+    meter = Meter(world.backbone.usage, PRICES, {"generated_tokens": limit})
+    stream = RolloutStream(
+        world.algorithm, world.engine, TokenReward(), PROMPTS, response_tokens=TOKENS, seed=3, meter=meter
+    )
+    meter.begin()
+    world.backbone.usage.generated_tokens += short
+    meter.end_round(MINIBATCHES)
+    assert meter.lacking(meter.part.scaled(MINIBATCHES) if meter.part else None) is None
+    stream.collect(1)
+    used = meter.total().generated_tokens
+    assert used > short
+    assert used - limit <= rows / MINIBATCHES * TOKENS
