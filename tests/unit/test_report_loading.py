@@ -16,6 +16,7 @@ from rft.errors import UserError
 from rft.evaluation.metrics import distinct_n
 from rft.report import StudyResults, summarise
 from rft.report.checkpoints import Checkpoint
+from rft.store.cost import COST
 from tests.synthetic_study import LargeStudy, Study
 
 Rows = list[dict[str, Any]]
@@ -418,6 +419,14 @@ class TestCheckpoints:
         results = self.trial(study, proxy=[None] * 4)
         assert [np.isnan(point.proxy) for point in results.trials[0].checkpoints] == [True, True]
         assert results.warnings == ()
+
+
+def test_training_that_was_killed_and_went_on_counts_whole(study: Study) -> None:
+    resumed = study.stage("policy", arm="ppo", resumed=True, metrics={COST: {"seconds_training": 500.0}})
+    study.trial("ppo", 0, change=lambda record: record["stages"].update(policy=resumed))
+    (trial,) = study.load().trials
+    assert trial.stages["policy"].seconds == 500.0
+    assert trial.stages["evaluation"].seconds < 100
 
 
 def test_a_large_study_is_loaded_whole(tmp_path: Path) -> None:
