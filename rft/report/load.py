@@ -213,7 +213,9 @@ class _Reader:
             key=key,
             digest=use["digest"],
             # A run that was killed and went on: the entry's clock is that of the last process, training's is of all.
-            seconds=max(float(cost.get("seconds", use.get("seconds") or 0.0)), float(cost.get("seconds_training", 0.0))),
+            seconds=max(
+                float(cost.get("seconds", use.get("seconds") or 0.0)), float(cost.get("seconds_training", 0.0))
+            ),
             cpu_seconds=cost.get("cpu_seconds"),
             peak_rss_bytes=cost.get("peak_rss_bytes"),
             computed=bool(use.get("computed")),
