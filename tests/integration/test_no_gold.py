@@ -13,7 +13,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rft.budget import Budget
 from rft.config import build, compose, to_config
 from rft.config.build import target_class
 from rft.data.offline import read_table
@@ -90,7 +89,7 @@ def test_no_number_that_reaches_credit_assignment_is_gold(name: str, sweep: Swee
         Strategy(StrategyConfig()),
         response_tokens=int(cfg.task.response_tokens),
         seed=0,
-        charge=Charge(Budget()),
+        charge=Charge(build(cfg.budget)),
         snapshots=0,
         checkpoints=tmp_path,
         logger=None,
