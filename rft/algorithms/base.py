@@ -8,8 +8,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rft.algorithms.contract import check_batch, check_loss, check_mask, check_rollouts, check_step, place
-from rft.config.schemas import AlgorithmConfig
+from rft.algorithms.contract import (
+    check_batch,
+    check_count,
+    check_labelled,
+    check_loss,
+    check_rollouts,
+    check_rows,
+    check_step,
+    place,
+)
+from rft.config.schemas import AlgorithmConfig, OnPolicyConfig
 from rft.models.backbone import Backbone, Role
 from rft.models.module import Module, require_finite
 from rft.ops.enumerable import Enumerable
@@ -90,16 +99,16 @@ class Algorithm(Module):
         """``prepare``, its result checked.
 
         Raises:
-            ContractError: if it has wrong shapes, types or numbers.
+            ContractError: if it has wrong shapes, types or numbers, or another number of rows than ``batch_rows`` says.
             TrainingDiverged: if the rollouts hold numbers that are not finite.
         """
         where = place(self.prepare)
         require_finite(rollouts.logprobs.sum() + rollouts.rewards.sum(), "rollouts", self.global_step, "algorithm.lr")
         check_rollouts(rollouts, self.needs, where)
         batch = self.prepare(rollouts)
-        check_batch(batch, where)
-        if isinstance(batch, OnPolicyBatch):
-            check_mask(batch.sequences, self.backbone.eos_id, where)
+        check_batch(batch, self.backbone.eos_id, where)
+        if isinstance(self.config, OnPolicyConfig):
+            check_rows(len(batch), len(rollouts), self.config, where)
         return batch
 
     @torch.no_grad()
@@ -107,11 +116,21 @@ class Algorithm(Module):
         """``prepare_step``, its result checked.
 
         Raises:
-            ContractError: if other rows come back.
+            ContractError: if other rows come back, or rows with wrong shapes, types or numbers.
         """
-        seen = self.prepare_step(batch)
-        check_step(batch, seen, place(self.prepare_step))
+        seen, where = self.prepare_step(batch), place(self.prepare_step)
+        check_step(batch, seen, where)
+        if seen is not batch:
+            check_labelled(seen, self.backbone.eos_id, where)
         return seen
+
+    def checked_count(self, batch: Any) -> int:
+        """``loss_count``, its result checked.
+
+        Raises:
+            ContractError: if it is no whole number, or below 0.
+        """
+        return check_count(self.loss_count(batch), place(self.loss_count))
 
     def checked_loss(self, batch: Any) -> LossOutput:
         """``loss``, its result checked.

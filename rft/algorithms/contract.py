@@ -1,6 +1,6 @@
 """What an algorithm hands over is checked where it hands it over: what came, what was wanted, and where to mend it.
 
-Dimensions: ``B`` rows, ``R`` response tokens.
+Dimensions: ``B`` rows, ``P`` prompt tokens, ``R`` response tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts, Sequences
+from rft.config.schemas import OnPolicyConfig
+from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts, Sequences, UnpairedBatch
 
 
 class ContractError(TypeError):
@@ -25,6 +26,11 @@ def place(function: Callable[..., Any]) -> str:
     return f"{code.co_filename}:{code.co_firstlineno} {function.__qualname__}"
 
 
+def _came(x: Any) -> str:
+    """Type and shape of a tensor, the class of anything else."""
+    return f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+
+
 def _check(name: str, x: Any, shape: tuple[int, ...], dtype: str, where: str, letters: str) -> None:
     """Refuse anything but a tensor of a shape and a kind of type, without a gradient, all finite."""
     wanted = f"wanted a {dtype} tensor [{letters}] = {list(shape)}"
@@ -32,7 +38,7 @@ def _check(name: str, x: Any, shape: tuple[int, ...], dtype: str, where: str, le
         raise ContractError(f"{where}: {name} is a {type(x).__name__}; {wanted}")
     right_type = x.dtype == torch.bool if dtype == "bool" else x.is_floating_point()
     if tuple(x.shape) != shape or not right_type:
-        raise ContractError(f"{where}: {name} is {x.dtype} {list(x.shape)}; {wanted}")
+        raise ContractError(f"{where}: {name} is {_came(x)}; {wanted}")
     if x.requires_grad:
         raise ContractError(f"{where}: {name} carries a gradient; {wanted} without one: detach it")
     if not bool(torch.isfinite(x).all()):
@@ -68,8 +74,68 @@ def check_rollouts(rollouts: Rollouts, needs: frozenset[str], where: str) -> Non
             raise ContractError(f"{where}: needs has {need!r}, but the rollouts come without it; build them with needs")
 
 
-def _check_pairs(batch: PreferenceBatch, where: str) -> None:
+def check_sequences(seq: Any, where: str, name: str) -> None:
+    """Refuse ids that are no int64 [B, P] and [B, R], masks that are no bool of their shapes, rows that do not match.
+
+    Raises:
+        ContractError: naming the field.
+    """
+    if not isinstance(seq, Sequences):
+        raise ContractError(f"{where}: {name} is a {type(seq).__name__}; wanted Sequences, such as the rollouts have")
+    parts = (("prompt", seq.prompt_ids, seq.prompt_mask, "P"), ("response", seq.response_ids, seq.response_mask, "R"))
+    ids: Any
+    mask: Any
+    for part, ids, mask, letter in parts:
+        if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.ndim != 2:
+            raise ContractError(f"{where}: {name}.{part}_ids is {_came(ids)}; wanted int64 [B, {letter}]")
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != ids.shape:
+            raise ContractError(
+                f"{where}: {name}.{part}_mask is {_came(mask)}; wanted bool [B, {letter}] = {list(ids.shape)}, as "
+                f"{part}_ids has it"
+            )
+    rows, columns = len(seq.prompt_ids), seq.prompt_ids.shape[1] + seq.response_ids.shape[1]
+    if len(seq.response_ids) != rows:
+        raise ContractError(f"{where}: {name} has {rows} prompts and {len(seq.response_ids)} responses; wanted as many")
+    if seq.trunk is not None and seq.trunk.shape[:2] != (rows, columns):
+        raise ContractError(
+            f"{where}: {name}.trunk is {_came(seq.trunk)}; wanted [B, P + R, …] = [{rows}, {columns}, …]: tokens that "
+            "change need trunk=None"
+        )
+
+
+def check_mask(seq: Sequences, eos_id: int, where: str, name: str) -> None:
+    """Refuse prompts that are not padded on the left, and masks that count what follows the end of a response.
+
+    Raises:
+        ContractError: naming the place.
+    """
+    right = seq.prompt_mask[:, :-1] & ~seq.prompt_mask[:, 1:]
+    if bool(right.any()):
+        row, token = right.nonzero()[0].tolist()
+        raise ContractError(
+            f"{where}: {name}.prompt_mask of row {row} counts token {token} and not the next; wanted prompts padded on "
+            "the left"
+        )
+    mask = seq.response_mask
+    ended = ((seq.response_ids == eos_id) & mask).long().cumsum(-1) > 0
+    beyond = mask[:, 1:] & (~mask[:, :-1] | ended[:, :-1])
+    if bool(beyond.any()):
+        row, token = beyond.nonzero()[0].tolist()
+        raise ContractError(
+            f"{where}: {name}.response_mask counts token {token + 1} of row {row}, after the end of the response; "
+            "wanted the rollouts' own mask: EOS is the last counted token, what follows it is padding"
+        )
+
+
+def _check_text(seq: Any, eos_id: int, where: str, name: str) -> None:
+    check_sequences(seq, where, name)
+    check_mask(seq, eos_id, where, name)
+
+
+def _check_pairs(batch: PreferenceBatch, eos_id: int, where: str) -> None:
     """Pairs as many on both sides, the better response as chosen."""
+    _check_text(batch.chosen, eos_id, where, "chosen")
+    _check_text(batch.rejected, eos_id, where, "rejected")
     rows = (len(batch),)
     if len(batch.rejected) != len(batch):
         raise ContractError(f"{where}: {len(batch)} chosen and {len(batch.rejected)} rejected; wanted as many of both")
@@ -84,23 +150,50 @@ def _check_pairs(batch: PreferenceBatch, where: str) -> None:
             _check(name, x, rows, "float", where, "B")
 
 
-def check_batch(batch: Any, where: str) -> None:
+def _check_singles(batch: UnpairedBatch, eos_id: int, where: str) -> None:
+    """A mismatched response and a label for each response."""
+    _check_text(batch.sequences, eos_id, where, "sequences")
+    _check_text(batch.mismatched, eos_id, where, "mismatched")
+    rows = (len(batch),)
+    if len(batch.mismatched) != len(batch):
+        raise ContractError(
+            f"{where}: {len(batch)} sequences and {len(batch.mismatched)} mismatched; wanted as many of both"
+        )
+    _check("desirable", batch.desirable, rows, "bool", where, "B")
+    for name, x in (
+        ("ref_logprobs", batch.ref_logprobs),
+        ("ref_mismatched_logprobs", batch.ref_mismatched_logprobs),
+    ):
+        if x is not None:
+            _check(name, x, rows, "float", where, "B")
+    if batch.kl is not None:
+        _check("kl", batch.kl, (), "float", where, "")
+
+
+def check_labelled(batch: Any, eos_id: int, where: str) -> None:
+    """Refuse labelled rows with wrong shapes, types, gradients or numbers.
+
+    Raises:
+        ContractError: naming the field.
+    """
+    if isinstance(batch, PreferenceBatch):
+        _check_pairs(batch, eos_id, where)
+    elif isinstance(batch, UnpairedBatch):
+        _check_singles(batch, eos_id, where)
+
+
+def check_batch(batch: Any, eos_id: int, where: str) -> None:
     """Refuse a batch with wrong shapes, types, gradients, numbers that are not finite, or credit outside the mask.
 
     Raises:
         ContractError: naming the field.
     """
     if isinstance(batch, PreferenceBatch):
-        _check_pairs(batch, where)
+        _check_pairs(batch, eos_id, where)
         return
     if not isinstance(batch, OnPolicyBatch):
         raise ContractError(f"{where}: gave a {type(batch).__name__}; wanted an OnPolicyBatch or a PreferenceBatch")
-    mask = batch.sequences.response_mask
-    if mask.dtype != torch.bool or mask.shape != batch.sequences.response_ids.shape:
-        raise ContractError(
-            f"{where}: response_mask is {mask.dtype} {list(mask.shape)}; wanted bool [B, R] = "
-            f"{list(batch.sequences.response_ids.shape)}, as the rollouts have it"
-        )
+    _check_text(batch.sequences, eos_id, where, "sequences")
     fields: dict[str, Any] = {
         "logprobs": batch.logprobs,
         "advantages": batch.advantages,
@@ -117,20 +210,18 @@ def check_batch(batch: Any, where: str) -> None:
                 )
 
 
-def check_mask(seq: Sequences, eos_id: int, where: str) -> None:
-    """Refuse a mask that counts what follows the end of a response.
+def check_rows(rows: int, rollouts: int, config: OnPolicyConfig, where: str) -> None:
+    """Refuse another number of rows than the settings promise for these rollouts: a rank's share of an iteration, or
+    what a limit of the budget left of it.
 
     Raises:
-        ContractError: naming the place.
+        ContractError: naming both numbers.
     """
-    mask = seq.response_mask
-    ended = ((seq.response_ids == eos_id) & mask).long().cumsum(-1) > 0
-    beyond = mask[:, 1:] & (~mask[:, :-1] | ended[:, :-1])
-    if bool(beyond.any()):
-        row, token = beyond.nonzero()[0].tolist()
+    whole = config.prompts_per_iteration * config.samples_per_prompt
+    if abs(rows * whole - config.batch_rows * rollouts) >= whole:  # a row or more apart
         raise ContractError(
-            f"{where}: response_mask counts token {token + 1} of row {row}, after the end of the response; wanted the "
-            "rollouts' own mask: EOS is the last counted token, what follows it is padding"
+            f"{where}: gave {rows} rows of {rollouts} rollouts; wanted {config.batch_rows * rollouts / whole:g}, as "
+            f"batch_rows says ({config.batch_rows} of {whole}): let the Config's batch_rows say how many it makes"
         )
 
 
@@ -145,6 +236,20 @@ def check_step(given: Any, back: Any, where: str) -> None:
         raise ContractError(f"{where}: gave {came}; wanted the {type(given).__name__} of {len(given)} rows that it got")
 
 
+def check_count(count: Any, where: str) -> int:
+    """Refuse anything but a whole number that is not below 0.
+
+    Raises:
+        ContractError: naming what came.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        came = _came(count) if isinstance(count, Tensor) else f"{type(count).__name__} {count!r}"
+        raise ContractError(
+            f"{where}: gave {came}; wanted a whole number (int), at least 0: what the loss is a mean over"
+        )
+    return count
+
+
 def check_loss(out: Any, where: str) -> LossOutput:
     """Refuse a loss that is no scalar or that nothing can learn from, and metrics that are no scalars.
 
@@ -155,9 +260,8 @@ def check_loss(out: Any, where: str) -> LossOutput:
         raise ContractError(f"{where}: gave a {type(out).__name__}; wanted LossOutput(loss, metrics)")
     loss: Any = out.loss
     if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
-        came = f"{loss.dtype} {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ContractError(
-            f"{where}: loss is {came}; wanted one floating number []: reduce it over the counted tokens"
+            f"{where}: loss is {_came(loss)}; wanted one floating number []: reduce it over the counted tokens"
         )
     if not loss.requires_grad:
         raise ContractError(
@@ -166,6 +270,5 @@ def check_loss(out: Any, where: str) -> LossOutput:
     value: Any
     for name, value in out.metrics.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
-            came = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ContractError(f"{where}: metric {name!r} is {came}; wanted a tensor of one number")
+            raise ContractError(f"{where}: metric {name!r} is {_came(value)}; wanted a tensor of one number")
     return out

@@ -41,7 +41,7 @@ class Learner(Protocol):
         """What a step needs to know of all its rows before any of them is learned from."""
         ...
 
-    def loss_count(self, batch: Any) -> int:
+    def checked_count(self, batch: Any) -> int:
         """How many things the loss is a mean over."""
         ...
 
@@ -323,10 +323,10 @@ class OfflineStream(IterableDataset[Batch]):
         # Interleaved, as ranks take their microbatches in turn.
         rows = torch.arange(len(step)).view(self.accumulate, self.world, micro)[:, self.rank].reshape(-1)
         mine = self.algorithm.see_step(to_device(step[rows], self.algorithm.backbone.device))
-        total = max(self.algorithm.loss_count(step), 1)
+        total = max(self.algorithm.checked_count(step), 1)
         for start in range(0, len(mine), micro):
             part = mine[slice(start, start + micro)]
-            yield replace(part, weight=self.algorithm.loss_count(part) * parts / total)
+            yield replace(part, weight=self.algorithm.checked_count(part) * parts / total)
 
 
 class OfflineData(lightning.LightningDataModule):

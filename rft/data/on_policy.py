@@ -57,7 +57,7 @@ class Learner(Protocol):
         """The batch to learn from."""
         ...
 
-    def loss_count(self, batch: Batch) -> int:
+    def checked_count(self, batch: Batch) -> int:
         """How many things the loss is a mean over."""
         ...
 
@@ -284,7 +284,9 @@ class RolloutStream(IterableDataset[Batch]):
                     return
                 self.taken += epoch == 0
                 mine = slice(self.rank, None, self.world)
-                yield from weighted(batch[step], micro, self.algorithm.loss_count, self.accumulate * self.world, mine)
+                yield from weighted(
+                    batch[step], micro, self.algorithm.checked_count, self.accumulate * self.world, mine
+                )
 
 
 class OnPolicyData(lightning.LightningDataModule):

@@ -86,6 +86,9 @@ def test_the_page_has_what_the_test_looks_for() -> None:
     wanted = ("rft new algorithm", "pip install -e", "rft check-algorithm", "pytest", "rft run -m", "rft compare")
     assert all(command in commands for command in wanted)
     assert {block.info.split()[0] for block in found} <= {"bash", "python", "text"}
+    # The tests that `rft new` writes run as they are written, before the page changes the package.
+    places = [i for i, block in enumerate(found) if block.file]
+    assert any("pytest -q rft-remax/tests\n" in block.text for block in found[: min(places)])
 
 
 def test_a_page_that_does_not_work_is_noticed(tmp_path: Path) -> None:

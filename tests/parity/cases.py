@@ -58,12 +58,18 @@ def preference(seed: int, dtype: str, **settings: Any) -> Case:
 
 
 def pair_vectors(kind: str, seed: int, dtype: str, **settings: Any) -> Case:
-    """Two numbers for each pair: log-ratios, or mean log-probabilities where `kind` takes those."""
+    """Two numbers for each pair, of ragged responses: summed log-ratios to the reference, or mean log-probabilities
+    where `kind` takes those.
+    """
     draw = Draw(seed, dtype)
-    chosen, rejected = draw.normal(PAIRS), draw.normal(PAIRS)
+    rows = draw.sequences(2 * PAIRS) | draw.policies()
+    x_BR, mask_BR = response_logprobs(rows["table_VV"], rows["ids_BT"]), rows["mask_BR"]
     if kind == "orpo_pairs":
-        chosen, rejected = -chosen.exp(), -rejected.exp()
-    return Case(kind, settings, {"chosen_B": chosen, "rejected_B": rejected})
+        x_B = torch.where(mask_BR, x_BR, 0.0).sum(-1) / mask_BR.sum(-1)
+    else:
+        x_B = torch.where(mask_BR, x_BR - response_logprobs(rows["ref_table_VV"], rows["ids_BT"]), 0.0).sum(-1)
+    chosen_B, rejected_B = x_B.chunk(2)
+    return Case(kind, settings, {"chosen_B": chosen_B.clone(), "rejected_B": rejected_B.clone()})
 
 
 def simpo(seed: int, dtype: str, **settings: Any) -> Case:

@@ -166,7 +166,7 @@ class Learner:
         self.seen.append(batch.chosen.response_ids.flatten().tolist())
         return batch
 
-    def loss_count(self, batch: PreferenceBatch) -> int:
+    def checked_count(self, batch: PreferenceBatch) -> int:
         return batch.count
 
 
