@@ -86,14 +86,19 @@ def test_a_curve_lies_over_what_its_seeds_had_used(summary: dict[str, Any]) -> N
     assert learning.along(summary, "dpo", [0, 1], steps, "steps") == steps
     assert learning.along(summary, "dpo", [0, 1], steps, "seconds") == [12.0, 18.0, 288.0]  # 3 s a step
     assert learning.along(summary, "dpo", [0, 1], [2], "seconds") == [6.0]  # from nothing at the start
-    assert learning.along(summary, "dpo", [0, 1], steps, "generated_tokens") is None
+    assert learning.along(summary, "dpo", [0, 1], steps, "generated_tokens") == [0.0] * 3  # logged as 0
+    assert learning.along(summary, "dpo", [0, 1], steps, "unheard") is None
     assert learning.along(summary, "dpo", [0, 9], steps, "seconds") is None
 
 
 def test_the_axis_shown_first_is_what_the_budget_limits(summary: dict[str, Any]) -> None:
-    assert learning.preferred_axis(summary) == "steps"  # of dpo, generated tokens are not known
-    limited = {**summary, "cost": {**summary["cost"], "budget": {"arms": {"ppo": {"limit": {"seconds": 60}}}}}}
-    assert learning.preferred_axis(limited) == "seconds"
+    def limited(**limit: float) -> dict[str, Any]:
+        return {**summary, "cost": {**summary["cost"], "budget": {"arms": {"ppo": {"limit": limit}}}}}
+
+    assert learning.preferred_axis(summary) == "steps"  # there is no limit
+    assert learning.preferred_axis(limited(seconds=60)) == "seconds"
+    assert learning.preferred_axis(limited(generated_tokens=900)) == "steps"  # dpo generates none
+    assert learning.preferred_axis(limited(generated_tokens=900, flops=1e9)) == "flops"
     assert learning.axes({**summary, "cost": {**summary["cost"], "axes": {}}}) == ["steps"]
 
 

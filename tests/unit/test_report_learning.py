@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rft.budget.usage import USAGE
 from rft.report import summarise
 from rft.report.curves import POINTS
 from rft.report.html import render
-from rft.report.learning import checkpoint_gold
-from tests.synthetic_study import ITERATIONS, PREFERENCES, REWARD_MODEL, Study
+from rft.report.learning import checkpoint_gold, curves, preferred_axis
+from tests.synthetic_study import ITERATIONS, PREFERENCES, PRICES, REWARD_MODEL, Study
 
 
 @pytest.fixture
@@ -159,3 +160,38 @@ def test_the_page_shows_curves_labels_and_reward_models(study: Study) -> None:
     ):
         assert text in page
     assert json.dumps(summarise(results)["curves"], allow_nan=False)
+
+
+@pytest.mark.parametrize("charge", ["training", "full"])
+def test_axes_count_what_the_budget_counts(study: Study, charge: str) -> None:
+    """By hand: candidates of 35,000 tokens, 500 labels at 0.3 of three people; dpo is ended at 24·16 labels learned."""
+    sft = study.stage("sft", model="smollm2")
+    candidates = study.stage("candidates", of="charge", metrics={USAGE: {"generated_tokens": 35_000.0}})
+    preferences = study.stage(
+        "preferences", inputs={"candidates": candidates["key"]},
+        metrics={USAGE: {"labels": 500.0, "human_labels": 1500.0}},
+    )  # fmt: skip
+    model = study.stage("reward_model", of="charge", inputs={"preferences": preferences["key"]}, metrics={USAGE: {}})
+    shared = {"sft": sft, "candidates": candidates, "preferences": preferences, "reward_model": model}
+    learned = {"ppo": ("sft", "reward_model"), "dpo": ("sft", "candidates", "preferences")}
+    for arm, names in learned.items():
+        policy = study.policy(arm, 0, {name: shared[name]["key"] for name in names})
+
+        def change(record: dict[str, Any], policy: dict[str, Any] = policy) -> None:
+            record["stages"] |= {**shared, "policy": policy}
+            record["config"]["budget"] |= {"charge": charge, "generated_tokens": 49_400.0}
+            record["config"]["budget"]["prices"] = PRICES | {"core_hour": 0.0}
+
+        study.trial(arm, 0, change=change)
+    summary = summarise(study.load())
+    (ppo,), (dpo,) = summary["cost"]["axes"]["ppo"], summary["cost"]["axes"]["dpo"]
+    ends = [(one["generated_tokens"][-1], one["labels"][-1], one["money"][-1]) for one in (ppo, dpo)]
+    captions = {figure.caption for figure in curves(summary)[0]}
+    if charge == "training":
+        assert ends == [(14_400.0, 0.0, 0.0), (0.0, 384.0, pytest.approx(115.2))]
+        assert not any("shared stages" in caption for caption in captions)
+    else:
+        assert ends == [(49_400.0, 500.0, pytest.approx(150.0)), (35_000.0, 500.0, pytest.approx(150.0))]
+        assert (ppo["steps"][0], ppo["generated_tokens"][0], ppo["labels"][0]) == (0, 35_000.0, 500.0)
+        assert all("Over a resource curves begin at what the shared stages used" in caption for caption in captions)
+    assert preferred_axis(summary) == "steps"  # dpo generates nothing while it trains
