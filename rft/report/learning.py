@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rft.report import wording
-from rft.report.figures import Figure, Series, Value, numbering, points
+from rft.report.figures import Figure, Series, Value, gains_caption, gold_of, numbering, points
 from rft.report.resources import AXES, name
 from rft.report.selection import leading, left_out
 from rft.report.wording import number
@@ -56,7 +56,9 @@ def preferred_axis(summary: Mapping[str, Any]) -> str:
     budget = (summary["cost"].get("budget") or {}).get("arms") or {}
     limits = {resource for arm in budget.values() for resource in arm.get("limit") or {}}
     seeds = [seed for arm in (summary["cost"].get("axes") or {}).values() for seed in arm]
-    return next((axis for axis in axes(summary) if axis in limits and all(_grows(seed, axis) for seed in seeds)), "steps")
+    return next(
+        (axis for axis in axes(summary) if axis in limits and all(_grows(seed, axis) for seed in seeds)), "steps"
+    )
 
 
 def _grows(seed: Mapping[str, Any], axis: str) -> bool:
@@ -143,7 +145,11 @@ def checkpoint_gold(summary: Mapping[str, Any], axis: str) -> Figure | None:
     series = []
     arms = leading(summary, CURVE_ARMS)
     for arm in arms:
-        found = [p for p in points(summary, arm) if p["step"] is not None and p["gold"] is not None]
+        found = [
+            point | {"gold": gold}
+            for point in points(summary, arm)
+            if point["step"] is not None and (gold := gold_of(summary, point)) is not None
+        ]
         seeds = sorted({p["seed"] for p in found})
         own = {seed: _way([p for p in found if p["seed"] == seed]) for seed in seeds}
         if not any(len(way) > 1 for way in own.values()):
@@ -160,7 +166,9 @@ def checkpoint_gold(summary: Mapping[str, Any], axis: str) -> Figure | None:
     if not series:
         return None
     caption = "The hidden gold reward of the checkpoints, which training never saw."
-    caption = " ".join(filter(None, (caption, left_out(summary, CURVE_ARMS))))
+    caption = " ".join(
+        filter(None, (caption, gains_caption(summary), _charged(summary), left_out(summary, CURVE_ARMS)))
+    )
     return Figure("gold", "Gold reward while training", name(axis), "gold reward", tuple(series), caption)
 
 

@@ -12,6 +12,7 @@ import pytest
 from rft.budget.usage import USAGE
 from rft.report import summarise
 from rft.report.curves import POINTS
+from rft.report.figures import frontier
 from rft.report.html import render
 from rft.report.learning import checkpoint_gold, curves, preferred_axis
 from tests.synthetic_study import ITERATIONS, PREFERENCES, PRICES, REWARD_MODEL, Study
@@ -42,7 +43,8 @@ def test_the_mean_of_the_checkpoints_is_by_their_number(tmp_path: Path) -> None:
     (mean,) = [series for series in figure.series if series.name == "ppo, mean of 3 seeds"]
     places = [[point for point in found if point["checkpoint"] == number] for number in (0, 1, 2, None)]
     assert mean.x == pytest.approx([np.mean([point["step"] for point in place]) for place in places])
-    assert mean.y == pytest.approx([np.mean([point["gold"] for point in place]) for place in places])
+    start = summary["arms"]["sft"]["splits"]["test"]["gold"]["mean"]
+    assert mean.y == pytest.approx([start + np.mean([point["gain"] for point in place]) for place in places])
 
 
 def test_a_checkpoint_that_one_seed_lacks_is_in_no_mean(tmp_path: Path) -> None:
@@ -195,3 +197,28 @@ def test_axes_count_what_the_budget_counts(study: Study, charge: str) -> None:
         assert (ppo["steps"][0], ppo["generated_tokens"][0], ppo["labels"][0]) == (0, 35_000.0, 500.0)
         assert all("Over a resource curves begin at what the shared stages used" in caption for caption in captions)
     assert preferred_axis(summary) == "steps"  # dpo generates nothing while it trains
+
+
+def test_checkpoints_on_easy_questions_make_no_kink(tmp_path: Path) -> None:
+    """The points of training answer the 12 easiest questions, where gold is higher for the start policy as well."""
+    study = Study(tmp_path, checkpoints=2)
+    own = study.rows
+
+    def rows(arm: str, seed: int) -> list[dict[str, Any]]:
+        found = own(arm, seed)
+        for n, row in enumerate(found):
+            row["gold"] = (0.6 if n % 2 == 0 else 0.2) + (0.0 if arm == "sft" else 0.1)
+        return found
+
+    study.rows = rows  # type: ignore[method-assign]
+    summary = summarise(study.fill(("sft", "ppo"), seeds=2).load())
+    gold = {(point["checkpoint"], point["seed"]): point["gold"] for point in summary["frontier"]["ppo"]}
+    assert gold[1, 0] == pytest.approx(0.6 + 0.1 * 2 / 3)  # raw, and above the final policy's
+    assert gold[None, 0] == pytest.approx(0.5)
+    wanted = [0.4 + 0.1 / 3, 0.4 + 0.2 / 3, 0.5]
+    drawn = frontier(summary), checkpoint_gold(summary, "steps")
+    for figure in drawn:
+        assert figure is not None
+        own_line = next(one for one in figure.series if one.arm == 1 and one.kind in ("path", "line"))
+        assert own_line.y[:3] == pytest.approx(wanted, abs=1e-3)
+        assert "A checkpoint answered some of the questions only" in figure.caption
