@@ -390,13 +390,12 @@ def frontier(points: Sequence[tuple[int, float, float]], kl: float = 0.0) -> dic
     """A summary as far as the fit reads it: (seed, KL, gold) of one arm's points, trained and picked from the start."""
     entries = [{"seed": seed, "step": 8, "kl": at, "gold": gold, "gain": gold - 0.5} for seed, at, gold in points]
     start = {"splits": {"test": {"gold": {"mean": 0.5}, "kl": kl}}}
+    picked, unknown = ([entry | {"step": step} for entry in entries] for step in (0, None))
+    found = {"sft": [], "ppo": entries, "picked": picked, "unknown": unknown}
     return {
         "control": "sft", "splits": ["test"], "statistics": {"level": 0.95},
-        "arms": {"sft": start, "ppo": {}, "picked": {}, "unknown": {}},
-        "frontier": {
-            "sft": [], "ppo": entries, "picked": [entry | {"step": 0} for entry in entries],
-            "unknown": [entry | {"step": None} for entry in entries],
-        },
+        "arms": {arm: (start if arm == "sft" else {}) | {"algorithm": arm, "stages": {}} for arm in found},
+        "frontier": found,
     }  # fmt: skip
 
 
@@ -416,6 +415,27 @@ def test_the_law_of_the_optimiser_is_fitted_to_the_gain_over_the_start() -> None
     assert ppo["falls"] is True
     # By what was done, not by a name: no step of an optimiser made these.
     assert (picked["law"], unknown["law"]) == ("best_of_n", "rl")
+
+
+def test_arms_that_pick_among_answers_are_points_of_one_curve() -> None:
+    """Each n is one distance, of which no law can be told; d(α − βd) holds for all n together."""
+    summary = frontier([])
+    ways = {"bon2": (0.4, "m"), "bon4": (0.8, "m"), "bon16": (1.35, "m"), "bon64": (1.78, "m"), "other": (1.0, "else")}
+    for arm, (d, model) in ways.items():
+        summary["arms"][arm] = {"algorithm": "best_of_n", "stages": {"reward_model": [{"key": model}]}}
+        gain = d * (0.3 - 0.05 * d)
+        summary["frontier"][arm] = [
+            {"seed": seed, "step": 0, "kl": d * d, "gold": 0.5 + gain, "gain": gain} for seed in range(3)
+        ]
+    found = overoptimisation(summary)
+    assert found["other"] is None
+    for arm in ("bon2", "bon4", "bon16", "bon64"):
+        law = found[arm]
+        assert law is not None
+        assert (law["law"], law["points"]) == ("best_of_n", 12)
+        assert law["arms"] == ["bon2", "bon4", "bon16", "bon64"]
+        assert (law["alpha"]["mean"], law["beta"]["mean"]) == (pytest.approx(0.3), pytest.approx(0.05))
+        assert law["sentence"].startswith("bon2, bon4, bon16 and bon64 on one curve: gold rises")
 
 
 @pytest.mark.parametrize(
