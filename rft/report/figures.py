@@ -300,6 +300,9 @@ def ranking(summary: Mapping[str, Any]) -> Figure | None:
         "Log-strength of Bradley and Terry from all wins, prompt by prompt; 0 is the mean, and an arm that is ahead "
         "of another by 1 wins 73 % of their prompts."
     )
+    if any(entry["covers"] == PROMPTS_ONLY for entry in found):
+        single = [entry["arm"] for entry in found if len(summary["arms"][entry["arm"]]["seeds"]) == 1]
+        caption += f" Bars cover prompts only: every strength depends on {wording.shortlist(single)}, with one seed."
     if len(found) > len(kept):
         caption += f" Shown are the {len(kept)} strongest of {len(found)} arms."
     return Figure(

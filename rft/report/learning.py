@@ -161,8 +161,8 @@ def checkpoint_gold(summary: Mapping[str, Any], axis: str) -> Figure | None:
             ]
         places = _places(list(own.values()))
         steps = [float(np.mean([p["step"] for p in place])) for place in places]
-        gold = [float(np.mean([p["gold"] for p in place])) for place in places]
-        series.append(_curve(summary, arm, steps, gold, axis, seeds, mean=True))
+        means = [float(np.mean([p["gold"] for p in place])) for place in places]
+        series.append(_curve(summary, arm, steps, means, axis, seeds, mean=True))
     if not series:
         return None
     caption = "The hidden gold reward of the checkpoints, which training never saw."

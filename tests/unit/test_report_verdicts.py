@@ -386,6 +386,65 @@ def test_seeds_of_a_pipeline_are_paired_and_the_summary_says_what_they_cover() -
     assert "are fixed" in fixed["statistics"]["covers_text"]
 
 
+def pipeline_trials(arm: str, keys: Mapping[int, str], mean: float = 0.5) -> list[Trial]:
+    """Trials by seed, each with a reward model."""
+    return [
+        trial(arm, seed, np.linspace(mean, mean + 0.1 * (seed + 1), 10),
+              stages={"reward_model": StageUse(key, "d" + key, 1.0, None, None, True)})
+        for seed, key in keys.items()
+    ]  # fmt: skip
+
+
+def test_a_missing_seed_of_a_pipeline_is_said_to_undo_the_pairing() -> None:
+    keys = {0: "a", 1: "b", 2: "c"}
+    whole = [*pipeline_trials("sft", keys), *pipeline_trials("ppo", keys, 0.6)]
+    paired, torn = (summarise(StudyResults("s", tuple(t), ()), settings=QUICK) for t in (whole, whole[:-1]))
+    assert "seed by seed" not in paired["statistics"]["covers_text"]
+    assert "(ppo lacks seed 2): no difference is taken seed by seed" in torn["statistics"]["covers_text"]
+
+
+def test_arms_whose_seeds_repeat_other_things_are_not_paired() -> None:
+    """The control cannot tell, and takes no side: it uses nothing that a seed could draw anew."""
+    trials = [
+        *pipeline_trials("dpo", {0: "a", 1: "b", 2: "c"}), *pipeline_trials("ppo", dict.fromkeys(range(3), "a"), 0.6),
+        *(trial("sft", seed, np.linspace(0.4, 0.5, 10)) for seed in range(3)),
+    ]  # fmt: skip
+    summary = summarise(StudyResults("s", tuple(trials), ()), settings=QUICK)
+    kinds = {arm: record["replicate"] for arm, record in summary["arms"].items()}
+    assert kinds == {"sft": None, "dpo": "pipeline", "ppo": "policy"}
+    assert summary["statistics"]["replicate"] == "mixed"
+    text = summary["statistics"]["covers_text"]
+    assert text.startswith(
+        "A seed of dpo repeats the candidates, labels, reward model and policy, one of ppo the policy's"
+    )
+    pair = find_pair(summary, "test", "ppo", "dpo")
+    assert pair is not None
+    means = {arm: [seed["gold"] for seed in summary["arms"][arm]["splits"]["test"]["per_seed"]] for arm in kinds}
+    paired = stats.ttest_rel(means["ppo"], means["dpo"]).pvalue
+    assert np.isnan(paired) or pair["p_value"] != pytest.approx(paired, rel=1e-3)
+    assert "Of some arms a seed repeated the whole pipeline" in render(StudyResults("s", tuple(trials), ()), summary)
+
+
+def test_the_ranking_says_what_its_intervals_cover() -> None:
+    arms = {"sft": SFT, "ppo": (0.8, 0.81, 0.79), "dpo": (0.6, 0.61, 0.59)}
+    several = summarise(results(arms), settings=QUICK)
+    one = summarise(results(arms | {"dpo": (0.6,)}), settings=QUICK)
+    assert {entry["covers"] for entry in several["ranking"]["test"]} == {"seeds and prompts"}
+    assert {entry["covers"] for entry in one["ranking"]["test"]} == {"prompts only"}
+    drawn, remarked = figures.ranking(several), figures.ranking(one)
+    assert drawn is not None
+    assert remarked is not None
+    assert "prompts only" not in drawn.caption
+    assert "Bars cover prompts only: every strength depends on dpo, with one seed." in remarked.caption
+
+
+def test_the_words_of_the_verdict_say_that_its_rate_is_per_table() -> None:
+    study = results({"sft": SFT, "ppo": (0.8, 0.81, 0.79)})
+    text = render(study, summarise(study, settings=QUICK)).split('id="reading"')[1]
+    assert "hold per table: where nothing differs, a table says better or worse by mistake in at most 5 %" in text
+    assert "The headline reads the table against sft on the first split" in text
+
+
 def frontier(points: Sequence[tuple[int, float, float]], kl: float = 0.0) -> dict[str, Any]:
     """A summary as far as the fit reads it: (seed, KL, gold) of one arm's points, trained and picked from the start."""
     entries = [{"seed": seed, "step": 8, "kl": at, "gold": gold, "gain": gold - 0.5} for seed, at, gold in points]
