@@ -13,8 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from rft.machine import commit
 from rft.report import StudyResults, figures, learning, plots, summarise, views, write_report
-from rft.report.environment import commit, environment
+from rft.report.environment import environment
 from rft.report.images import images
 from rft.report.markdown import escape, markdown
 from rft.report.palette import PLOTLY_DASHES, PLOTLY_MARKS, key
