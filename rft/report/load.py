@@ -42,8 +42,7 @@ def load_study(
     A trial that failed, whose rows are not in the store, whose settings are not those of its arm's other seeds, or
     whose rows cannot be compared with the others' (missing, duplicate, or of a value that cannot be) is listed in
     `failed` and enters no number. What had to be decided for that, arms of which nothing is left, and trials whose
-    points of training cannot be used are told in `warnings`; so are, unless `only` says which trials there are, those
-    that run or were killed before they left a record.
+    points of training cannot be used are told in `warnings`; so are, without `only`, those that have no record yet.
 
     Args:
         study_dir: the study's folder under `runs/`.
@@ -81,17 +80,12 @@ def load_study(
             f"because: {failed[0].error}; mend the cause and run the study again (finished stages are reused)"
         )
     trials_with_points, points_lost = _with_points(usable.trials)
+    silent = unrecorded(study_dir) if only is None else []
     return StudyResults(
         study=studies.most_common(1)[0][0],
         trials=trials_with_points,
         failed=tuple(sorted(failed, key=lambda trial: trial.folder)),
-        warnings=(
-            *alike.warnings,
-            *usable.warnings,
-            *vanished(usable.trials, failed),
-            *points_lost,
-            *(unrecorded(study_dir) if only is None else ()),
-        ),
+        warnings=(*alike.warnings, *usable.warnings, *vanished(usable.trials, failed), *points_lost, *silent),
         tuning=read_tuning(study_dir, {trial.arm: trial.config for trial in usable.trials}, tuned),
     )
 
