@@ -18,7 +18,7 @@ TEXTS = {
 
 
 def full(summary: dict[str, Any]) -> dict[str, Any]:
-    """`summary` with checkpoints, axes, win rates, ranking, fits, budgets and tuning added where they are missing."""
+    """`summary` with checkpoints, win rates, ranking, fits, budgets and tuning added where they are missing."""
     arms = list(summary["arms"])
     summary["statistics"] |= {key: text for key, text in TEXTS.items() if key not in summary["statistics"]}
     for split in summary["splits"]:
@@ -29,8 +29,6 @@ def full(summary: dict[str, Any]) -> dict[str, Any]:
             for share in ("probability_of_improvement", "win_rate", "win_rate_lc"):
                 pair.setdefault(share, _share(pair["mean"]))
     split = summary["splits"][0]
-    if not any(summary["cost"].get("axes", {}).values()):
-        summary["cost"]["axes"] = {arm: _axes(summary, arm) for arm in arms}
     if max((len(points) for points in summary.get("frontier", {}).values()), default=0) <= 3:
         summary["frontier"] = {arm: _frontier(summary, arm, split) for arm in arms}
     summary.setdefault("ranking", {split: _ranking(summary, split) for split in summary["splits"]})
@@ -66,20 +64,6 @@ def _arm(row: dict[str, Any], *, is_control: bool) -> None:
         _difference(row["difference"])
     for share in ("win_rate", "win_rate_lc"):
         row.setdefault(share, _share(row["difference"]["mean"]) if row["difference"] else None)
-
-
-def _axes(summary: dict[str, Any], arm: str) -> list[dict[str, Any]]:
-    """A step uses what the arm's number says; an arm that makes no rollouts has no generated tokens."""
-    place = list(summary["arms"]).index(arm) + 1
-    steps = list(range(4, 100, 4))
-    per_step = {"prompts": 8, "generated_tokens": 150 * place, "trained_tokens": 300, "flops": 2e12 * place,
-                "seconds": 1.5 * place, "labels": 0, "money": 0.002 * place}  # fmt: skip
-    if arm == "dpo":
-        del per_step["generated_tokens"]
-    return [
-        {"seed": seed, "steps": steps, **{axis: [step * use for step in steps] for axis, use in per_step.items()}}
-        for seed in summary["arms"][arm]["seeds"]
-    ]
 
 
 def _frontier(summary: dict[str, Any], arm: str, split: str) -> list[dict[str, Any]]:

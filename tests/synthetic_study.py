@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rft.budget.usage import COUNTED
 from rft.report import StudyResults, load_study
 from rft.store import Store
+from rft.store.cost import COST
 
 EVIL = "<script>alert(1)</script> & </script><img src=x onerror=alert(2)> '\"<!--"
 GOLD = {"sft": 0.52, "ppo": 0.82, "dpo": 0.68, "rlaif": 0.74}
@@ -32,6 +34,7 @@ OPENINGS = ("I watched this film with", "The story begins in a", "When the direc
 GOOD = ("a warm and patient film", "full of small wonders", "the cast is superb", "I would see it again tomorrow")
 BAD = ("a slow and careless mess", "two hours of nothing", "the script falls apart", "I left before the end")
 ITERATIONS = 24
+PRICES = {"gpu_hour": 2.0, "core_hour": 0.6, "human_label": 0.1, "judge_mtoken": 0.5}
 Rows = list[dict[str, Any]]
 
 
@@ -73,12 +76,18 @@ class Study:
         return rows
 
     def history(self, arm: str, seed: int) -> Rows:
-        """What the policy stage logs: rollouts where the arm makes any, margins where it learns from pairs."""
+        """What the policy stage logs: rollouts where the arm makes any, margins where it learns from pairs.
+
+        All that is counted is in every row, also what the arm does not use.
+        """
         rng = np.random.default_rng([len(arm), seed, 1])
         rows = []
         for i in range(ITERATIONS if arm != "sft" else 0):
             done = 1 - np.exp(-i / 8)
             row = {"step": 4.0 * (i + 1), "train/loss": float(0.1 - 0.05 * done + rng.normal(0, 0.01))}
+            used = {"prompts": 32, "trained_tokens": 1200, "flops": 8e12}
+            used |= {"labels": 16, "human_labels": 48} if arm == "dpo" else {"generated_tokens": 600}
+            row |= {f"budget/{name}": float(used.get(name, 0) * (i + 1)) for name in COUNTED}
             if arm == "dpo":
                 row |= {"train/margin": float(2 * done + rng.normal(0, 0.1)), "train/accuracy": float(0.5 + 0.4 * done)}
             else:
@@ -127,6 +136,17 @@ class Study:
             rows.append({"pair": pair, "preference": 0.5 if tied else float(first != flipped)})
         pq.write_table(pa.Table.from_pylist(rows), folder / "labels.parquet")
 
+    def policy(
+        self, arm: str, seed: int, inputs: Mapping[str, str] | None = None, history: Rows | None = None
+    ) -> dict[str, Any]:
+        """The stage with its history, by default the arm's own, and the time that each of its rows took."""
+        rows = self.history(arm, seed) if history is None else history
+        clock = [{"seconds": 12.0 * (i + 1), "device_seconds": 24.0 * (i + 1)} for i in range(len(rows))]
+        return self.stage(
+            "policy", arm=arm, seed=0 if arm == "sft" else seed, inputs=inputs, metrics={COST: {"clock": clock}},
+            write=lambda folder: (folder / "history.json").write_text(json.dumps(rows)),
+        )  # fmt: skip
+
     def trial(
         self, arm: str, seed: int, *, change_rows: Callable[[Rows], Any] | None = None,
         change: Callable[[dict[str, Any]], Any] | None = None, start: str = "smollm2",
@@ -148,11 +168,7 @@ class Study:
         stages["reward_model"] = self.stage(
             "reward_model", metrics=REWARD_MODEL[source], inputs={"preferences": stages["preferences"]["key"]}
         )
-        history = json.dumps(self.history(arm, seed))
-        stages["policy"] = self.stage(
-            "policy", arm=arm, seed=0 if arm == "sft" else seed,
-            write=lambda folder: (folder / "history.json").write_text(history),
-        )  # fmt: skip
+        stages["policy"] = self.policy(arm, seed)
 
         def write(folder: Path) -> None:
             pq.write_table(pa.Table.from_pylist(rows), folder / "evaluation.parquet")
@@ -164,7 +180,7 @@ class Study:
             "study": self.name, "arm": arm, "algorithm": arm, "seed": seed, "status": "done", "error": None,
             "overrides": [f"algorithm={arm}", f"seed={seed}"], "stages": stages,
             "evaluation": stages["evaluation"]["key"],
-            "config": {"feedback": {"_target_": f"rft.feedback.{source}.Source"}},
+            "config": {"feedback": {"_target_": f"rft.feedback.{source}.Source"}, "budget": {"prices": PRICES}},
         }  # fmt: skip
         if change:
             change(record)
@@ -232,11 +248,8 @@ class LargeStudy(Study):
 
     def _own(self, n: int, arm: str, seed: int) -> dict[str, Any]:
         """The stages policy and evaluation of a trial."""
-        history = json.dumps(self.history("ppo" if n else "sft", 1000 * n + seed))
         table = self.table(n, seed)
-        policy = self.stage(
-            "policy", arm=arm, seed=seed if n else 0, write=lambda f: (f / "history.json").write_text(history)
-        )
+        policy = self.policy(arm, seed, history=self.history("ppo" if n else "sft", 1000 * n + seed))
         return {
             "policy": policy,
             "evaluation": self.stage(

@@ -72,8 +72,8 @@ def budget(results: StudyResults, arms: Sequence[str]) -> dict[str, Any] | None:
 
     ``own``: the policy's training. ``full``: with every shared stage it depends on. ``shared``: with those stages
     divided over all trials of the study that depend on them. A trial's own labels are those that it learned from; the
-    shared stage has bought them. The final test is in none: it measures, and is the same
-    for all.
+    shared stage has bought them. The final test is in none: it measures. It asks every arm the same questions, but an
+    arm that picks among n answers samples n times as many, as it does at each use.
     """
     told = {arm: [trial for trial in results.arm(arm) if _policy(trial) is not None] for arm in arms}
     known = [trial for trials in told.values() for trial in trials]
@@ -102,10 +102,9 @@ def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
         prices = prices_of(trial.config, policy)
         used = usage_of(policy)
         # The labels that it learned from are those of the shared stage, which are charged whole.
-        unlabelled = replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0)
-        whole, part = prices.amounts(unlabelled), prices.amounts(unlabelled)
+        whole, part = prices.amounts(_unlabelled(used)), prices.amounts(_unlabelled(used))
         for entry in _charged(trial):
-            for name, amount in prices_of(trial.config, entry).amounts(usage_of(entry)).items():
+            for name, amount in _amounts(trial, entry).items():
                 whole[name] += amount
                 part[name] += amount / users[entry.key]
         own.append(prices.amounts(used))
@@ -124,6 +123,15 @@ def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
         "stops": dict(sorted(stops.items())),
         "prices": _listed(trials[0].config),
     }
+
+
+def _unlabelled(used: Usage) -> Usage:
+    return replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0)
+
+
+def _amounts(trial: Trial, entry: Entry) -> dict[str, float]:
+    """What a stage used, at the trial's prices."""
+    return prices_of(trial.config, entry).amounts(usage_of(entry))
 
 
 def _policy(trial: Trial) -> Entry | None:
@@ -158,8 +166,15 @@ def prices_of(config: Mapping[str, Any], entry: Entry) -> Prices:
     return Prices(hour, listed.get("human_label", 0.0), listed.get("judge_mtoken", 0.0))
 
 
+def charges_full(trial: Trial) -> bool:
+    """Whether the trial's budget counts the shared stages (`budget.charge=full`)."""
+    return (trial.config.get("budget") or {}).get("charge") == "full"
+
+
 def spent(trial: Trial, counted: Mapping[str, float], clock: Mapping[str, float]) -> dict[str, float]:
-    """Every resource at a point of a trial's training.
+    """Every resource at a point of a trial's training, as its budget counts it.
+
+    With `budget.charge=full` that includes the shared stages; the labels that it learned from are among theirs.
 
     Args:
         trial: whose prices count.
@@ -168,4 +183,9 @@ def spent(trial: Trial, counted: Mapping[str, float], clock: Mapping[str, float]
     """
     policy = _policy(trial)
     assert policy is not None
-    return prices_of(trial.config, policy).amounts(Usage.of({**counted, **clock}))
+    used = Usage.of({**counted, **clock})
+    if not charges_full(trial):
+        return prices_of(trial.config, policy).amounts(used)
+    stages = [_amounts(trial, entry) for entry in _charged(trial)]
+    own = prices_of(trial.config, policy).amounts(_unlabelled(used))
+    return {name: amount + sum(one[name] for one in stages) for name, amount in own.items()}

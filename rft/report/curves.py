@@ -46,8 +46,9 @@ def curves(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
 def axes(results: StudyResults, arms: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """What each seed had used at the steps of its curves: ``{arm: [{"seed", "steps", resource: [amount]}]}``.
 
-    Seconds and money are of the run that computed the policy. A resource that no arm uses is absent everywhere,
-    one that a stage did not note is absent there.
+    The first step is 0: with `budget.charge=full` the shared stages have been used by then. Seconds and money are of
+    the run that computed the policy. A resource that no arm uses is absent everywhere, one that a stage did not note is
+    absent there.
     """
     found = {arm: [axis for trial in results.arm(arm) if (axis := _axis(trial))] for arm in arms}
     used = {name for seeds in found.values() for axis in seeds for name in RESOURCES if any(axis.get(name, ()))}
@@ -70,9 +71,10 @@ def _axis(trial: Trial) -> dict[str, Any] | None:
     times = clock if len(clock) == len(steps) else [{}] * len(steps)
     kept = _evenly(range(len(steps)))
     amounts = [spent(trial, {name: points[steps[i]] for name, points in counted.items()}, times[i]) for i in kept]
+    amounts.insert(0, spent(trial, {}, {}))
     return {
         "seed": trial.seed,
-        "steps": [steps[i] for i in kept],
+        "steps": [0, *(steps[i] for i in kept)],
         **{name: [float(f"{at[name]:.{DIGITS}g}") for at in amounts] for name in known},
     }
 

@@ -146,6 +146,7 @@ def frontier(summary: Mapping[str, Any]) -> Figure | None:
     checkpoints = any(one.kind == "path" for one in series)
     parts = ["Up is better, left is closer to the start policy. Large filled marks are final policies, one a seed"]
     parts.append("; small hollow ones are checkpoints on the way there." if checkpoints else ".")
+    parts.append(_also(gains_caption(summary)))
     if any(one.kind == "fit" for one in series):
         parts.append(" Dotted lines are the fitted laws whose coefficients are in the table below.")
     parts.append(_also(left_out(summary, SCATTER_ARMS)))
@@ -167,6 +168,7 @@ def proxy_against_gold(summary: Mapping[str, Any]) -> Figure | None:
     caption = "To the right without going up is over-optimisation: the reward model is pleased, the gold reward is not."
     if not summary["stages"].get("reward_model", {"same": True})["same"]:
         caption += " Not all arms share a reward model: read left and right only between arms that do."
+    caption += _also(gains_caption(summary))
     return Figure(
         name="proxy_gold",
         title="What was optimised against what counts",
@@ -190,12 +192,37 @@ def points(summary: Mapping[str, Any], arm: str) -> list[dict[str, Any]]:
     return [{**seed, "step": None, "fraction": 1.0, "final": True} for seed in seeds]
 
 
+def gold_of(summary: Mapping[str, Any], point: Mapping[str, Any]) -> float | None:
+    """Where a policy's gold reward stands in a figure: at the control's over all questions plus the policy's gain.
+
+    A point of training was asked some of the questions; where its gain on these is not known, it is its own mean.
+    """
+    start, gain = start_gold(summary), point.get("gain")
+    own: float | None = point["gold"]
+    return own if start is None or gain is None else start + gain
+
+
+def gains_caption(summary: Mapping[str, Any]) -> str:
+    """The sentence on where checkpoints stand; empty if there are none, or their gains are not known."""
+    found = [point for arm in summary["arms"] for point in points(summary, arm) if not point["final"]]
+    if summary["control"] is None or not any(point.get("gain") is not None for point in found):
+        return ""
+    return (
+        f"A checkpoint answered some of the questions only: its gold reward is that of {summary['control']} over all "
+        f"of them plus its gain over {summary['control']} on those."
+    )
+
+
 def _trajectories(summary: Mapping[str, Any], across: str, label: str) -> list[Series]:
     """Of every arm the way of each seed through its checkpoints, and the final policies."""
     numbers = numbering(summary)
     series = []
     for arm in leading(summary, SCATTER_ARMS):
-        known = [point for point in points(summary, arm) if point[across] is not None and point["gold"] is not None]
+        known = [
+            point | {"gold": gold}
+            for point in points(summary, arm)
+            if point[across] is not None and (gold := gold_of(summary, point)) is not None
+        ]
         for kind, kept in (("path", known), ("final", [point for point in known if point["final"]])):
             if kind == "path" and len(kept) == sum(point["final"] for point in kept):
                 continue
@@ -273,6 +300,9 @@ def ranking(summary: Mapping[str, Any]) -> Figure | None:
         "Log-strength of Bradley and Terry from all wins, prompt by prompt; 0 is the mean, and an arm that is ahead "
         "of another by 1 wins 73 % of their prompts."
     )
+    if any(entry["covers"] == PROMPTS_ONLY for entry in found):
+        single = [entry["arm"] for entry in found if len(summary["arms"][entry["arm"]]["seeds"]) == 1]
+        caption += f" Bars cover prompts only: every strength depends on {wording.shortlist(single)}, with one seed."
     if len(found) > len(kept):
         caption += f" Shown are the {len(kept)} strongest of {len(found)} arms."
     return Figure(

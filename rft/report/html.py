@@ -128,7 +128,7 @@ def _tables(summary: Mapping[str, Any]) -> dict[str, Any]:
         "labels_note": views.LABELS_NOTE,
         "more_seeds": wording.more_seeds,
         "tuned": views.tuned(summary),
-        "warnings": summary.get("warnings") or [],
+        "warnings": views.warnings(summary),
         "differences": (summary.get("provenance") or {}).get("differences") or [],
         "machine": views.machine(summary),
         "versions": (summary.get("environment") or {}).get("versions") or {},

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rft.report import wording
-from rft.report.figures import Figure, Series, Value, numbering, points
+from rft.report.figures import Figure, Series, Value, gains_caption, gold_of, numbering, points
 from rft.report.resources import AXES, name
 from rft.report.selection import leading, left_out
 from rft.report.wording import number
@@ -50,12 +50,20 @@ def axes(summary: Mapping[str, Any]) -> list[str]:
 def preferred_axis(summary: Mapping[str, Any]) -> str:
     """The resource that the arms' budget limits, so that curves end where the budget does; else optimiser steps.
 
-    Only what is known of every arm that has any axis can be it.
+    Only what is known of every arm that has any axis can be it, and what each of them used while it trained: of what
+    an arm did not use, its curve would be an upright line.
     """
     budget = (summary["cost"].get("budget") or {}).get("arms") or {}
     limits = {resource for arm in budget.values() for resource in arm.get("limit") or {}}
-    known = [set.intersection(*map(set, seeds)) for seeds in (summary["cost"].get("axes") or {}).values() if seeds]
-    return next((axis for axis in axes(summary) if axis in limits and all(axis in one for one in known)), "steps")
+    seeds = [seed for arm in (summary["cost"].get("axes") or {}).values() for seed in arm]
+    return next(
+        (axis for axis in axes(summary) if axis in limits and all(_grows(seed, axis) for seed in seeds)), "steps"
+    )
+
+
+def _grows(seed: Mapping[str, Any], axis: str) -> bool:
+    """Whether a resource is known of a seed and was used while it trained."""
+    return axis in seed and min(seed[axis]) < max(seed[axis])
 
 
 def metric(summary: Mapping[str, Any], which: str, title: str, label: str, axis: str) -> Figure:
@@ -77,7 +85,18 @@ def metric(summary: Mapping[str, Any], which: str, title: str, label: str, axis:
 def _who(summary: Mapping[str, Any], which: str) -> str:
     without = [arm for arm in summary["arms"] if arm not in summary["curves"][which]]
     told = f"Not logged by {wording.listing(without)}." if 0 < len(without) <= CURVE_ARMS else ""
-    return " ".join(filter(None, (told, left_out(summary, CURVE_ARMS))))
+    return " ".join(filter(None, (told, _charged(summary), left_out(summary, CURVE_ARMS))))
+
+
+def _charged(summary: Mapping[str, Any]) -> str:
+    """The sentence that says whose curves begin with what the shared stages used; empty if none do."""
+    budget = (summary["cost"].get("budget") or {}).get("arms") or {}
+    drawn = [arm for arm, seeds in (summary["cost"].get("axes") or {}).items() if seeds and arm in budget]
+    full = [arm for arm in drawn if budget[arm].get("charge") == "full"]
+    if not full:
+        return ""
+    whose = "curves begin" if full == drawn else f"the curves of {wording.shortlist(full)} begin"
+    return f"Over a resource {whose} at what the shared stages used, since their budget counts it."
 
 
 def _curve(
@@ -108,14 +127,14 @@ def along(
 ) -> list[Value] | None:
     """What `seeds` of `arm` had used of a resource, in the mean, after each of `steps` [N]; None if that is not known.
 
-    Between two steps that are known it is in proportion; nothing was used before the first.
+    Between two steps that are known it is in proportion.
     """
     if axis == "steps":
         return list(steps)
     known = {seed["seed"]: seed for seed in (summary["cost"].get("axes") or {}).get(arm) or ()}
     if not seeds or any(axis not in known.get(seed, {}) for seed in seeds):
         return None
-    used = [np.interp(steps, [0, *known[seed]["steps"]], [0, *known[seed][axis]]) for seed in seeds]
+    used = [np.interp(steps, known[seed]["steps"], known[seed][axis]) for seed in seeds]
     return [float(f"{value:.{DIGITS}g}") for value in np.mean(used, axis=0)]
 
 
@@ -126,7 +145,11 @@ def checkpoint_gold(summary: Mapping[str, Any], axis: str) -> Figure | None:
     series = []
     arms = leading(summary, CURVE_ARMS)
     for arm in arms:
-        found = [p for p in points(summary, arm) if p["step"] is not None and p["gold"] is not None]
+        found = [
+            point | {"gold": gold}
+            for point in points(summary, arm)
+            if point["step"] is not None and (gold := gold_of(summary, point)) is not None
+        ]
         seeds = sorted({p["seed"] for p in found})
         own = {seed: _way([p for p in found if p["seed"] == seed]) for seed in seeds}
         if not any(len(way) > 1 for way in own.values()):
@@ -138,12 +161,14 @@ def checkpoint_gold(summary: Mapping[str, Any], axis: str) -> Figure | None:
             ]
         places = _places(list(own.values()))
         steps = [float(np.mean([p["step"] for p in place])) for place in places]
-        gold = [float(np.mean([p["gold"] for p in place])) for place in places]
-        series.append(_curve(summary, arm, steps, gold, axis, seeds, mean=True))
+        means = [float(np.mean([p["gold"] for p in place])) for place in places]
+        series.append(_curve(summary, arm, steps, means, axis, seeds, mean=True))
     if not series:
         return None
     caption = "The hidden gold reward of the checkpoints, which training never saw."
-    caption = " ".join(filter(None, (caption, left_out(summary, CURVE_ARMS))))
+    caption = " ".join(
+        filter(None, (caption, gains_caption(summary), _charged(summary), left_out(summary, CURVE_ARMS)))
+    )
     return Figure("gold", "Gold reward while training", name(axis), "gold reward", tuple(series), caption)
 
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rft.errors import UserError
 from rft.report.alike import COSMETIC, different_rows, same_questions, same_settings, vanished
 from rft.report.checkpoints import read_checkpoints
@@ -17,6 +19,7 @@ from rft.report.rows import LeftOut, Pool, Questions, Rows, read_columns, row_na
 from rft.report.tuning import is_tuning_trial, read_tuning
 from rft.store import Entry, Problem, Store
 from rft.store.names import CHECKPOINTS_FILE, RECORD, ROWS_FILE
+from rft.store.running import LOCK, is_running
 
 __all__ = ["FailedTrial", "Rows", "StageUse", "StudyResults", "Trial", "load_study"]
 
@@ -39,7 +42,7 @@ def load_study(
     A trial that failed, whose rows are not in the store, whose settings are not those of its arm's other seeds, or
     whose rows cannot be compared with the others' (missing, duplicate, or of a value that cannot be) is listed in
     `failed` and enters no number. What had to be decided for that, arms of which nothing is left, and trials whose
-    points of training cannot be used are told in `warnings`.
+    points of training cannot be used are told in `warnings`; so are, without `only`, those that have no record yet.
 
     Args:
         study_dir: the study's folder under `runs/`.
@@ -77,11 +80,12 @@ def load_study(
             f"because: {failed[0].error}; mend the cause and run the study again (finished stages are reused)"
         )
     trials_with_points, points_lost = _with_points(usable.trials)
+    silent = unrecorded(study_dir) if only is None else []
     return StudyResults(
         study=studies.most_common(1)[0][0],
         trials=trials_with_points,
         failed=tuple(sorted(failed, key=lambda trial: trial.folder)),
-        warnings=(*alike.warnings, *usable.warnings, *vanished(usable.trials, failed), *points_lost),
+        warnings=(*alike.warnings, *usable.warnings, *vanished(usable.trials, failed), *points_lost, *silent),
         tuning=read_tuning(study_dir, {trial.arm: trial.config for trial in usable.trials}, tuned),
     )
 
@@ -98,6 +102,17 @@ def _with_points(trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], list[str]]
             points = ()
         found.append(replace(trial, checkpoints=points))
     return tuple(found), told
+
+
+def unrecorded(study_dir: Path) -> list[str]:
+    """A sentence for each trial below a folder that was started and has no record, those of tuning left out."""
+    marks = sorted(mark for mark in study_dir.rglob(LOCK) if not (mark.parent / RECORD).exists())
+    return [
+        f"{mark.parent.relative_to(study_dir).as_posix()} "
+        f"{'is running' if is_running(mark.parent) else 'was started and left no record; start it again'}"
+        for mark in marks
+        if not is_tuning_trial((mark.parent / RECORD).relative_to(study_dir))
+    ]
 
 
 def records(study_dir: Path, only: Collection[Path] | None = None) -> list[Path]:
@@ -173,6 +188,8 @@ class _Reader:
         stages = {name: self._stage_use(name, use, entry) for name, use in sorted(record["stages"].items())}
         rows = self.pool.read(entry.path / ROWS_FILE, _longest(config))
         self._require_complete(rows, stages.get("questions"), config)
+        if "reward_model" in stages:
+            _require_proxy(rows)
         return Trial(
             arm=record["arm"],
             algorithm=record["algorithm"],
@@ -183,6 +200,7 @@ class _Reader:
             config=config,
             evaluation=entry,
             folder=folder,
+            made=made if isinstance(made := record.get("made"), dict) else None,
         )
 
     def _evaluation(self, key: str) -> Entry:
@@ -269,6 +287,16 @@ def _require_rows(split: str, own: Questions, wanted: Sequence[tuple[str, int]])
         raise LeftOut(
             f"{ROWS_FILE}: split {split}: {len(more)} rows are of no question of the study: {row_names(more)}"
         )
+
+
+def _require_proxy(rows: Mapping[str, Rows]) -> None:
+    """Rows may lack a proxy in a study without a reward model only."""
+    for split, own in rows.items():
+        if np.isnan(own.proxy).all():
+            raise LeftOut(
+                f"{ROWS_FILE}: split {split}: proxy is NaN throughout, while the trial has a reward model; "
+                "run the trial again"
+            )
 
 
 def _longest(config: Mapping[str, Any]) -> float:

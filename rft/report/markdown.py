@@ -118,7 +118,7 @@ def _costs(summary: Mapping[str, Any]) -> str:
 
 
 def _left_out(summary: Mapping[str, Any]) -> str:
-    lines = list(summary.get("warnings") or ())
+    lines = views.warnings(summary)
     lines += [f"left out: {trial['trial']}: {wording.brief(trial['error'])}" for trial in summary["failed"]]
     return "> [!WARNING]\n" + "\n".join(f"> - {escape(line)}" for line in lines) if lines else ""
 

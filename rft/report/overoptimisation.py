@@ -10,7 +10,7 @@ import numpy as np
 
 from rft.evaluation.statistics import Curve, fit_curve
 from rft.report.splits import as_dict
-from rft.report.wording import number, span
+from rft.report.wording import number, shortlist, span
 
 AT_START = 0.01
 """A control is the start if its KL, in nats, is below this."""
@@ -21,13 +21,31 @@ Points = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def overoptimisation(summary: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
-    """The fitted law of each arm; None where the points are too few, or without a start to measure the gain from."""
+    """The fitted law of each arm; None where the points are too few, or without a start to measure the gain from.
+
+    An arm that picks among n answers has one distance: those of one algorithm with the same reward model are points of
+    one curve, and each of them has the law that is fitted to all.
+    """
     control, splits = summary["control"], summary["splits"]
     start = summary["arms"][control]["splits"][splits[0]] if control and splits else None
     if start is None or start["kl"] is None or abs(start["kl"]) >= AT_START:
         return dict.fromkeys(summary["arms"])
     level = summary["statistics"]["level"]
-    return {arm: _fitted(summary["frontier"][arm], level) for arm in summary["arms"]}
+    return {
+        arm: _fitted([point for one in group for point in summary["frontier"][one]], level, group)
+        for group in _groups(summary)
+        for arm in group
+    }
+
+
+def _groups(summary: Mapping[str, Any]) -> list[list[str]]:
+    """The arms whose points lie on one curve, in the order of the arms."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for arm, record in summary["arms"].items():
+        picked = arm != summary["control"] and law_of(summary["frontier"][arm]) == "best_of_n"
+        models = sorted(use["key"] for use in record["stages"].get("reward_model", ())) if picked else ()
+        groups.setdefault((record["algorithm"], *models) if picked else (arm, "alone"), []).append(arm)
+    return list(groups.values())
 
 
 def law_of(points: Sequence[Mapping[str, Any]]) -> str:
@@ -38,7 +56,8 @@ def law_of(points: Sequence[Mapping[str, Any]]) -> str:
     return "best_of_n" if all(point["step"] == 0 for point in points) else "rl"
 
 
-def _fitted(points: Sequence[Mapping[str, Any]], level: float) -> dict[str, Any] | None:
+def _fitted(points: Sequence[Mapping[str, Any]], level: float, arms: Sequence[str]) -> dict[str, Any] | None:
+    """The law of the points of `arms`."""
     whole = [point for point in points if point["kl"] is not None and point["gain"] is not None]
     law = law_of(whole)
     curve = fit_curve(
@@ -52,12 +71,14 @@ def _fitted(points: Sequence[Mapping[str, Any]], level: float) -> dict[str, Any]
         return None
     record = {
         "law": law,
+        "arms": list(arms),
         "alpha": as_dict(curve.alpha),
         "beta": as_dict(curve.beta),
         "points": curve.points,
         "falls": curve.falls,
     }
-    return {**record, "sentence": _sentence(curve, record)}
+    together = f"{shortlist(arms)} on one curve: " if len(arms) > 1 else ""
+    return {**record, "sentence": together + _sentence(curve, record)}
 
 
 def _sentence(curve: Curve, record: Mapping[str, Any]) -> str:

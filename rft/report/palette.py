@@ -10,9 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-LIGHT = ("#69727f", "#0072b2", "#d55e00", "#009e73", "#b35a90", "#c98a00", "#3c9bd6")
-DARK = ("#a5afbc", "#5db3ec", "#f58a45", "#2fc79b", "#e3a0c8", "#efb83a", "#9fd8f7")
-"""Okabe and Ito's hues, each lightened or darkened until it stands out on the page; the control's is grey."""
+LIGHT = ("#2b3138", "#0072b2", "#c14f09", "#009767", "#b35a90", "#c98a00", "#409beb")
+DARK = ("#f3f5f8", "#53a9eb", "#f78b50", "#38d2a4", "#d799c6", "#efb83a", "#9fd8f7")
+"""Okabe and Ito's hues, moved until each stands out on the page and no two come near each other to a colour-blind eye;
+the control's is nearly the ink's."""
 PLOTLY_MARKS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
 MATPLOTLIB_MARKS = ("o", "s", "D", "^", "v", "P")
 SHAPES = (

@@ -12,6 +12,8 @@ OWN_STAGES = ("policy", "evaluation")
 """What an arm does itself; every other stage is shared by the arms that ask for the same thing."""
 FEEDBACK_STAGES = ("preferences", "reward_model")
 """Shared stages that may differ between arms by intent: arms may learn from different feedback."""
+DRAWN_STAGES = ("candidates", *FEEDBACK_STAGES)
+"""Shared stages that a seed may draw anew."""
 STAGE_ORDER = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
 
 
@@ -25,15 +27,28 @@ def stage_names(results: StudyResults) -> list[str]:
     return sorted({stage for trial in results.trials for stage in trial.stages}, key=order)
 
 
-def replicated(results: StudyResults) -> str:
-    """What a seed repeats: ``pipeline`` if some shared stage differs between seeds of one arm, else ``policy``."""
-    for arm in {trial.arm for trial in results.trials}:
-        trials = results.arm(arm)
-        for stage in stage_names(results):
-            keys = {trial.stages[stage].key for trial in trials if stage in trial.stages}
-            if stage not in OWN_STAGES and len(keys) > 1:
-                return "pipeline"
-    return "policy"
+def replicated(results: StudyResults, arms: Sequence[str]) -> dict[str, str | None]:
+    """What a seed of each arm repeats: ``pipeline`` if some shared stage differs between its seeds, else ``policy``.
+
+    None if the arm cannot tell: it has one seed, or uses no stage that a seed could draw anew.
+    """
+    return {arm: _repeats(results.arm(arm)) for arm in arms}
+
+
+def _repeats(trials: Sequence[Trial]) -> str | None:
+    keys: dict[str, set[str]] = {}
+    for trial in trials:
+        for stage, use in trial.stages.items():
+            keys.setdefault(stage, set()).add(use.key)
+    if any(len(distinct) > 1 for stage, distinct in keys.items() if stage not in OWN_STAGES):
+        return "pipeline"
+    return "policy" if len(trials) > 1 and keys.keys() & set(DRAWN_STAGES) else None
+
+
+def replicate_of(arms: Mapping[str, str | None]) -> str:
+    """What the seeds of a study repeat, by arm as `replicated` tells: ``policy``, ``pipeline`` or ``mixed``."""
+    kinds = {kind for kind in arms.values() if kind}
+    return "mixed" if len(kinds) > 1 else next(iter(kinds), "policy")
 
 
 def reward_models(trials: Sequence[Trial]) -> frozenset[str]:

@@ -64,6 +64,8 @@ class Trial:
     """Its folder's path below the study's."""
     checkpoints: tuple[Checkpoint, ...] = ()
     """What was evaluated on the way, by split and step."""
+    made: Mapping[str, Any] | None = None
+    """Commit and machine of the process that computed its results, as its record says; None in an old one."""
 
 
 @dataclass(frozen=True, slots=True)

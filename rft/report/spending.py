@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rft.report.costs import SCHEDULE
+from rft.report.overoptimisation import AT_START
 from rft.report.resources import amount, name
 from rft.report.selection import ranked
 from rft.report.wording import counted, duration, number, shortlist, size
@@ -54,7 +55,7 @@ def notes(summary: Summary) -> list[str]:
     if not budget:
         return []
     arms = {arm: record for arm, record in budget["arms"].items() if trained(summary, arm)}
-    told = [*_limits(arms), *_not_bound(arms), *_labels(arms)]
+    told = [*_limits(arms), *_not_bound(arms), *_labels(arms), *_picking(summary)]
     priced = _grouped({arm: sorted(record["prices"].items()) for arm, record in budget["arms"].items()})
     if len(priced) > 1:
         if all(len(group) == 1 for group in priced):
@@ -134,6 +135,18 @@ def _labels(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{models} of {shortlist(behind)} came from; budget.charge=full counts both."
             )
     return told
+
+
+def _picking(summary: Summary) -> list[str]:
+    """The arms that pay when they are used: without training they moved from the start by picking among answers."""
+    split = summary["splits"][0] if summary["splits"] else None
+    arms = [
+        arm
+        for arm, record in summary["arms"].items()
+        if split and not trained(summary, arm) and (record["splits"][split]["kl"] or 0.0) >= AT_START
+    ]
+    pay = "pays" if len(arms) == 1 else "pay"
+    return [f"{shortlist(arms)} {pay} n answers at each use, which these figures leave out."] if arms else []
 
 
 def _counts(resource: str, record: Mapping[str, Any]) -> bool:

@@ -133,6 +133,7 @@ class Split:
                     "strength": ranked.strength.mean,
                     "low": ranked.strength.low,
                     "high": ranked.strength.high,
+                    "covers": ranked.strength.covers,
                 }
                 for ranked in bradley_terry(self.bootstrap, self.shown)
             ],

@@ -20,7 +20,7 @@ from rft.report.factors import feedback_of, optimiser_of, two_way
 from rft.report.feedback import feedback
 from rft.report.load import StudyResults, Trial
 from rft.report.overoptimisation import overoptimisation
-from rft.report.provenance import differences, replicated, shared_stages
+from rft.report.provenance import differences, replicate_of, replicated, shared_stages
 from rft.report.spending import cost_sentence, notes
 from rft.report.splits import FULL_PAIRS, Split
 from rft.report.wording import cost_headline, covers_text, verdict
@@ -38,7 +38,8 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
     settings = settings or Resampling()
     arms = _arm_names(results, control)
     compared = control if control in arms else None
-    replicate = replicated(results)
+    repeated = replicated(results, arms)
+    replicate = replicate_of(repeated)
     splits = {
         split: Split(results, split, arms, compared, settings, paired=replicate == "pipeline")
         for split in results.splits
@@ -52,7 +53,7 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "splits": list(splits),
         "statistics": _statistics(settings, replicate),
         "started_alike": all(stage["alike"] for stage in stages.values()),
-        "arms": {arm: _arm(results, arm, numbers) for arm in arms},
+        "arms": {arm: _arm(results, arm, numbers) | {"replicate": repeated[arm]} for arm in arms},
         "pairs": {split: found["pairs"] for split, found in numbers.items()},
         "ranking": {split: found["ranking"] for split, found in numbers.items()},
         "stages": stages,

@@ -18,6 +18,7 @@ PAIRS = 60
 NOTES = 6
 MATRIX_ARMS = 20
 VALUE_WIDTH = 60
+SHORT_COMMIT = 12
 LABELS_NOTE = (
     "An arm's own labels are those that it learned from; the shared stage bought all of them, once for every arm. "
     "So an arm's part of the shared labels can be below its own."
@@ -195,15 +196,43 @@ def machine(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not found:
         return []
     box, git, made = found["machine"], found.get("git"), found.get("results") or {}
-    size = wording.size(box["memory_bytes"]) if box.get("memory_bytes") else ""
     words = [
-        ("machine", _joined([box.get("processor"), f"{box.get('cores')} cores", size, *(box.get("gpus") or ())])),
+        ("machine", _machine(box)),
         ("system", _joined([box.get("system"), box.get("architecture")])),
         ("commit of rft", f"{git['commit']}{', with changes of its own' if git['dirty'] else ''}" if git else ""),
         ("results made by", _joined([f"rft {version}" for version in made.get("rft_versions") or ()])),
         ("results made", _joined(dict.fromkeys([made.get("first"), made.get("last")]), " to ")),
+        ("commits of the results", _joined(_commits(summary), "; ")),
+        ("machines of the results", _joined(dict.fromkeys(_machine(one["machine"]) for one in _makers(summary)), "; ")),
     ]
     return [(title, text) for title, text in words if text]
+
+
+def _machine(box: Mapping[str, Any]) -> str:
+    size = wording.size(box["memory_bytes"]) if box.get("memory_bytes") else ""
+    return _joined([box.get("processor"), f"{box.get('cores')} cores", size, *(box.get("gpus") or ())])
+
+
+def _makers(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Commits and machines that made the results, as far as the trials' records tell."""
+    return list(((summary.get("environment") or {}).get("results") or {}).get("by") or ())
+
+
+def _commits(summary: Mapping[str, Any]) -> list[str]:
+    """The commits of the results, each once; one with changes is another."""
+    known = [one for one in _makers(summary) if one.get("commit")]
+    words = [f"{one['commit']}{', with changes of its own' if one.get('dirty') else ''}" for one in known]
+    return list(dict.fromkeys(words))
+
+
+def warnings(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader is warned of: that of the trials, and results of several commits."""
+    found = list(summary.get("warnings") or ())
+    commits = _commits(summary)
+    if len(commits) > 1:
+        short = [text.replace(text.partition(",")[0], text[:SHORT_COMMIT], 1) for text in commits]
+        found.append(f"the results were made by several commits of rft: {wording.shortlist(short)}")
+    return found
 
 
 def _joined(parts: Any, between: str = ", ") -> str:

@@ -344,14 +344,39 @@ def covers_text(summary: Mapping[str, Any]) -> str:
     if not any(repeated):
         return once
     rest = "" if all(repeated) else f" {once}"
-    if summary["statistics"]["replicate"] == "pipeline":
+    replicate = summary["statistics"]["replicate"]
+    if replicate == "pipeline":
         return (
             "A seed repeats the candidates, labels, reward model and policy, so the intervals cover the variance of "
-            "all of these and of the prompts; the start policy is the same throughout." + rest
+            f"all of these and of the prompts; the start policy is the same throughout.{_unpaired(summary)}{rest}"
+        )
+    if replicate == "mixed":
+        anew, fixed = (
+            shortlist([arm for arm, record in summary["arms"].items() if record["replicate"] == kind])
+            for kind in ("pipeline", "policy")
+        )
+        return (
+            f"A seed of {anew} repeats the candidates, labels, reward model and policy, one of {fixed} the policy's "
+            "training only: the intervals of the first cover more than those of the others, and no difference is taken "
+            f"seed by seed.{rest}"
         )
     return (
         "A seed repeats the policy's training only, so the intervals cover its variance and that of the prompts; "
         "the candidates, labels and reward model are fixed, and drawn again they could shift all arms." + rest
+    )
+
+
+def _unpaired(summary: Mapping[str, Any]) -> str:
+    """The sentence that says that seeds are missing without which nothing can be taken seed by seed; else empty."""
+    seeds = {arm: set(record["seeds"]) for arm, record in summary["arms"].items()}
+    every = set.union(*seeds.values())
+    missing = {arm: [str(seed) for seed in sorted(every - own)] for arm, own in seeds.items() if own != every}
+    lacking = [f"{arm} lacks seed{'s' if len(own) > 1 else ''} {shortlist(own)}" for arm, own in missing.items()]
+    if not lacking:
+        return ""
+    return (
+        f" But not all arms have the same seeds ({shortlist(lacking)}): no difference is taken seed by seed, which "
+        "makes all of their intervals wider."
     )
 
 

@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rft.store.names import RECORD
+from rft.store.running import is_running
 
 if TYPE_CHECKING:
     from rft.study.study import Plan
 
-LOCK = ".running"
 LISTED = 4
-
-
-@contextmanager
-def at_work(folder: Path) -> Iterator[None]:
-    """Mark a trial as running until the block, or its process, ends: the kernel frees the lock of a killed one."""
-    import filelock
-
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0:  # a further process of a trial: the first one marks it
-        yield
-        return
-    lock = filelock.FileLock(folder / LOCK)
-    with suppress(filelock.Timeout):  # another process runs the same trial: it is marked
-        lock.acquire(timeout=1)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a process is at work on the trial of this folder."""
-    import filelock
-
-    if not (folder / LOCK).exists():
-        return False
-    try:
-        with filelock.FileLock(folder / LOCK, timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
-    except OSError:  # a folder that can only be read: nobody writes a trial there
-        return False
 
 
 def standing(planned: Plan) -> dict[str, Any] | None:

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from rft.config import build
 from rft.errors import UserError
+from rft.machine import made_here
 from rft.store import Store
 from rft.store.names import RECORD
+from rft.store.running import at_work
 from rft.study.pipeline import Pipeline, plain
-from rft.study.standing import at_work
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -68,7 +69,18 @@ class Trial:
             "stages": pipeline.done,
             "evaluation": evaluation,
             "config": plain(self.cfg),
+            "made": self._made(pipeline),
         }
+
+    def _made(self, pipeline: Pipeline) -> dict[str, Any] | None:
+        """What made the results: this process or, if it found all of them, what the record says that is there."""
+        if any(stage["computed"] for stage in pipeline.done.values()):
+            return made_here()
+        try:
+            made = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))["made"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return made if isinstance(made, dict) else None
 
     def run(self) -> dict[str, Any] | None:
         """Compute what is missing; returns the record (None in a DDP child).

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rft.study.standing import is_running
+from rft.store.running import is_running
 from tests.integration.conftest import Sweep
 from tests.integration.harness import OF, Warm, environment, files_under, rft, study, wait_until
 

@@ -29,6 +29,8 @@ from rft.evaluation.statistics import (
     win_rate_lc,
     wins,
 )
+from rft.report import StudyResults, summarise
+from tests.unit.test_report_verdicts import trial
 
 FloatArray = npt.NDArray[np.float64]
 SPREADS = (0.5, 1.0, 2.0)  # arms differ in how much their seeds and their noise vary
@@ -108,6 +110,28 @@ def test_without_a_difference_a_verdict_is_said_in_at_most_a_twentieth(world: Wo
     corrected, _ = false_verdicts(world, studies)
     low, _ = bounds(corrected, studies)
     assert low <= 0.05, f"{corrected} of {studies} studies without any difference got a verdict"
+
+
+@pytest.mark.parametrize("control", ["a0", "none"])
+def test_a_headline_of_a_study_without_a_difference_is_rarely_a_verdict(control: str) -> None:
+    """Through the whole summary: its headline reads the first split's table against the control, else that of pairs."""
+    rng, studies, world = np.random.default_rng(9), 200, World(3, "bounded", seed_sd=1.0, arms=3, prompts=20)
+    false = settled = 0
+    for k in range(studies):
+        trials = [
+            trial(arm, seed, gold) for arm, scores in world.study(rng).items() for seed, gold in enumerate(scores)
+        ]
+        settings = Resampling(1000, seed=k % 2)
+        summary = summarise(StudyResults("s", tuple(trials), ()), control=control, settings=settings)
+        against = [record["splits"]["test"]["difference"] for record in summary["arms"].values()]
+        table = [one for one in against if one] if control == "a0" else summary["pairs"]["test"]
+        said = any(comparison["verdict"] in ("better", "worse") for comparison in table)
+        false += said
+        settled += summary["verdict"]["settled"]
+        assert said or not summary["verdict"]["settled"]
+    low, _ = bounds(false, studies)
+    assert low <= 0.05, f"{false} of {studies} studies without any difference got a verdict"
+    assert settled <= false
 
 
 def test_without_correction_it_would_be_said_far_more_often() -> None:

@@ -22,8 +22,9 @@ from rft.cli.compare import Options, compare_studies
 from rft.config import compose
 from rft.errors import UserError
 from rft.store import store
+from rft.store.running import at_work, is_running
 from rft.study.pipeline import plain
-from rft.study.standing import at_work, is_running, standing, told
+from rft.study.standing import standing, told
 from rft.study.study import StudySpec, load_study, plan
 from rft.study.tuning import fair_tuning, with_overrides
 from tests.architecture.source import ROOT

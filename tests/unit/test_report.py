@@ -308,8 +308,8 @@ def test_a_study_without_a_reward_model_has_no_proxy(study: Study) -> None:
             row["proxy"] = float("nan")
 
     for seed in range(2):
-        study.trial("sft", seed, change_rows=no_proxy)
-        study.trial("dpo", seed, change_rows=no_proxy)
+        for arm in ("sft", "dpo"):
+            study.trial(arm, seed, change_rows=no_proxy, change=lambda record: record["stages"].pop("reward_model"))
     results = study.load()
     summary = summarise(results)
     assert summary["arms"]["dpo"]["splits"]["test"]["proxy"] is None

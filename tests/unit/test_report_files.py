@@ -13,11 +13,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from rft.machine import commit
 from rft.report import StudyResults, figures, learning, plots, summarise, views, write_report
-from rft.report.environment import commit, environment
+from rft.report.environment import environment
+from rft.report.html import render
 from rft.report.images import images
 from rft.report.markdown import escape, markdown
-from rft.report.palette import PLOTLY_DASHES, PLOTLY_MARKS, key
+from rft.report.palette import DARK, LIGHT, PLOTLY_DASHES, PLOTLY_MARKS, key
 from rft.report.provenance import differences
 from rft.report.resources import amount
 from rft.report.samples import CARD_ARMS, reward_hacked, samples, shown_arms
@@ -86,14 +88,19 @@ def test_a_curve_lies_over_what_its_seeds_had_used(summary: dict[str, Any]) -> N
     assert learning.along(summary, "dpo", [0, 1], steps, "steps") == steps
     assert learning.along(summary, "dpo", [0, 1], steps, "seconds") == [12.0, 18.0, 288.0]  # 3 s a step
     assert learning.along(summary, "dpo", [0, 1], [2], "seconds") == [6.0]  # from nothing at the start
-    assert learning.along(summary, "dpo", [0, 1], steps, "generated_tokens") is None
+    assert learning.along(summary, "dpo", [0, 1], steps, "generated_tokens") == [0.0] * 3  # logged as 0
+    assert learning.along(summary, "dpo", [0, 1], steps, "unheard") is None
     assert learning.along(summary, "dpo", [0, 9], steps, "seconds") is None
 
 
 def test_the_axis_shown_first_is_what_the_budget_limits(summary: dict[str, Any]) -> None:
-    assert learning.preferred_axis(summary) == "steps"  # of dpo, generated tokens are not known
-    limited = {**summary, "cost": {**summary["cost"], "budget": {"arms": {"ppo": {"limit": {"seconds": 60}}}}}}
-    assert learning.preferred_axis(limited) == "seconds"
+    def limited(**limit: float) -> dict[str, Any]:
+        return {**summary, "cost": {**summary["cost"], "budget": {"arms": {"ppo": {"limit": limit}}}}}
+
+    assert learning.preferred_axis(summary) == "steps"  # there is no limit
+    assert learning.preferred_axis(limited(seconds=60)) == "seconds"
+    assert learning.preferred_axis(limited(generated_tokens=900)) == "steps"  # dpo generates none
+    assert learning.preferred_axis(limited(generated_tokens=900, flops=1e9)) == "flops"
     assert learning.axes({**summary, "cost": {**summary["cost"], "axes": {}}}) == ["steps"]
 
 
@@ -228,6 +235,49 @@ def test_arms_of_one_colour_have_another_mark_or_dash() -> None:
     looks = {(str(key(n)), PLOTLY_MARKS[n % len(PLOTLY_MARKS)]) for n in range(42)}
     assert len(looks) == 42
     assert len({(n % 7, PLOTLY_DASHES[n % len(PLOTLY_DASHES)]) for n in range(35)}) == 35
+
+
+MACHADO = {
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+"""Severity 1, on linear RGB: Machado, Oliveira & Fernandes 2009 (IEEE TVCG 15:1291), table 1."""
+
+
+def lab(colours: tuple[str, ...], sight: str) -> np.ndarray[Any, Any]:
+    """CIELAB [colours, 3] under D65 as seen with a deficiency."""
+    coded = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in colours])
+    linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(MACHADO.get(sight, np.eye(3))).T, 0, 1)
+    to_xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+                       [0.0193339, 0.1191920, 0.9503041]])  # fmt: skip
+    xyz = seen @ to_xyz.T / (0.95047, 1.0, 1.08883)
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("sight", ["usual", *MACHADO])
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_no_two_colours_come_near_each_other_to_any_eye(colours: tuple[str, ...], sight: str) -> None:
+    """All there are: the eighth arm has the first colour again, with another mark and dash."""
+    found = lab(colours, sight)
+    apart = np.linalg.norm(found[:, None] - found[None], axis=2)[np.triu_indices(len(colours), 1)]
+    assert apart.min() >= 10
+
+
+def test_what_the_page_says_needs_no_pointer(made: tuple[StudyResults, dict[str, Any]]) -> None:
+    """A title= is out of reach of keyboards and touch."""
+    results, summary = made
+    page = render(results, summary)
+    matrix = page.split('<table class="matrix">')[1].split("</table>")[0]
+    assert len(re.findall(r'<span class="range">\d+ to \d+ %</span>', matrix)) == 12
+    origins = page.split('id="start"')[1]
+    for stage in summary["stages"].values():
+        for uses in stage["arms"].values():
+            assert all(f"<code>{use[which]}</code>" in origins for use in uses for which in ("key", "digest"))
+    assert not re.search(r'title="(?!interquartile|p-value)', page.split("<body")[1].split("<script")[0])
+    assert "Find among the prompts shown here" in page
 
 
 def test_a_pair_turned_round_says_the_same() -> None:

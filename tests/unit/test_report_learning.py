@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rft.budget.usage import USAGE
 from rft.report import summarise
 from rft.report.curves import POINTS
+from rft.report.figures import frontier
 from rft.report.html import render
-from rft.report.learning import checkpoint_gold
-from tests.synthetic_study import ITERATIONS, PREFERENCES, REWARD_MODEL, Study
+from rft.report.learning import checkpoint_gold, curves, preferred_axis
+from tests.synthetic_study import ITERATIONS, PREFERENCES, PRICES, REWARD_MODEL, Study
 
 
 @pytest.fixture
@@ -41,7 +43,8 @@ def test_the_mean_of_the_checkpoints_is_by_their_number(tmp_path: Path) -> None:
     (mean,) = [series for series in figure.series if series.name == "ppo, mean of 3 seeds"]
     places = [[point for point in found if point["checkpoint"] == number] for number in (0, 1, 2, None)]
     assert mean.x == pytest.approx([np.mean([point["step"] for point in place]) for place in places])
-    assert mean.y == pytest.approx([np.mean([point["gold"] for point in place]) for place in places])
+    start = summary["arms"]["sft"]["splits"]["test"]["gold"]["mean"]
+    assert mean.y == pytest.approx([start + np.mean([point["gain"] for point in place]) for place in places])
 
 
 def test_a_checkpoint_that_one_seed_lacks_is_in_no_mean(tmp_path: Path) -> None:
@@ -159,3 +162,63 @@ def test_the_page_shows_curves_labels_and_reward_models(study: Study) -> None:
     ):
         assert text in page
     assert json.dumps(summarise(results)["curves"], allow_nan=False)
+
+
+@pytest.mark.parametrize("charge", ["training", "full"])
+def test_axes_count_what_the_budget_counts(study: Study, charge: str) -> None:
+    """By hand: candidates of 35,000 tokens, 500 labels at 0.3 of three people; dpo is ended at 24·16 labels learned."""
+    sft = study.stage("sft", model="smollm2")
+    candidates = study.stage("candidates", of="charge", metrics={USAGE: {"generated_tokens": 35_000.0}})
+    preferences = study.stage(
+        "preferences", inputs={"candidates": candidates["key"]},
+        metrics={USAGE: {"labels": 500.0, "human_labels": 1500.0}},
+    )  # fmt: skip
+    model = study.stage("reward_model", of="charge", inputs={"preferences": preferences["key"]}, metrics={USAGE: {}})
+    shared = {"sft": sft, "candidates": candidates, "preferences": preferences, "reward_model": model}
+    learned = {"ppo": ("sft", "reward_model"), "dpo": ("sft", "candidates", "preferences")}
+    for arm, names in learned.items():
+        policy = study.policy(arm, 0, {name: shared[name]["key"] for name in names})
+
+        def change(record: dict[str, Any], policy: dict[str, Any] = policy) -> None:
+            record["stages"] |= {**shared, "policy": policy}
+            record["config"]["budget"] |= {"charge": charge, "generated_tokens": 49_400.0}
+            record["config"]["budget"]["prices"] = PRICES | {"core_hour": 0.0}
+
+        study.trial(arm, 0, change=change)
+    summary = summarise(study.load())
+    (ppo,), (dpo,) = summary["cost"]["axes"]["ppo"], summary["cost"]["axes"]["dpo"]
+    ends = [(one["generated_tokens"][-1], one["labels"][-1], one["money"][-1]) for one in (ppo, dpo)]
+    captions = {figure.caption for figure in curves(summary)[0]}
+    if charge == "training":
+        assert ends == [(14_400.0, 0.0, 0.0), (0.0, 384.0, pytest.approx(115.2))]
+        assert not any("shared stages" in caption for caption in captions)
+    else:
+        assert ends == [(49_400.0, 500.0, pytest.approx(150.0)), (35_000.0, 500.0, pytest.approx(150.0))]
+        assert (ppo["steps"][0], ppo["generated_tokens"][0], ppo["labels"][0]) == (0, 35_000.0, 500.0)
+        assert all("Over a resource curves begin at what the shared stages used" in caption for caption in captions)
+    assert preferred_axis(summary) == "steps"  # dpo generates nothing while it trains
+
+
+def test_checkpoints_on_easy_questions_make_no_kink(tmp_path: Path) -> None:
+    """The points of training answer the 12 easiest questions, where gold is higher for the start policy as well."""
+    study = Study(tmp_path, checkpoints=2)
+    own = study.rows
+
+    def rows(arm: str, seed: int) -> list[dict[str, Any]]:
+        found = own(arm, seed)
+        for n, row in enumerate(found):
+            row["gold"] = (0.6 if n % 2 == 0 else 0.2) + (0.0 if arm == "sft" else 0.1)
+        return found
+
+    study.rows = rows  # type: ignore[method-assign]
+    summary = summarise(study.fill(("sft", "ppo"), seeds=2).load())
+    gold = {(point["checkpoint"], point["seed"]): point["gold"] for point in summary["frontier"]["ppo"]}
+    assert gold[1, 0] == pytest.approx(0.6 + 0.1 * 2 / 3)  # raw, and above the final policy's
+    assert gold[None, 0] == pytest.approx(0.5)
+    wanted = [0.4 + 0.1 / 3, 0.4 + 0.2 / 3, 0.5]
+    drawn = frontier(summary), checkpoint_gold(summary, "steps")
+    for figure in drawn:
+        assert figure is not None
+        own_line = next(one for one in figure.series if one.arm == 1 and one.kind in ("path", "line"))
+        assert own_line.y[:3] == pytest.approx(wanted, abs=1e-3)
+        assert "A checkpoint answered some of the questions only" in figure.caption

@@ -16,7 +16,10 @@ from rft.errors import UserError
 from rft.evaluation.metrics import distinct_n
 from rft.report import StudyResults, summarise
 from rft.report.checkpoints import Checkpoint
+from rft.report.html import render
+from rft.report.markdown import escape, markdown
 from rft.store.cost import COST
+from rft.store.running import LOCK, at_work
 from tests.synthetic_study import LargeStudy, Study
 
 Rows = list[dict[str, Any]]
@@ -427,6 +430,47 @@ def test_training_that_was_killed_and_went_on_counts_whole(study: Study) -> None
     (trial,) = study.load().trials
     assert trial.stages["policy"].seconds == 500.0
     assert trial.stages["evaluation"].seconds < 100
+
+
+def test_a_proxy_that_is_lost_is_no_study_without_a_reward_model(study: Study) -> None:
+    study.fill(("sft", "ppo"), seeds=2)
+    study.trial("ppo", 1, change_rows=set_all(proxy=float("nan")))
+    results = study.load()
+    assert seeds(results) == {"ppo": [0], "sft": [0, 1]}
+    (left,) = results.failed
+    assert left.folder == "ppo/seed-1"
+    assert "split ood: proxy is NaN throughout, while the trial has a reward model" in left.error
+
+
+def test_trials_that_run_or_were_killed_are_told_without_a_plan(study: Study) -> None:
+    study.fill(("sft", "ppo"), seeds=1)
+    for seed in (1, 2):
+        (study.folder / "ppo" / f"seed-{seed}").mkdir()
+    (study.folder / "ppo" / "seed-0" / LOCK).touch()  # it has its record
+    (study.folder / "ppo" / "seed-1" / LOCK).touch()  # what a killed process leaves
+    tuning = study.folder / "tuning" / "ppo" / "trial-000" / "seed-0"
+    tuning.mkdir(parents=True)
+    (tuning / LOCK).touch()
+    with at_work(study.folder / "ppo" / "seed-2"):
+        assert study.load().warnings == (
+            "ppo/seed-1 was started and left no record; start it again", "ppo/seed-2 is running",
+        )  # fmt: skip
+
+
+def test_what_made_the_results_is_told_and_several_commits_are_warned_of(study: Study) -> None:
+    machine = {"system": "Linux 6", "architecture": "x86_64", "processor": "A", "cores": 2, "memory_bytes": None}
+    first, second = ({"commit": letter * 40, "dirty": letter == "b", "machine": machine} for letter in "ab")
+    for seed, made in enumerate((first, first, second)):
+        study.trial("ppo", seed, change=lambda record, made=made: record.update(made=made))
+    study.trial("sft", 0)  # a record from before
+    results = study.load()
+    summary = summarise(results)
+    assert summary["environment"]["results"]["by"] == [first, second]
+    warning = f"the results were made by several commits of rft: {'a' * 12} and {'b' * 12}, with changes of its own"
+    assert warning in render(results, summary)
+    assert f"> - {escape(warning)}" in markdown(summary)
+    (study.folder / "ppo" / "seed-2" / "trial.json").unlink()
+    assert "several commits" not in markdown(summarise(study.load()))
 
 
 def test_a_large_study_is_loaded_whole(tmp_path: Path) -> None:

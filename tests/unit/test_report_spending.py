@@ -50,7 +50,7 @@ class Bench:
 
     def arm(
         self, name: str, *, used: Mapping[str, float] | None = None, stopped: Sequence[str | None] = (None, None),
-        seconds: float = 10.0, offline: bool = False, **budget: Any,
+        seconds: float = 10.0, offline: bool = False, kl: float = 0.0, **budget: Any,
     ) -> Bench:  # fmt: skip
         """An arm with a seed for each of `stopped`, not trained without `used`. `offline`: it learns from labels."""
         for seed, resource in enumerate(stopped):
@@ -64,7 +64,7 @@ class Bench:
             stages = {"preferences": self.preferences, "reward_model": self.reward_model, "policy": policy}
             gold = np.linspace(0.3, 0.6, 20) + 0.01 * seed + 0.02 * len(self.trials)
             config = {"budget": {"prices": PRICES, **budget}}
-            self.trials.append(trial(name, seed, gold, stages=stages, config=config))
+            self.trials.append(trial(name, seed, gold, kl, stages=stages, config=config))
         return self
 
     def summary(self) -> dict[str, Any]:
@@ -113,6 +113,11 @@ def test_another_charge_is_another_budget(bench: Bench) -> None:
         "The arms did not have one budget: grpo 1,500 generated tokens, ppo 1,500 generated tokens, shared stages "
         "included."
     ]
+
+
+def test_answers_that_are_picked_from_are_said_to_be_in_no_cost(bench: Bench) -> None:
+    bench.arm("sft").arm("best_of_n", kl=0.6).arm("ppo", used=tokens(1500), kl=4.0)
+    assert notes(bench) == ["best_of_n pays n answers at each use, which these figures leave out."]
 
 
 def test_no_budget_is_said(bench: Bench) -> None:

@@ -386,17 +386,75 @@ def test_seeds_of_a_pipeline_are_paired_and_the_summary_says_what_they_cover() -
     assert "are fixed" in fixed["statistics"]["covers_text"]
 
 
+def drawn(arm: str, keys: str, means: Sequence[float]) -> list[Trial]:
+    """Trials by seed, each with the reward model of its letter."""
+    return [
+        trial(arm, seed, np.full(10, mean), stages={"reward_model": StageUse(key, "d" + key, 1.0, None, None, True)})
+        for seed, (key, mean) in enumerate(zip(keys, means, strict=True))
+    ]
+
+
+LOW, HIGH = (0.3, 0.5, 0.7), (0.4, 0.601, 0.802)  # seed by seed they differ clearly, as arms they do not
+
+
+def test_a_missing_seed_of_a_pipeline_is_said_to_undo_the_pairing() -> None:
+    whole = [*drawn("sft", "abc", LOW), *drawn("ppo", "abc", HIGH), *drawn("dpo", "abc", HIGH)]
+    paired, torn = (summarise(StudyResults("s", tuple(t), ()), settings=QUICK) for t in (whole, whole[:-1]))
+    said = [found["arms"]["ppo"]["splits"]["test"]["difference"]["verdict"] for found in (paired, torn)]
+    assert said == ["better", "cannot tell"]
+    assert "seed by seed" not in paired["statistics"]["covers_text"]
+    assert "(dpo lacks seed 2): no difference is taken seed by seed" in torn["statistics"]["covers_text"]
+
+
+def test_arms_whose_seeds_repeat_other_things_are_not_paired() -> None:
+    """The control cannot tell, and takes no side: it uses nothing that a seed could draw anew."""
+    trials = [
+        *drawn("dpo", "abc", LOW), *drawn("ppo", "aaa", HIGH),
+        *(trial("sft", seed, np.linspace(0.4, 0.5, 10)) for seed in range(3)),
+    ]  # fmt: skip
+    study = StudyResults("s", tuple(trials), ())
+    summary = summarise(study, settings=QUICK)
+    kinds = {arm: record["replicate"] for arm, record in summary["arms"].items()}
+    assert kinds == {"sft": None, "dpo": "pipeline", "ppo": "policy"}
+    assert summary["statistics"]["replicate"] == "mixed"
+    text = summary["statistics"]["covers_text"]
+    assert text.startswith("A seed of dpo repeats the candidates, labels, reward model and policy, one of ppo the ")
+    pair = find_pair(summary, "test", "ppo", "dpo")
+    assert pair is not None
+    assert pair["verdict"] == "cannot tell"
+    assert "Of some arms a seed repeated the whole pipeline" in render(study, summary)
+
+
+def test_the_ranking_says_what_its_intervals_cover() -> None:
+    arms = {"sft": SFT, "ppo": (0.8, 0.81, 0.79), "dpo": (0.6, 0.61, 0.59)}
+    several = summarise(results(arms), settings=QUICK)
+    one = summarise(results(arms | {"dpo": (0.6,)}), settings=QUICK)
+    assert {entry["covers"] for entry in several["ranking"]["test"]} == {"seeds and prompts"}
+    assert {entry["covers"] for entry in one["ranking"]["test"]} == {"prompts only"}
+    drawn, remarked = figures.ranking(several), figures.ranking(one)
+    assert drawn is not None
+    assert remarked is not None
+    assert "prompts only" not in drawn.caption
+    assert "Bars cover prompts only: every strength depends on dpo, with one seed." in remarked.caption
+
+
+def test_the_words_of_the_verdict_say_that_its_rate_is_per_table() -> None:
+    study = results({"sft": SFT, "ppo": (0.8, 0.81, 0.79)})
+    text = render(study, summarise(study, settings=QUICK)).split('id="reading"')[1]
+    assert "hold per table: where nothing differs, a table says better or worse by mistake in at most 5 %" in text
+    assert "The headline reads the table against sft on the first split" in text
+
+
 def frontier(points: Sequence[tuple[int, float, float]], kl: float = 0.0) -> dict[str, Any]:
     """A summary as far as the fit reads it: (seed, KL, gold) of one arm's points, trained and picked from the start."""
     entries = [{"seed": seed, "step": 8, "kl": at, "gold": gold, "gain": gold - 0.5} for seed, at, gold in points]
     start = {"splits": {"test": {"gold": {"mean": 0.5}, "kl": kl}}}
+    picked, unknown = ([entry | {"step": step} for entry in entries] for step in (0, None))
+    found = {"sft": [], "ppo": entries, "picked": picked, "unknown": unknown}
     return {
         "control": "sft", "splits": ["test"], "statistics": {"level": 0.95},
-        "arms": {"sft": start, "ppo": {}, "picked": {}, "unknown": {}},
-        "frontier": {
-            "sft": [], "ppo": entries, "picked": [entry | {"step": 0} for entry in entries],
-            "unknown": [entry | {"step": None} for entry in entries],
-        },
+        "arms": {arm: (start if arm == "sft" else {}) | {"algorithm": arm, "stages": {}} for arm in found},
+        "frontier": found,
     }  # fmt: skip
 
 
@@ -416,6 +474,27 @@ def test_the_law_of_the_optimiser_is_fitted_to_the_gain_over_the_start() -> None
     assert ppo["falls"] is True
     # By what was done, not by a name: no step of an optimiser made these.
     assert (picked["law"], unknown["law"]) == ("best_of_n", "rl")
+
+
+def test_arms_that_pick_among_answers_are_points_of_one_curve() -> None:
+    """Each n is one distance, of which no law can be told; d(α − βd) holds for all n together."""
+    summary = frontier([])
+    ways = {"bon2": (0.4, "m"), "bon4": (0.8, "m"), "bon16": (1.35, "m"), "bon64": (1.78, "m"), "other": (1.0, "else")}
+    for arm, (d, model) in ways.items():
+        summary["arms"][arm] = {"algorithm": "best_of_n", "stages": {"reward_model": [{"key": model}]}}
+        gain = d * (0.3 - 0.05 * d)
+        summary["frontier"][arm] = [
+            {"seed": seed, "step": 0, "kl": d * d, "gold": 0.5 + gain, "gain": gain} for seed in range(3)
+        ]
+    found = overoptimisation(summary)
+    assert found["other"] is None
+    for arm in ("bon2", "bon4", "bon16", "bon64"):
+        law = found[arm]
+        assert law is not None
+        assert (law["law"], law["points"]) == ("best_of_n", 12)
+        assert law["arms"] == ["bon2", "bon4", "bon16", "bon64"]
+        assert (law["alpha"]["mean"], law["beta"]["mean"]) == (pytest.approx(0.3), pytest.approx(0.05))
+        assert law["sentence"].startswith("bon2, bon4, bon16 and bon64 on one curve: gold rises")
 
 
 @pytest.mark.parametrize(

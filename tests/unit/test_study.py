@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rft.config import compose
 from rft.errors import UserError
+from rft.machine import machine
+from rft.store import Store
 from rft.study.launch import Job, Launcher, may_fork
+from rft.study.pipeline import Pipeline
 from rft.study.study import StudySpec, load_study, plan
+from rft.study.trial import Trial
 
 TINY = ["model=tiny"]
 
@@ -103,3 +108,17 @@ def test_trials_of_several_processes_or_on_a_gpu_start_plainly(tmp_path: Path, m
 def test_a_strategy_that_says_nothing_of_its_devices_starts_plainly() -> None:
     assert not may_fork({"accelerator": "cpu"})
     assert not may_fork({"accelerator": "cpu", "distribution": "single", "devices": 2})
+
+
+def test_a_record_says_what_computed_the_results_also_when_they_are_found_again(tmp_path: Path) -> None:
+    one = Trial(compose(["model=tiny"]), tmp_path, Store(tmp_path / "store"))
+    pipeline = Pipeline(one.cfg, one.store, tmp_path)
+    pipeline.done = {"sft": {"computed": False}, "policy": {"computed": True}}
+    made = one._record(pipeline, "done", None, None)["made"]
+    assert set(made) == {"commit", "dirty", "machine"}
+    assert made["machine"] == machine()
+    (tmp_path / "trial.json").write_text(json.dumps({"made": {"commit": "before"}}), encoding="utf-8")
+    pipeline.done["policy"]["computed"] = False
+    assert one._record(pipeline, "done", None, None)["made"] == {"commit": "before"}
+    (tmp_path / "trial.json").unlink()
+    assert one._record(pipeline, "done", None, None)["made"] is None

@@ -38,9 +38,11 @@ taken seed by seed first: the paired t interval.
 **With one seed** there is no seed term: the interval covers prompts only and carries no verdict.
 
 **Verdicts.** Intervals are percentile intervals of d*, each for one comparison. A p-value is the level at which
-its interval would end at 0. A verdict is given on p-values after Holm's correction over all that is compared with
-the control, or over all pairs: in a study without any true difference, a false *better* or *worse* is said in at
-most 1 − level of the studies, however many arms there are (measured in tests/numerics/test_calibration.py).
+its interval would end at 0. A verdict is given on p-values after Holm's correction over a table: on each split, all
+that is compared with the control is one table, all pairs of arms another. Where nothing truly differs, a given table
+holds a false *better* or *worse* in at most 1 − level of the studies, however many arms there are (measured in
+tests/numerics/test_calibration.py). That is per table: the first split's table against the control (all pairs, in a
+study without one) is the one that the headline reads; that some table of several holds one is likelier.
 
 **What is not a mean** (interquartile mean, win rates, Bradley–Terry strengths) is linearised: each seed's and
 prompt's influence on it makes a table of scores, which is resampled as above. So all intervals of the report rest on
