@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from rft.models.backbone import Role
 from rft.ops.kl import sequence_kl
+from rft.testing.clip import clip_direction
 from rft.testing.ratio import first_ratio
 from rft.testing.subject import NUDGE, SAME, Check, Found, NotApplicableError, Subject, trains
 from rft.testing.world import VOCABULARY, World
@@ -195,10 +196,27 @@ def endings(subject: Subject) -> Found:
 
 
 def finite_differences(subject: Subject) -> Found:
-    """The gradient agrees with differences of the loss, in float64, in three directions."""
+    """The gradient agrees with differences of the loss, in float64, in three directions.
+
+    At the policy that the batch was drawn from, and where it has moved since, so that clips are at work.
+    """
     trains(subject)
     world = subject.world(nudge=NUDGE)
     batch = world.batch()
+    at_first = _slope_error(world, batch)
+    world.nudge(NUDGE)
+    moved = _slope_error(world, batch)
+    worst = max(at_first, moved)
+    if worst < 1e-4:
+        return Found(True, f"slope {worst:.1e} apart")
+    where = "" if at_first >= 1e-4 else " once the policy has moved from the batch's"
+    return Found(
+        False, f"slope {worst:.1e} apart{where}; something in the loss is detached, or changed in place", subject.loses
+    )
+
+
+def _slope_error(world: World, batch: Any) -> float:
+    """The largest relative difference between slopes of the loss and those that its gradient claims."""
     gradient = world.gradient([batch])
     parameters = world.parameters()
     generator = torch.Generator().manual_seed(2)
@@ -213,9 +231,7 @@ def finite_differences(subject: Subject) -> Found:
             _move(parameters, direction * (-sign * step))
         slope, claimed = (ends[0] - ends[1]) / (2 * step), float(gradient @ direction)
         worst = max(worst, abs(slope - claimed) / max(abs(slope), abs(claimed), 1e-6))
-    detail = f"slope {worst:.1e} apart"
-    mend = "; something in the loss is detached, or changed in place"
-    return Found(worst < 1e-4, detail if worst < 1e-4 else detail + mend, subject.loses)
+    return worst
 
 
 def _move(parameters: list[torch.nn.Parameter], by: Tensor) -> None:
@@ -312,6 +328,7 @@ def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> str | None:
 
 CHECKS: dict[str, Check] = {
     "ratio": first_ratio,
+    "clip": clip_direction,
     "kl": kl_sign,
     "padding": padding,
     "microbatches": microbatches,
