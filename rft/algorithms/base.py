@@ -80,6 +80,12 @@ class Algorithm(Module):
             "as `return problem.kl_regularised(self.config.kl_coef)`"
         )
 
+    @property
+    def optimum_samples(self) -> int:
+        """Responses to a prompt with which ``optimum`` is reached: as configured, unless it holds for many alone."""
+        samples: int = getattr(self.config, "samples_per_prompt", 1)
+        return samples
+
     @classmethod
     def best_of(cls, config: Any) -> int:  # noqa: ARG003 - a subclass reads it there
         """Responses sampled for each answer given in the final test, of which the reward source picks the best."""

@@ -53,13 +53,16 @@ def clip_direction(subject: Subject) -> Found:
     if told:
         mend = "wanted min(ρ A, clip(ρ) A), which is max(−ρ A, −clip(ρ) A) as a loss"
         return Found(False, f"{', '.join(told)}; {mend}", subject.loses)
-    edges = [f"{word} {ratio:.2f}" for word, ratio in (("above", upper), ("below", lower)) if ratio is not None]
+    ends = (("A > 0 above", upper), ("A < 0 below", lower), ("A < 0 above", dual))
+    edges = [f"{case} {ratio:.2f}" for case, ratio in ends if ratio is not None]
     if edges:
-        return Found(True, f"what has gone far enough stops {', '.join(edges)}; what went the other way is pulled back")
+        return Found(True, f"no gradient for {', '.join(edges)}")
     if any(float(w.max() - w.min()) > EXACT * float(w.max()) for w in found.values()):
         raise NotApplicableError("it bounds the weight of a token, and stops none")
     if setting := _clip_setting(subject.config):
-        return Found(False, f"{setting}, but the loss has its full gradient at every ratio: nothing clips", subject.loses)
+        return Found(
+            False, f"{setting}, but the loss has its full gradient at every ratio: nothing clips", subject.loses
+        )
     raise NotApplicableError("it does not clip")
 
 
