@@ -117,7 +117,7 @@ class DPO(Algorithm):
         )
 
     def optimum(self, problem: Enumerable) -> Tensor | None:
-        """For the sigmoid π_ref exp(r/β), normalised, for IPO its own form; else what minimises the loss on all pairs."""
+        """For the sigmoid π_ref exp(r/β), normalised; for IPO its own; else what minimises the loss on pairs."""
         if self.config.loss is LossEnum.sigmoid:
             return problem.kl_regularised(self.config.beta)
         if self.config.loss is LossEnum.ipo:

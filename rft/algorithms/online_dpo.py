@@ -73,8 +73,8 @@ class OnlineDPO(DPO):
         return preference_B * self.pair_loss(chosen_B, rejected_B) + (1 - preference_B) * swapped_B
 
     def optimum(self, problem: Enumerable) -> Tensor | None:
-        """With soft labels DPO's; with hard ones all mass on the best response. IPO's, on two responses a prompt, is the
-        equilibrium of self-play. None is known for the other losses, which depend on how often a pair is drawn.
+        """With soft labels DPO's; with hard ones all mass on the best response. IPO's, of two responses a prompt, is
+        the equilibrium of self-play. None is known for the other losses, which depend on how often a pair is drawn.
         """
         if self.config.loss is LossEnum.ipo and self.config.samples_per_prompt == 2:
             return problem.from_own_ipo(self.config.beta, soft=self.config.soft_labels)

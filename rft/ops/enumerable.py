@@ -54,11 +54,10 @@ class Enumerable:
         return torch.sigmoid(self.rewards[:, first] - self.rewards[:, second])
 
     def from_ipo(self, beta: float) -> Tensor:
-        """π ∝ π_ref exp(w/β), w(y) the mean over y' of P(y ≻ y'), which minimises IPO's loss on all pairs. Shape [X, Y].
+        """π ∝ π_ref exp(w/β), w(y) the mean over y' of P(y ≻ y'): the least IPO loss on all pairs. Shape [X, Y].
 
-        Expanded, the loss of a pair is (h − (2p − 1)/(2β))² up to a constant, h the difference of log-ratios: least
-        squares on a complete graph, whose solution is the mean over rows. Source: Azar et al. 2023 (arXiv 2310.12036), with y'
-        uniform.
+        Up to a constant the loss of a pair is (h − (2p − 1)/(2β))², h the difference of log-ratios: least squares on a
+        complete graph, which means over rows solve. Source: Azar et al. 2023 (arXiv 2310.12036), y' uniform.
         """
         r = self.rewards
         wins_XY = torch.sigmoid(r[:, :, None] - r[:, None, :]).mean(-1)  # P(y ≻ y) = ½ adds a constant

@@ -237,7 +237,7 @@ def reaches_its_optimum(subject: Subject) -> Found:
         return Found(True, detail)
     return Found(
         False,
-        f"{detail}, wanted below {CLOSE}; sign or size of the KL term, or of the advantage? A group's mean that has the "
+        f"{detail}, wanted below {CLOSE}; sign or size of the KL term, or of the advantage? A group mean that has the "
         "response itself in it shrinks rewards by (k − 1)/k",
         subject.learns,
     )
