@@ -72,8 +72,8 @@ class Algorithm(Module):
         """The policy that the objective is maximised by when every response can be listed. Shape [X, Y], or None if
         these settings have none that is known.
 
-        For reward less β·KL that is ``problem.kl_regularised(β)``. The conformance suite trains the algorithm there
-        and compares.
+        For reward less β·KL that is ``problem.kl_regularised(β)``. The conformance suite trains the algorithm there,
+        with ``optimum_samples`` responses a prompt, and compares.
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not say what it converges to; define optimum(problem), for reward less β·KL "
