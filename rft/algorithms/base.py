@@ -81,13 +81,19 @@ class Algorithm(Module):
         """The policy that the objective is maximised by when every response can be listed. Shape [X, Y], or None if
         these settings have none that is known.
 
-        For reward less β·KL that is ``problem.kl_regularised(β)``. The conformance suite trains the algorithm there
-        and compares.
+        For reward less β·KL that is ``problem.kl_regularised(β)``. The conformance suite trains the algorithm there,
+        with ``optimum_samples`` responses a prompt, and compares.
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not say what it converges to; define optimum(problem), for reward less β·KL "
             "as `return problem.kl_regularised(self.config.kl_coef)`"
         )
+
+    @property
+    def optimum_samples(self) -> int:
+        """Responses to a prompt with which ``optimum`` is reached: as configured, unless it holds for many alone."""
+        samples: int = getattr(self.config, "samples_per_prompt", 1)
+        return samples
 
     @classmethod
     def best_of(cls, config: Any) -> int:  # noqa: ARG003 - a subclass reads it there

@@ -117,9 +117,11 @@ class DPO(Algorithm):
         )
 
     def optimum(self, problem: Enumerable) -> Tensor | None:
-        """For the sigmoid π_ref exp(r/β), normalised; else what minimises the loss over all pairs."""
+        """For the sigmoid π_ref exp(r/β), normalised; for IPO its own; else what minimises the loss on pairs."""
         if self.config.loss is LossEnum.sigmoid:
             return problem.kl_regularised(self.config.beta)
+        if self.config.loss is LossEnum.ipo:
+            return problem.from_ipo(self.config.beta)
         if self.config.loss is LossEnum.hinge:
             return problem.from_hinge(self.config.beta)
         return problem.from_pairs(self.pair_loss)

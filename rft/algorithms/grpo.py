@@ -7,6 +7,8 @@ are the baseline. In the loss, k3 pulls by the gradient of KL(π_ref ‖ π) at 
 2503.20783) is ``length_normaliser=constant scale_by_std=false``; DAPO (Yu et al. 2025, arXiv 2503.14476) is
 ``clip_range_high=0.28 overlong=penalty kl_coef=0``, without its dynamic sampling.
 Deviation: means are over tokens by default, as in DAPO; the paper's favour short right and long wrong answers.
+Bias: a group's mean has the response itself in it, so rewards shrink by (k−1)/k against β, k the group's size; RLOO's
+has not.
 """
 
 from __future__ import annotations
@@ -94,12 +96,8 @@ class GRPO(Algorithm):
         if config.overlong is OverlongEnum.mask:
             seq = replace(seq, response_mask=seq.response_mask & ~rollouts.truncated[:, None])
         mask, ref = seq.response_mask, rollouts.ref_logprobs
-        return OnPolicyBatch(
-            seq,
-            rollouts.logprobs * mask,
-            advantages_B[:, None] * mask,
-            ref_logprobs=None if ref is None else ref * mask,
-        )
+        ref = None if ref is None else ref * mask
+        return OnPolicyBatch(seq, rollouts.logprobs * mask, advantages_B[:, None] * mask, ref_logprobs=ref)
 
     def _less_penalty(self, rewards: Tensor, lengths: Tensor) -> Tensor:
         if self.config.overlong is not OverlongEnum.penalty:
@@ -133,14 +131,19 @@ class GRPO(Algorithm):
         """Tokens or responses, as ``length_normaliser`` says."""
         return batch.count if self.config.length_normaliser is NormaliserEnum.token else len(batch)
 
+    @property
+    def optimum_samples(self) -> int:
+        """Many, where the standard deviation of a few would have a part in it."""
+        return 128 if self.config.scale_by_std else self.config.samples_per_prompt
+
     def optimum(self, problem: Enumerable) -> Tensor | None:
         """Token by token β π_ref / (β + V − Q); none is known for responses weighted by their length or left out."""
-        config = self.config
+        config, k = self.config, self.optimum_samples
         if config.length_normaliser is NormaliserEnum.sequence or config.overlong is OverlongEnum.mask:
             return None
         rewards_XY = self._less_penalty(problem.rewards, problem.lengths)
         if config.kl_coef == 0:
             return problem.kl_regularised(0.0, rewards_XY)
         if not config.scale_by_std:
-            return tokenwise_forward_kl(problem, rewards_XY, config.kl_coef)
+            return tokenwise_forward_kl(problem, rewards_XY * (k - 1) / k, config.kl_coef)
         return standardised(lambda r_XY: tokenwise_forward_kl(problem, r_XY, config.kl_coef), rewards_XY)

@@ -49,7 +49,7 @@ class OnlineDPO(DPO):
 
     data_kind: ClassVar[DataKind] = "on_policy"
     needs = frozenset({"reference", "reward"})
-    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"soft_labels": False})
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"soft_labels": False}, {"loss": "ipo", "beta": 0.5})
     config: Config  # type: ignore[assignment]
 
     @property
@@ -73,9 +73,11 @@ class OnlineDPO(DPO):
         return preference_B * self.pair_loss(chosen_B, rejected_B) + (1 - preference_B) * swapped_B
 
     def optimum(self, problem: Enumerable) -> Tensor | None:
-        """With soft labels DPO's; with hard ones all mass on the best response. None is known for the other losses,
-        whose own depends on how often the policy draws a pair.
+        """With soft labels DPO's; with hard ones all mass on the best response. IPO's, of two responses a prompt, is
+        the equilibrium of self-play. None is known for the other losses, which depend on how often a pair is drawn.
         """
+        if self.config.loss is LossEnum.ipo and self.config.samples_per_prompt == 2:
+            return problem.from_own_ipo(self.config.beta, soft=self.config.soft_labels)
         if self.config.loss is not LossEnum.sigmoid:
             return None
         return super().optimum(problem) if self.config.soft_labels else problem.kl_regularised(0.0)

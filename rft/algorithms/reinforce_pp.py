@@ -4,7 +4,9 @@ Objective: max E[r(x, y)] − β KL(π ‖ π_ref), by the clipped surrogate ove
 of the rewards from it on (the response's reward at its last token, less β times k1 at each), to zero mean and unit
 variance over all tokens of all ranks: Hu 2025 (arXiv 2501.03262, sections 3.2 and 3.3).
 Settings: ``group_baseline`` takes the mean reward of the responses to a prompt off first (REINFORCE++-baseline, section
-3.4; the paper then adds its KL to the loss, here it stays in the reward). No other deviation.
+3.4; the paper then adds its KL to the loss, here it stays in the reward). That mean has the response itself in it, so
+the reward, and not the KL, shrinks by (k−1)/k, k the responses to a prompt: a bias that RLOO does not have. No other
+deviation.
 """
 
 from __future__ import annotations
@@ -77,5 +79,9 @@ class ReinforcePP(Algorithm):
         return LossOutput(loss, metrics)
 
     def optimum(self, problem: Enumerable) -> Tensor | None:
-        """π_ref exp(r/β), normalised; a discount below 1 has no such form."""
-        return problem.kl_regularised(self.config.kl_coef) if self.config.gamma == 1 else None
+        """π_ref exp(r/β), normalised, r times (k−1)/k with a group's baseline; a discount below 1 has no such form."""
+        if self.config.gamma != 1:
+            return None
+        k = self.config.samples_per_prompt
+        shrunk = (k - 1) / k if self.config.group_baseline else 1.0
+        return problem.kl_regularised(self.config.kl_coef, problem.rewards * shrunk)

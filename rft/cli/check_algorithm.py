@@ -38,7 +38,7 @@ def check(names: Sequence[str], overrides: Sequence[str], only: Sequence[str], *
     from rft.testing.suite import import_row
 
     torch.set_num_threads(1)  # the problems are so small that a second thread only waits
-    started, failed, passed, skipped = time.monotonic(), 0, 0, 0
+    started, failed, passed, skipped, undeclared = time.monotonic(), 0, 0, 0, 0
     with bar("checks", len(settings)) as progress:
         for name, own in settings.items():
             # With --all, one that cannot be imported must not keep the others from being checked.
@@ -47,10 +47,14 @@ def check(names: Sequence[str], overrides: Sequence[str], only: Sequence[str], *
             report.print(console)
             failed += len(report.failed)
             passed += sum(r.ok is True for r in report.results)
-            skipped += sum(r.ok is None for r in report.results)
+            undeclared += len(report.undeclared)
+            skipped += sum(r.ok is None for r in report.results) - len(report.undeclared)
             progress.advance()
     seconds = time.monotonic() - started
-    console.print(f"{passed} passed, {failed or 'none'} failed, {skipped} do not apply, in {seconds:.0f} s")
+    counts = f"{passed} passed, {failed or 'none'} failed, {skipped} do not apply"
+    if undeclared:
+        counts += f", {undeclared} without a declared optimum"
+    console.print(f"{counts}, in {seconds:.0f} s")
     return not failed
 
 

@@ -53,6 +53,34 @@ class Enumerable:
         first, second = self.pairs()
         return torch.sigmoid(self.rewards[:, first] - self.rewards[:, second])
 
+    def from_ipo(self, beta: float) -> Tensor:
+        """π ∝ π_ref exp(w/β), w(y) the mean over y' of P(y ≻ y'): the least IPO loss on all pairs. Shape [X, Y].
+
+        Up to a constant the loss of a pair is (h − (2p − 1)/(2β))², h the difference of log-ratios: least squares on a
+        complete graph, which means over rows solve. Source: Azar et al. 2023 (arXiv 2310.12036), y' uniform.
+        """
+        r = self.rewards
+        wins_XY = torch.sigmoid(r[:, :, None] - r[:, None, :]).mean(-1)  # P(y ≻ y) = ½ adds a constant
+        return (self.reference + wins_XY / beta).softmax(-1)
+
+    def from_own_ipo(self, beta: float, *, soft: bool) -> Tensor:
+        """π ∝ π_ref exp(w/β), w(y) = E[P(y ≻ y')] over y' of π itself: IPO on pairs that π draws. Shape [X, Y].
+
+        There the mean gradient of the loss vanishes; it is the equilibrium of self-play. Source: Calandriello et al.
+        2024 (arXiv 2403.08635). With ``soft`` P is Bradley and Terry's, else 1 for the higher reward.
+        """
+        margin = self.rewards[:, :, None] - self.rewards[:, None, :]
+        wins_XYY = torch.sigmoid(margin) if soft else 0.5 + 0.5 * margin.sign()
+        # Damped: wins turn the step by an imaginary number of at most 1/(2β), which must not outgrow what it shrinks.
+        part, logits_XY = 1 / (1 + 1 / (4 * beta * beta)), self.reference
+        for _ in range(100_000):
+            policy_XY = logits_XY.softmax(-1)
+            moved_XY = self.reference + (wins_XYY @ policy_XY[:, :, None])[:, :, 0] / beta - logits_XY
+            if float(moved_XY.abs().max()) < 1e-10:
+                break
+            logits_XY = logits_XY + part * moved_XY
+        return policy_XY
+
     def from_hinge(self, beta: float) -> Tensor:
         """The policy that minimises max(0, 1 − β h) on all pairs, h the difference of log-ratios. Shape [X, Y].
 

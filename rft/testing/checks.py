@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from rft.models.backbone import Role
 from rft.ops.kl import sequence_kl
+from rft.testing.clip import clip_direction
 from rft.testing.ratio import first_ratio
 from rft.testing.subject import NUDGE, SAME, Check, Found, NotApplicableError, Subject, trains
 from rft.testing.world import VOCABULARY, World
@@ -44,12 +45,26 @@ def kl_sign(subject: Subject) -> Found:
                 "on the policy's own samples",
                 subject.loses,
             )
+    reported = f"{', '.join(start)} 0 at first" if start else ""
     if subject.algorithm.data_kind != "on_policy" or "reference" not in subject.algorithm.needs:
-        return Found(True, ", ".join(f"{k} 0 at the reference" for k in start) or "reports none")
-    rollouts = moved.rollouts()
+        return Found(True, reported or "reports none")
+    first = _rollout_kl(at_start)
+    if bool(first.ne(0).any()):
+        off = float(first.abs().max())
+        told = (
+            f"rollouts of the untouched policy are up to {off:.2g} nats from the reference; wanted 0: what changed it?"
+        )
+        return Found(False, told, subject.at("__init__"))
+    kl = float(_rollout_kl(moved).mean())
+    measured = f"rollouts 0 nats from the reference, {kl:.3f} once moved"
+    return Found(kl > 0, f"{reported}; {measured}" if reported else measured, subject.learns)
+
+
+def _rollout_kl(world: World) -> Tensor:
+    """log π − log π_ref of fresh rollouts. Shape [B]."""
+    rollouts = world.rollouts()
     assert rollouts.ref_logprobs is not None
-    kl = float(sequence_kl(rollouts.logprobs, rollouts.ref_logprobs, rollouts.sequences.response_mask).mean())
-    return Found(kl > 0, f"0 at the reference, {kl:.3f} nats away from it", subject.loses)
+    return sequence_kl(rollouts.logprobs, rollouts.ref_logprobs, rollouts.sequences.response_mask)
 
 
 def _kl_metrics(world: World) -> dict[str, Tensor]:
@@ -161,17 +176,21 @@ def _mean_metrics(subject: Subject, parts: int) -> dict[str, float]:
     return total
 
 
+ENDINGS = {
+    "of one token": "do not divide by length − 1",
+    "cut off": "do not divide by what complete responses alone have",
+    "with EOS": "do not divide by what cut-off responses alone have",
+}
+
+
 def endings(subject: Subject) -> Found:
     """EOS counts, what follows it does not; responses of one token and cut-off ones give finite numbers."""
     trains(subject)
     world = subject.world(nudge=NUDGE)
     batch = world.batch()
     seq = batch.chosen if isinstance(batch, PreferenceBatch) else batch.sequences
-    kinds = {
-        "of one token": seq.lengths == 1,
-        "cut off": seq.truncated(world.backbone.eos_id),
-        "with EOS": ~seq.truncated(world.backbone.eos_id),
-    }
+    cut = seq.truncated(world.backbone.eos_id)
+    kinds = dict(zip(ENDINGS, (seq.lengths == 1, cut, ~cut), strict=True))
     if isinstance(batch, OnPolicyBatch):
         rollouts = world.rollouts()
         ended = ~rollouts.truncated
@@ -185,20 +204,37 @@ def endings(subject: Subject) -> Found:
                 )
     for kind, rows in kinds.items():
         if not bool(rows.any()):
-            continue
-        gradient = world.gradient([batch[rows]])
-        if not bool(torch.isfinite(gradient).all()):
             return Found(
-                False, f"responses {kind}: the gradient is not finite; do not divide by length − 1", subject.loses
+                False, f"no responses {kind} come out of prepare; they are to be learned from", subject.prepares
             )
+        gradient = world.any_gradient([batch[rows]])
+        if not bool(torch.isfinite(gradient).all()):
+            return Found(False, f"responses {kind}: the gradient is not finite; {ENDINGS[kind]}", subject.loses)
     return Found(True, f"{int(kinds['of one token'].sum())} of one token, {int(kinds['cut off'].sum())} cut off")
 
 
 def finite_differences(subject: Subject) -> Found:
-    """The gradient agrees with differences of the loss, in float64, in three directions."""
+    """The gradient agrees with differences of the loss, in float64, in three directions.
+
+    At the policy that the batch was drawn from, and where it has moved since, so that clips are at work.
+    """
     trains(subject)
     world = subject.world(nudge=NUDGE)
     batch = world.batch()
+    at_first = _slope_error(world, batch)
+    world.nudge(NUDGE)
+    moved = _slope_error(world, batch)
+    worst = max(at_first, moved)
+    if worst < 1e-4:
+        return Found(True, f"slope {worst:.1e} apart")
+    where = "" if at_first >= 1e-4 else " once the policy has moved from the batch's"
+    return Found(
+        False, f"slope {worst:.1e} apart{where}; something in the loss is detached, or changed in place", subject.loses
+    )
+
+
+def _slope_error(world: World, batch: Any) -> float:
+    """The largest relative difference between slopes of the loss and those that its gradient claims."""
     gradient = world.gradient([batch])
     parameters = world.parameters()
     generator = torch.Generator().manual_seed(2)
@@ -213,9 +249,7 @@ def finite_differences(subject: Subject) -> Found:
             _move(parameters, direction * (-sign * step))
         slope, claimed = (ends[0] - ends[1]) / (2 * step), float(gradient @ direction)
         worst = max(worst, abs(slope - claimed) / max(abs(slope), abs(claimed), 1e-6))
-    detail = f"slope {worst:.1e} apart"
-    mend = "; something in the loss is detached, or changed in place"
-    return Found(worst < 1e-4, detail if worst < 1e-4 else detail + mend, subject.loses)
+    return worst
 
 
 def _move(parameters: list[torch.nn.Parameter], by: Tensor) -> None:
@@ -248,7 +282,7 @@ def same_bits(subject: Subject) -> Found:
 def no_credit_no_update(subject: Subject) -> Found:
     """A batch without advantages, or of ties alone, leaves the policy where it is."""
     trains(subject)
-    world = subject.world()
+    world, where = subject.world(), subject.loses
     if subject.algorithm.data_kind == "on_policy":
         batch = world.batch()
         if isinstance(batch, OnPolicyBatch):
@@ -256,6 +290,7 @@ def no_credit_no_update(subject: Subject) -> Found:
         else:
             rollouts = world.rollouts()
             batch = world.algorithm.assign_credit(replace(rollouts, rewards=torch.ones_like(rollouts.rewards)))
+            where = subject.learns
         what = "zero advantages"
     else:
         batch = world.labelled()
@@ -269,7 +304,7 @@ def no_credit_no_update(subject: Subject) -> Found:
         size < 1e-12,
         f"{what}: largest entry of the policy's gradient {size:.1e}"
         + ("" if size < 1e-12 else "; wanted 0: multiply by the advantages, average over `batch.decided` pairs"),
-        subject.loses,
+        where,
     )
 
 
@@ -312,6 +347,7 @@ def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> str | None:
 
 CHECKS: dict[str, Check] = {
     "ratio": first_ratio,
+    "clip": clip_direction,
     "kl": kl_sign,
     "padding": padding,
     "microbatches": microbatches,

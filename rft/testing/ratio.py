@@ -77,12 +77,12 @@ def _constant_scale(world: World, batch: OnPolicyBatch) -> float | None:
     linear in the advantages, or weighs tokens by something that differs between them.
     """
     batch = batch[batch.sequences.lengths == 1]
-    if not len(batch) or not _has_ratio(world, batch):
+    if not len(batch) or not has_ratio(world, batch):
         return None
-    none_B = _pull(world, batch, 0.0)
+    none_B = pull(world, batch, 0.0)
     scales = []
     for sign in (1.0, -1.0):
-        half_B, whole_B = ((none_B - _pull(world, batch, sign * size)) / sign * len(batch) for size in (0.5, 1.0))
+        half_B, whole_B = ((none_B - pull(world, batch, sign * size)) / sign * len(batch) for size in (0.5, 1.0))
         tolerance = EXACT * max(float(whole_B.abs().max()), 1.0)
         if float((whole_B - 2 * half_B).abs().max()) > tolerance or float(whole_B.max() - whole_B.min()) > tolerance:
             return None
@@ -90,14 +90,14 @@ def _constant_scale(world: World, batch: OnPolicyBatch) -> float | None:
     return min(scales, key=abs)
 
 
-def _has_ratio(world: World, batch: OnPolicyBatch) -> bool:
+def has_ratio(world: World, batch: OnPolicyBatch) -> bool:
     """Whether old log-probs that are a little smaller change the gradient of tokens that have an advantage."""
     older = replace(batch, logprobs=batch.logprobs - 0.01 * batch.sequences.response_mask)
-    changes = [_pull(world, older, advantage) - _pull(world, batch, advantage) for advantage in (1.0, -1.0)]
+    changes = [pull(world, older, advantage) - pull(world, batch, advantage) for advantage in (1.0, -1.0)]
     return max(float(change_B.abs().max()) for change_B in changes) > EXACT
 
 
-def _pull(world: World, batch: OnPolicyBatch, advantage: float) -> Tensor:
+def pull(world: World, batch: OnPolicyBatch, advantage: float) -> Tensor:
     """The derivative of the loss by a number that is added to the log-probs of a response. Shape [B].
 
     Args:

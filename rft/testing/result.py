@@ -40,6 +40,11 @@ class Report:
         """The checks that failed."""
         return [r for r in self.results if r.ok is False]
 
+    @property
+    def undeclared(self) -> list[CheckResult]:
+        """The rows of settings for which the algorithm declares no optimum."""
+        return [r for r in self.results if r.name == "optimum" and r.ok is None]
+
     def print(self, console: Console) -> None:
         """One row a check; below it, for each that failed, what is wrong and the line to look at."""
         from rich.box import SIMPLE_HEAD

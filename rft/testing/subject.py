@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
@@ -37,13 +39,62 @@ class Subject:
     @property
     def prepares(self) -> str:
         """Where it assigns credit, or its loss if it does not."""
-        own = self.algorithm.prepare if self.algorithm.data_kind == "on_policy" else self.algorithm.prepare_step
-        return place(own) if own is not Algorithm.prepare_step else place(self.algorithm.loss)
+        if self.algorithm.data_kind == "on_policy":
+            return self.at("prepare")
+        return self.at("loss" if self.algorithm.prepare_step is Algorithm.prepare_step else "prepare_step")
 
     @property
     def loses(self) -> str:
         """Where its loss is."""
-        return place(self.algorithm.loss)
+        return self.at("loss")
+
+    @property
+    def learns(self) -> str:
+        """Where it assigns credit, and its loss."""
+        return self.at("prepare", "loss") if self.algorithm.data_kind == "on_policy" else self.prepares
+
+    def at(self, *names: str) -> str:
+        """The lines of some methods, of what the class itself defines before what it inherits.
+
+        A method that is inherited, but calls methods that a class below overrides, is told by those.
+        """
+        found = sorted((_own_way(self.algorithm, name) for name in names), key=lambda depth_places: depth_places[0])
+        return ", ".join(dict.fromkeys(where for _, places in found for where in places))
+
+
+def _own_way(algorithm: type[Algorithm], name: str) -> tuple[int, list[str]]:
+    """Where a method was last changed: how many classes above the algorithm, and the places there."""
+    classes = algorithm.__mro__[: algorithm.__mro__.index(Algorithm)]
+    reached = [name]
+    for method in reached:  # grows while it is walked
+        called = {n for c in classes if method in vars(c) for n in _names(vars(c)[method])}
+        reached += [n for n in sorted(called) if n not in reached and any(_code(vars(c).get(n)) for c in classes)]
+    for depth, c in enumerate(classes):
+        own = [n for n in reached if _code(vars(c).get(n))]
+        if own:
+            return depth, [place(_function(vars(c)[n])) for n in (own[:1] if own[0] == name else own)]
+    return len(classes), [place(getattr(Algorithm, name))]
+
+
+def _function(member: Any) -> Any:
+    """What stands behind a property, a class method or a decorator."""
+    member = member.fget if isinstance(member, property) else member
+    return inspect.unwrap(getattr(member, "__func__", member))
+
+
+def _code(member: Any) -> CodeType | None:
+    function = _function(member)
+    return function.__code__ if inspect.isfunction(function) else None
+
+
+def _names(member: Any) -> set[str]:
+    """Every name that a function uses, those of its comprehensions and inner functions included."""
+    names, codes = set[str](), [_code(member)]
+    for code in codes:
+        if code is not None:
+            names |= {*code.co_names}
+            codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+    return names
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ EOS, PAD = 0, 0
 CLOSE = 0.02  # largest total variation from the optimum
 STEPS = 300
 RATES = (0.05, 0.4)  # one after the other until it is there: an optimum at an edge is far off in logits
-GROUP = 128  # responses to a prompt where the algorithm takes all of them: as good as the expectation
 SCALES = (0.03, 0.1, 0.3, 1.0, 3.0)  # of rewards; the one whose optimum is farthest from trivial is taken
 
 
@@ -198,7 +197,7 @@ def _problem(arena: Arena, algorithm: Algorithm) -> tuple[Enumerable, Tensor]:
         problem = arena.problem(scale)
         wanted = algorithm.optimum(problem)
         if wanted is None:
-            raise NotApplicableError("no closed form under these settings")
+            raise NotApplicableError("no optimum declared under these settings")
         if wanted.shape != problem.rewards.shape:
             raise ContractError(
                 f"{place(algorithm.optimum)}: gave {list(wanted.shape)}; wanted the policy [X, Y] = "
@@ -232,12 +231,15 @@ def reaches_its_optimum(subject: Subject) -> Found:
             break
     start = total_variation(problem.reference.exp(), wanted)
     detail = f"total variation {apart:.4f} (from {start:.2f})"
+    if on_policy and (k := algorithm.optimum_samples) > 1:
+        detail += f", {k} responses a prompt"
+    if apart < CLOSE:
+        return Found(True, detail)
     return Found(
-        apart < CLOSE,
-        detail
-        if apart < CLOSE
-        else f"{detail}, wanted below {CLOSE}; sign or size of the KL term, or of the advantage?",
-        subject.prepares,
+        False,
+        f"{detail}, wanted below {CLOSE}; sign or size of the KL term, or of the advantage? A group mean that has the "
+        "response itself in it shrinks rewards by (k − 1)/k",
+        subject.learns,
     )
 
 
@@ -259,9 +261,7 @@ def _credited(
     arena: Arena, algorithm: Algorithm, problem: Enumerable, step: int
 ) -> list[OnPolicyBatch | PreferenceBatch]:
     """Two minibatches of fresh rollouts."""
-    config: Any = algorithm.config
-    takes_all = config.batch_rows == config.prompts_per_iteration * config.samples_per_prompt
-    k = GROUP if takes_all else config.samples_per_prompt
+    k = algorithm.optimum_samples
     groups = max(2 * arena.table.prompts, 1024 // k)
     batch = algorithm.assign_credit(arena.rollouts(algorithm, problem, groups, k, step))
     half = len(batch) // 2
@@ -286,4 +286,6 @@ def _untrained(subject: Subject) -> Found:
     kl = float((wanted * (wanted.clamp(min=1e-300).log() - problem.reference)).sum(-1).max())
     bound = best_of_n_kl(n)
     ok = apart < CLOSE and kl <= bound + 1e-9
-    return Found(ok, f"total variation {apart:.4f}; KL {kl:.3f} of at most {bound:.3f} nats", subject.loses)
+    return Found(
+        ok, f"total variation {apart:.4f}; KL {kl:.3f} of at most {bound:.3f} nats", subject.at("optimum", "best_of")
+    )

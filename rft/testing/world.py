@@ -196,13 +196,17 @@ class World:
         Raises:
             ValueError: if it is not finite.
         """
-        self.algorithm.zero_grad()
-        for batch in batches:
-            (self.algorithm.checked_loss(batch).loss * batch.weight / parts).backward()
-        gradient = flat_gradient(self.parameters())
+        gradient = self.any_gradient(batches, parts)
         if not bool(torch.isfinite(gradient).all()):
             raise ValueError("the gradient is not finite")
         return gradient
+
+    def any_gradient(self, batches: Any, parts: int = 1) -> Tensor:
+        """The same, finite or not."""
+        self.algorithm.zero_grad()
+        for batch in batches:
+            (self.algorithm.checked_loss(batch).loss * batch.weight / parts).backward()
+        return flat_gradient(self.parameters())
 
     def clone(self) -> World:
         """Another world in the same state."""

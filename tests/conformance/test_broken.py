@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from rft.algorithms import dpo, grpo, kto, online_dpo, ppo, raft, rloo
+from rft.algorithms import best_of_n, dpo, grpo, kto, online_dpo, ppo, raft, rloo
 from rft.errors import UserError
 from rft.models.backbone import Role
 from rft.ops.advantages import leave_one_out
+from rft.ops.enumerable import best_of_n_law
 from rft.ops.kl import sequence_kl
 from rft.ops.masked import masked_mean, row_mean, whiten
 from rft.testing import CheckFailed, check_class
+from rft.testing.subject import Subject
 from rft.testing.suite import EVERY_VARIANT, ONCE
 from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts, UnpairedBatch
 
@@ -93,12 +96,83 @@ class ShiftedRatio(ppo.PPO):
         return LossOutput(value_loss - masked_mean(batch.advantages * ratio, mask))
 
 
+def _clipped_loss(self: Any, batch: OnPolicyBatch, pick: Any) -> LossOutput:
+    """GRPO's surrogate, of the two terms what `pick` takes."""
+    mask = batch.sequences.response_mask
+    logprobs = self.backbone.logprobs(Role.policy, batch.sequences, self.config.temperature)
+    ratio = (logprobs - batch.logprobs).exp()
+    low, high = 1 - self.config.clip_range, 1 + self.config.clip_range
+    return LossOutput(masked_mean(pick(-ratio * batch.advantages, -ratio.clamp(low, high) * batch.advantages), mask))
+
+
+class InvertedClip(grpo.GRPO):
+    """Clips what went the wrong way, and lets go too far what went the right one."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        return _clipped_loss(self, batch, torch.minimum)
+
+
+class ClipsBothWays(grpo.GRPO):
+    """The clipped term alone."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        return _clipped_loss(self, batch, lambda _, clipped: clipped)
+
+
+class NeverClips(grpo.GRPO):
+    """Has a range, and does not use it."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        return _clipped_loss(self, batch, lambda unclipped, _: unclipped)
+
+
+class DetachedBeyondTheClip(grpo.GRPO):
+    """What would be clipped keeps its value and loses its gradient, on the wrong side too."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        seq = batch.sequences
+        logprobs = self.backbone.logprobs(Role.policy, seq, self.config.temperature)
+        ratio = (logprobs - batch.logprobs).exp()
+        ratio = torch.where((ratio - 1).abs() > self.config.clip_range, ratio.detach(), ratio)
+        return LossOutput(-masked_mean(batch.advantages * ratio, seq.response_mask))
+
+
 class NegativeKL(grpo.GRPO):
     """Reports KL with its sign turned."""
 
     def loss(self, batch: OnPolicyBatch) -> LossOutput:
         out = super().loss(batch)
         return LossOutput(out.loss, {**out.metrics, "kl": -out.metrics["kl"]})
+
+
+class ShiftedKL(grpo.GRPO):
+    """Reports KL that is not 0 where the policy is the reference."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        out = super().loss(batch)
+        return LossOutput(out.loss, {**out.metrics, "kl": out.metrics["kl"] + 0.1})
+
+
+class StartsElsewhere(rloo.RLOO):
+    """Moves the policy before the first step; reports no KL that would show it."""
+
+    def __init__(self, config: Any, backbone: Any) -> None:
+        super().__init__(config, backbone)
+        with torch.no_grad():
+            for parameter in backbone.parameters_of(Role.policy):
+                parameter.add_(0.1 * torch.sin(torch.arange(parameter.numel())).view_as(parameter))
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        return LossOutput(super().loss(batch).loss)
+
+
+class AsksForNothing(rloo.RLOO):
+    """Learns from the entropy, without the tokens that were sampled."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        mask = batch.sequences.response_mask
+        entropy = self.backbone.entropy(Role.policy, batch.sequences, self.config.temperature)
+        return LossOutput(-masked_mean(batch.advantages * entropy, mask))
 
 
 class MeanOverPadding(rloo.RLOO):
@@ -177,6 +251,23 @@ class NeedsTwoTokens(rloo.RLOO):
         return LossOutput(-(batch.advantages[:, 0] * logprobs / (batch.sequences.lengths - 1)).mean())
 
 
+class NeedsAnEnd(rloo.RLOO):
+    """Divides by the number of complete responses."""
+
+    def loss(self, batch: OnPolicyBatch) -> LossOutput:
+        logprobs = self.backbone.logprobs(Role.policy, batch.sequences, self.config.temperature).sum(-1)
+        complete = ~batch.sequences.truncated(self.backbone.eos_id)
+        return LossOutput(-(batch.advantages[:, 0] * logprobs).mean() / complete.to(logprobs).mean())
+
+
+class LeavesOutCutOffs(raft.RAFT):
+    """Rows that nobody learns from."""
+
+    def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
+        batch = super().prepare(rollouts)
+        return batch[~batch.sequences.truncated(self.backbone.eos_id)]
+
+
 class DetachedRatio(grpo.GRPO):
     """Part of the loss has no gradient."""
 
@@ -238,6 +329,35 @@ class MeanOfARank(rloo.RLOO):
         return OnPolicyBatch(rollouts.sequences, rollouts.logprobs, advantages_B[:, None] * mask)
 
 
+class KLOfARank(kto.KTO):
+    """z₀ from this rank's rows."""
+
+    @torch.no_grad()
+    def prepare_step(self, batch: UnpairedBatch) -> UnpairedBatch:
+        assert batch.ref_mismatched_logprobs is not None
+        ratios_B = self.backbone.logprobs(Role.policy, batch.mismatched).sum(-1) - batch.ref_mismatched_logprobs
+        return replace(batch, kl=ratios_B.mean())
+
+
+class BestOfOneMore(best_of_n.BestOfN):
+    """Declares the law of n + 1 draws."""
+
+    def optimum(self, problem: Any) -> torch.Tensor:
+        return best_of_n_law(problem, self.config.n + 1)
+
+
+class WrongPairLoss(dpo.DPO):
+    """Half the pull that it declares, in a method that the inherited loss calls."""
+
+    def optimum(self, problem: Any) -> torch.Tensor:
+        return problem.kl_regularised(self.config.beta)
+
+    def expected_loss(
+        self, chosen_B: torch.Tensor, rejected_B: torch.Tensor, preference_B: torch.Tensor
+    ) -> torch.Tensor:
+        return self.pair_loss(chosen_B / 2, rejected_B / 2)
+
+
 class ReadsGold(rloo.RLOO):
     """Looks for the hidden reward."""
 
@@ -248,14 +368,22 @@ class ReadsGold(rloo.RLOO):
 
 BROKEN = [
     ("optimum", WrongSign, rloo.Config, "prepare"),
-    ("optimum", WrongBeta, dpo.Config, None),
+    ("optimum", WrongBeta, dpo.Config, "pair_loss"),
+    ("optimum", WrongPairLoss, dpo.Config, "expected_loss"),
     ("optimum", KeepsTheWorst, raft.Config, "prepare"),
+    ("optimum", BestOfOneMore, best_of_n.Config, "optimum"),
     ("ratio", WrongTemperature, rloo.Config, "loss"),
     ("ratio", StaleLogprobs, grpo.Config, "prepare"),
     ("ratio", ShiftedClip, grpo.Config, "loss"),
     ("ratio", ShiftedBeyondTheClip, rloo.Config, "loss"),
     ("ratio", ShiftedRatio, ppo.Config, "loss"),
+    ("ratio", AsksForNothing, rloo.Config, "loss"),
+    ("clip", InvertedClip, grpo.Config, "loss"),
+    ("clip", ClipsBothWays, grpo.Config, "loss"),
+    ("clip", NeverClips, grpo.Config, "loss"),
     ("kl", NegativeKL, grpo.Config, "loss"),
+    ("kl", ShiftedKL, grpo.Config, "loss"),
+    ("kl", StartsElsewhere, rloo.Config, "__init__"),
     ("padding", MeanOverPadding, rloo.Config, "loss"),
     ("padding", LengthWithPadding, dpo.Config, "loss"),
     ("microbatches", WhitensInTheLoss, rloo.Config, "loss"),
@@ -265,31 +393,94 @@ BROKEN = [
     ("metrics", MetricOfSomeBatches, rloo.Config, "loss"),
     ("endings", DropsEOS, rloo.Config, "prepare"),
     ("endings", NeedsTwoTokens, rloo.Config, "loss"),
+    ("endings", NeedsAnEnd, rloo.Config, "loss"),
+    ("endings", LeavesOutCutOffs, raft.Config, "prepare"),
     ("gradient", DetachedRatio, grpo.Config, "loss"),
+    ("gradient", DetachedBeyondTheClip, grpo.Config, "loss"),
     ("bits", DrawsAtRandom, rloo.Config, "prepare"),
     ("credit", ImitatesAnyway, rloo.Config, "loss"),
     ("credit", LearnsFromTies, dpo.Config, "loss"),
-    ("credit", TiesAreWins, online_dpo.Config, None),
+    ("credit", TiesAreWins, online_dpo.Config, "prepare"),
     ("inputs", ChangesRewards, rloo.Config, "prepare"),
     ("ranks", MeanOfARank, rloo.Config, "prepare"),
+    ("ranks", KLOfARank, kto.Config, "prepare_step"),
     ("gold", ReadsGold, rloo.Config, "prepare"),
 ]
 
 
 @pytest.mark.parametrize(("check", "broken", "config", "method"), BROKEN, ids=lambda x: getattr(x, "__name__", None))
-def test_a_broken_algorithm_is_caught(check: str, broken: Any, config: Any, method: str | None) -> None:
+def test_a_broken_algorithm_is_caught(check: str, broken: Any, config: Any, method: str) -> None:
     broken.variants = ({},)
     report = check_class(broken, config(name=broken.__name__), only=[check])
     assert [r.name for r in report.failed] == [check], report.results
     with pytest.raises(CheckFailed, match=check):
         report.require()
-    if method is not None:
-        file, _, rest = report.failed[0].where.partition(":")
-        line = int(rest.split()[0].rstrip(":"))
-        lines, start = inspect.getsourcelines(getattr(broken, method))
-        assert Path(file) == Path(__file__)
-        if check != "gold":  # the first of the whole file
-            assert start <= line < start + len(lines)
+    file, _, rest = report.failed[0].where.partition(":")
+    line = int(rest.split()[0].rstrip(":"))
+    lines, start = inspect.getsourcelines(getattr(broken, method))
+    assert Path(file) == Path(__file__)
+    if check != "gold":  # the first of the whole file
+        assert start <= line < start + len(lines)
+
+
+WORDS = [
+    ("clip", InvertedClip, grpo, "A > 0, ratio 0.80.*A < 0, ratio 1.2.*wanted min"),
+    ("clip", ClipsBothWays, grpo, "A > 0, ratio 0.80.*A < 0, ratio 1.2"),
+    ("clip", NeverClips, grpo, "clip_range=0.2, but the loss has its full gradient at every ratio"),
+    ("gradient", DetachedBeyondTheClip, grpo, "once the policy has moved from the batch's"),
+    ("kl", ShiftedKL, grpo, "metric kl is 0.1 while the policy is the reference"),
+    ("kl", StartsElsewhere, rloo, "rollouts of the untouched policy are up to .* nats from the reference"),
+    ("ratio", AsksForNothing, rloo, "the loss never asks for backbone.logprobs"),
+    (
+        "endings",
+        NeedsTwoTokens,
+        rloo,
+        "responses of one token: the gradient is not finite; do not divide by length − 1",
+    ),
+    ("endings", NeedsAnEnd, rloo, "responses cut off: the gradient is not finite; do not divide by what complete"),
+    ("endings", LeavesOutCutOffs, raft, "no responses cut off come out of prepare"),
+    ("ranks", KLOfARank, kto, "apart on two ranks"),
+]
+
+
+@pytest.mark.parametrize(("check", "broken", "module", "words"), WORDS, ids=lambda x: getattr(x, "__name__", None))
+def test_what_is_wrong_is_told(check: str, broken: Any, module: Any, words: str) -> None:
+    (failed,) = check_class(broken, module.Config(name=broken.__name__), only=[check], variants=False).failed
+    assert re.search(words, failed.detail), failed.detail
+
+
+@pytest.mark.parametrize("check", ["ratio", "padding", "gradient"])
+def test_an_inverted_clip_passes_where_nothing_is_clipped_and_where_values_are_compared_with_their_slopes(
+    check: str,
+) -> None:
+    settings = grpo.Config(name="inverted")
+    (row,) = check_class(InvertedClip, settings, only=[check], variants=False).results
+    assert row.ok, row.detail
+
+
+def test_a_check_of_both_names_both_and_the_own_one_first() -> None:
+    subject = Subject(KeepsTheWorst, raft.Config(name="worst"))
+    assert [where.split()[-1] for where in subject.learns.split(", ")] == ["KeepsTheWorst.prepare", "RAFT.loss"]
+    subject = Subject(WhitensInTheLoss, rloo.Config(name="whitens"))
+    assert [where.split()[-1] for where in subject.learns.split(", ")] == ["WhitensInTheLoss.loss", "RLOO.prepare"]
+
+
+def test_kl_that_is_not_reported_is_measured() -> None:
+    class Silent(rloo.RLOO):
+        def loss(self, batch: OnPolicyBatch) -> LossOutput:
+            return LossOutput(super().loss(batch).loss)
+
+    (row,) = check_class(Silent, rloo.Config(name="silent"), only=["kl"]).results
+    assert row.ok
+    assert re.fullmatch(r"rollouts 0 nats from the reference, \d\.\d+ once moved", row.detail)
+
+
+def test_settings_without_an_optimum_are_told_and_counted_apart() -> None:
+    report = check_class(
+        grpo.GRPO, grpo.Config(name="grpo", overlong=grpo.OverlongEnum.mask), ["optimum"], variants=False
+    )
+    assert [r.detail for r in report.undeclared] == ["no optimum declared under these settings"]
+    assert not check_class(rloo.RLOO, rloo.Config(name="rloo"), ["clip"]).undeclared
 
 
 def test_every_check_has_something_that_it_catches() -> None:

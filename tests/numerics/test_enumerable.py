@@ -57,12 +57,27 @@ def test_the_sigmoid_loss_on_all_pairs_has_the_closed_forms_optimum(problem: Enu
 
 
 def test_ipo_on_all_pairs_has_its_own_closed_form(problem: Enumerable) -> None:
-    """log π/π_ref (y) = (mean over y' of P(y ≻ y') − ½) / β up to a constant: least squares on a complete graph."""
-    beta = 0.4
-    found = problem.from_pairs(lambda chosen, rejected: ipo_loss(chosen, rejected, beta))
-    r = problem.rewards
-    wins = torch.sigmoid(r[:, :, None] - r[:, None, :]).mean(-1)  # P(y ≻ y) = ½ adds a constant
-    assert total_variation(found, (problem.reference + (wins - 0.5) / beta).softmax(-1)) < 1e-5
+    found = problem.from_pairs(lambda chosen, rejected: ipo_loss(chosen, rejected, 0.4))
+    assert total_variation(found, problem.from_ipo(0.4)) < 1e-5
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.5])
+@pytest.mark.parametrize("soft", [True, False])
+def test_ipo_on_the_policys_own_pairs_comes_to_rest(problem: Enumerable, beta: float, *, soft: bool) -> None:
+    """The mean gradient over pairs drawn from the policy itself, by autograd over all of them, is zero there."""
+    policy = problem.from_own_ipo(beta, soft=soft)
+    torch.testing.assert_close(policy.sum(-1), torch.ones(2, dtype=torch.float64))
+    logits = policy.log().requires_grad_()
+    ratio, r = logits.log_softmax(-1) - problem.reference, problem.rewards
+    loss = torch.zeros((), dtype=torch.float64)
+    for a, b in itertools.product(range(15), range(15)):
+        margin = r[:, a] - r[:, b]
+        p = torch.sigmoid(margin) if soft else 0.5 + 0.5 * margin.sign()
+        pair = p * ipo_loss(ratio[:, a], ratio[:, b], beta) + (1 - p) * ipo_loss(ratio[:, b], ratio[:, a], beta)
+        loss = loss + (policy[:, a] * policy[:, b] * pair).sum()
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert float(gradient.abs().max()) < 1e-7
+    assert total_variation(policy, problem.reference.exp()) > 0.01
 
 
 def test_no_policy_near_it_has_a_lower_hinge_loss_than_the_corner() -> None:
