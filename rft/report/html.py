@@ -90,6 +90,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        p=wording.p_figure,
         num=wording.number,
         span=wording.span,
         percent=wording.percent,

@@ -42,7 +42,7 @@ def _groups(summary: Mapping[str, Any]) -> list[list[str]]:
     """The arms whose points lie on one curve, in the order of the arms."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for arm, record in summary["arms"].items():
-        picked = arm != summary["control"] and law_of(summary["frontier"][arm]) == "best_of_n"
+        picked = arm != summary["control"] and untrained(summary["frontier"][arm])
         models = sorted(use["key"] for use in record["stages"].get("reward_model", ())) if picked else ()
         groups.setdefault((record["algorithm"], *models) if picked else (arm, "alone"), []).append(arm)
     return list(groups.values())
@@ -53,7 +53,12 @@ def law_of(points: Sequence[Mapping[str, Any]]) -> str:
 
     What moved from the start without training was picked among the start policy's answers, whatever did it.
     """
-    return "best_of_n" if all(point["step"] == 0 for point in points) else "rl"
+    return "best_of_n" if untrained(points) else "rl"
+
+
+def untrained(points: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no step of an optimiser made any of these policies."""
+    return all(point["step"] == 0 for point in points)
 
 
 def _fitted(points: Sequence[Mapping[str, Any]], level: float, arms: Sequence[str]) -> dict[str, Any] | None:
