@@ -261,11 +261,12 @@ class NeedsAnEnd(rloo.RLOO):
 
 
 class LeavesOutCutOffs(raft.RAFT):
-    """Rows that nobody learns from."""
+    """Whole responses twice in place of those that were cut off, from which nothing is learned."""
 
     def prepare(self, rollouts: Rollouts) -> OnPolicyBatch:
         batch = super().prepare(rollouts)
-        return batch[~batch.sequences.truncated(self.backbone.eos_id)]
+        (whole,) = (~batch.sequences.truncated(self.backbone.eos_id)).nonzero(as_tuple=True)
+        return batch[whole[torch.arange(len(batch)) % len(whole)]]
 
 
 class DetachedRatio(grpo.GRPO):
