@@ -105,13 +105,12 @@ def _with_points(trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], list[str]]
 
 
 def unrecorded(study_dir: Path) -> list[str]:
-    """A sentence for each trial below a folder that was started and has no record, those of tuning left out."""
-    marks = sorted(mark for mark in study_dir.rglob(LOCK) if not (mark.parent / RECORD).exists())
+    """A sentence for each trial of a study that was started and has no record; tuning and shared stages have none."""
+    marks = sorted(mark for mark in study_dir.glob(f"*/seed-*/{LOCK}") if not (mark.parent / RECORD).exists())
     return [
         f"{mark.parent.relative_to(study_dir).as_posix()} "
         f"{'is running' if is_running(mark.parent) else 'was started and left no record; start it again'}"
         for mark in marks
-        if not is_tuning_trial((mark.parent / RECORD).relative_to(study_dir))
     ]
 
 

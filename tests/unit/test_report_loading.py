@@ -450,7 +450,9 @@ def test_trials_that_run_or_were_killed_are_told_without_a_plan(study: Study) ->
     (study.folder / "ppo" / "seed-1" / LOCK).touch()  # what a killed process leaves
     tuning = study.folder / "tuning" / "ppo" / "trial-000" / "seed-0"
     tuning.mkdir(parents=True)
-    (tuning / LOCK).touch()
+    (study.folder / "shared" / "ppo-candidates").mkdir(parents=True)
+    for folder in (tuning, study.folder / "shared" / "ppo-candidates"):
+        (folder / LOCK).touch()
     with at_work(study.folder / "ppo" / "seed-2"):
         assert study.load().warnings == (
             "ppo/seed-1 was started and left no record; start it again", "ppo/seed-2 is running",
