@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +141,14 @@ def _history_file(trial: Trial) -> Path | None:
     return use.file(HISTORY_FILE) if use else None
 
 
-def _history(trial: Trial) -> dict[str, Points]:
+def _history(trial: Trial) -> Mapping[str, Points]:
     """Metric → step → value, of one trial; values that are no finite number are left out."""
     path = _history_file(trial)
-    if path is None:
-        return {}
+    return {} if path is None else _read(path)
+
+
+@lru_cache(maxsize=2048)  # a file of a store entry never changes
+def _read(path: Path) -> Mapping[str, Points]:
     found: dict[str, Points] = {}
     for row in json.loads(path.read_text(encoding="utf-8")):
         for name, value in row.items():
