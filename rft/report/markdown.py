@@ -69,7 +69,7 @@ def _split(summary: Mapping[str, Any], split: str) -> str:
         compared = []
         if control:
             compared = ["", "", "control", "", ""] if not difference else [
-                _interval(difference, sign=True), number(difference.get("holm_p"), 3),
+                _interval(difference, sign=True), escape(wording.p_figure(difference.get("holm_p"))),
                 MARKS.get(difference["verdict"], difference["verdict"]),
                 _share(row.get("win_rate")), _share(row.get("win_rate_lc")),
             ]  # fmt: skip
@@ -89,7 +89,7 @@ def _pairs(summary: Mapping[str, Any]) -> str:
         return ""
     rows = [
         [f"{escape(duel['arm'])} against {escape(duel['against'])}", _interval(duel, sign=True),
-         number(duel.get("holm_p"), 3), MARKS.get(duel["verdict"], duel["verdict"]), _share(duel.get("win_rate"))]
+         escape(wording.p_figure(duel.get("holm_p"))), MARKS.get(duel["verdict"], duel["verdict"]), _share(duel.get("win_rate"))]
         for duel in found[:PAIRS]
     ]  # fmt: skip
     more = f"\n\nThe {PAIRS} largest differences of {len(found)}." if len(found) > PAIRS else ""
