@@ -89,7 +89,8 @@ def _pairs(summary: Mapping[str, Any]) -> str:
         return ""
     rows = [
         [f"{escape(duel['arm'])} against {escape(duel['against'])}", _interval(duel, sign=True),
-         escape(wording.p_figure(duel.get("holm_p"))), MARKS.get(duel["verdict"], duel["verdict"]), _share(duel.get("win_rate"))]
+         escape(wording.p_figure(duel.get("holm_p"))),
+         MARKS.get(duel["verdict"], duel["verdict"]), _share(duel.get("win_rate"))]
         for duel in found[:PAIRS]
     ]  # fmt: skip
     more = f"\n\nThe {PAIRS} largest differences of {len(found)}." if len(found) > PAIRS else ""
