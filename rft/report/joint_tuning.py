@@ -59,7 +59,7 @@ def _terms(tunings: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[s
     first = tunings[0]
     keys = dict.fromkeys(key for tuning in tunings for key in tuning if key not in BY_ARM)
     unlike = [key for key in keys if any(tuning.get(key) != first.get(key) for tuning in tunings)]
-    return {key: None if key in unlike else first[key] for key in keys}, unlike
+    return {key: None if key in unlike else first.get(key) for key in keys}, unlike
 
 
 def _untuned(studies: Sequence[StudyResults], shared_names: Collection[str], tuned: Collection[str]) -> list[str]:

@@ -109,7 +109,7 @@ def unrecorded(study_dir: Path) -> list[str]:
     marks = sorted(mark for mark in study_dir.glob(f"*/seed-*/{LOCK}") if not (mark.parent / RECORD).exists())
     return [
         f"{mark.parent.relative_to(study_dir).as_posix()} "
-        f"{'is running' if is_running(mark.parent) else 'was started and left no record; start it again'}"
+        f"{'is running' if is_running(mark.parent) else 'has no record: ended early, or not run to its final test'}"
         for mark in marks
     ]
 

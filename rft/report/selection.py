@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 
@@ -31,8 +31,13 @@ def other_proxy(summary: Mapping[str, Any]) -> list[str]:
     return [
         arm
         for arm, record in arms.items()
-        if models[arm] != models[summary["control"]] and record["splits"][split]["proxy"] is not None
+        if not one_scale(models[arm], models[summary["control"]]) and record["splits"][split]["proxy"] is not None
     ]
+
+
+def one_scale(ours: Set[str], theirs: Set[str]) -> bool:
+    """Whether the reward models of two arms, by their keys, are the same, but for seeds that one of them lacks."""
+    return ours == theirs or bool(ours and theirs and (ours < theirs or theirs < ours))
 
 
 def left_out(summary: Mapping[str, Any], most: int) -> str:

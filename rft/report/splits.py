@@ -31,6 +31,7 @@ from rft.evaluation.statistics import (
 )
 from rft.report.load import StudyResults, Trial
 from rft.report.provenance import reward_models
+from rft.report.selection import one_scale
 
 FULL_PAIRS = 20
 """Pairs grow with the square of the arms. With more arms than this, those compared with each other are the control and
@@ -182,7 +183,7 @@ class Split:
         """
         if self.control is None or arm == self.control:
             return None
-        if reward_models(self.trials[arm]) != reward_models(self.trials[self.control]):
+        if not one_scale(reward_models(self.trials[arm]), reward_models(self.trials[self.control])):
             return None
         gold, proxy = self.scores["gold"], self.scores["proxy"]
         scale = float(gold[self.control].std()), float(proxy[self.control].std())

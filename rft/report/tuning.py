@@ -35,10 +35,10 @@ def read_tuning(
     for file in sorted((study_dir / FOLDER).glob("*.json")):
         try:
             one = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            arm, ended = one["arm"], len(one["trials"]) == one["budget"] and one.keys() >= {"winner", "objective"}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        arm = one["arm"]
-        ended = len(one["trials"]) == one["budget"] and (tuned is None or arm in tuned)
+        ended = ended and (tuned is None or arm in tuned)
         if ended and (_runs_with(arms.get(arm, {}), one["winner"]) if one["winner"] else arm not in arms):
             found[arm] = one
     if not found:
@@ -72,13 +72,15 @@ def _arm(one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cost(one: Mapping[str, Any]) -> dict[str, float]:
-    """Every resource that the training of an arm's tuning trials used; what two trials share is paid once."""
+    """What is known of the training of an arm's tuning trials, by resource; what two trials share is paid once."""
     paid = dict(_used(one)).values()
     return {resource: float(sum(used.get(resource, 0.0) for used in paid)) for resource in RESOURCES}
 
 
 def _used(one: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """Key of every training and what it used."""
+    """Key of every training and what it used: its seconds alone where the store could not tell the rest."""
     for trial in one["trials"]:
         for seed in trial["seeds"]:
-            yield from ((stage["key"], stage["used"]) for stage in seed["stages"].values() if "used" in stage)
+            for name, stage in seed["stages"].items():
+                if name != "evaluation":
+                    yield stage["key"], stage.get("used") or {"seconds": stage["seconds"]}

@@ -455,7 +455,7 @@ def test_trials_that_run_or_were_killed_are_told_without_a_plan(study: Study) ->
         (folder / LOCK).touch()
     with at_work(study.folder / "ppo" / "seed-2"):
         assert study.load().warnings == (
-            "ppo/seed-1 was started and left no record; start it again", "ppo/seed-2 is running",
+            "ppo/seed-1 has no record: ended early, or not run to its final test", "ppo/seed-2 is running",
         )  # fmt: skip
 
 
