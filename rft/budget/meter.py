@@ -62,8 +62,12 @@ class Meter:
         self._wall, self._cpu = time.perf_counter(), cpu_seconds()
 
     def prepared(self) -> None:
-        """Everything since the meter was made, such as the reference's log-probabilities of the data, counts."""
+        """Everything since the meter was made, such as the reference's log-probabilities of the data, counts.
+
+        Every rank prepares the same, so that its operations count once.
+        """
         self._prepared = self._own()
+        self._prepared.flops /= self.ranks
 
     def begin(self) -> None:
         """The first round begins; what the same counters held before counts only as far as it was `prepared`."""

@@ -125,7 +125,9 @@ def _nearest_study(path: Path, runs: Path) -> str:
     }
     ran = {one.name: one.name for one in runs.glob("*") if one.is_dir() and any(one.rglob(RECORD))}
     there = plans | ran if path.parent == Path() else ran | plans
-    return nearest(path.name, there) if there else "give a folder with a study.yaml, or one with trials"
+    return (
+        nearest(path.name, there) if there else "give a folder with a study.yaml, or make trials first, with rft run -m"
+    )
 
 
 def _out(found: Sequence[Found], options: Options) -> Path:

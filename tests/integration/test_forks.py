@@ -320,6 +320,7 @@ def test_an_interrupt_before_the_server_is_ready_is_quick(place: Path, tmp_path:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_study_of_forks_computes_the_same_bits(fresh: Path, tmp_path: Path) -> None:
     where = study(tmp_path / "study", arms={name: OF[name] for name in ("ppo",)}, jobs=1)  # all cores a job
