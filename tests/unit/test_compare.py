@@ -548,7 +548,7 @@ class TestBeforeAnythingRuns:
 
     def test_a_name_with_nothing_near_it_gets_what_to_give(self) -> None:
         Path("base/study.yaml").unlink()
-        assert self.refused("bsae").endswith("give a folder with a study.yaml, or one with trials")
+        assert self.refused("bsae").endswith("give a folder with a study.yaml, or make trials first, with rft run -m")
 
     @pytest.mark.parametrize("out", ["file", "file/below", "file/below/further", "nowhere", "nowhere/below"])
     def test_an_out_that_can_be_no_folder_is_refused(self, world: Path, out: str) -> None:
