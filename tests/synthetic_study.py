@@ -221,7 +221,7 @@ class LargeStudy(Study):
 
     def make(self) -> LargeStudy:
         from rft.config import compose
-        from rft.study.pipeline import plain
+        from rft.study.parts import plain
 
         config = json.dumps(plain(compose(["algorithm=grpo"])))
         stages = {"questions": self.questions()}

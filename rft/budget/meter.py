@@ -97,7 +97,7 @@ class Meter:
     def charged(self, used: Usage) -> dict[str, float]:
         """The amounts of a usage that count towards limits."""
         return self.prices.amounts(
-            replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0) if self.bought else used
+            replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0, judge_money=0.0) if self.bought else used
         )
 
     def lacking(self, expected: Usage | None = None) -> str | None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-COUNTED = ("prompts", "generated_tokens", "trained_tokens", "flops", "labels", "human_labels", "judge_tokens")
+COUNTED = (
+    "prompts",
+    "generated_tokens",
+    "trained_tokens",
+    "flops",
+    "labels",
+    "human_labels",
+    "judge_tokens",
+    "judge_money",
+)
 """What is counted, and comes out the same at every run."""
 USAGE = "usage"
 """Among a stage's metrics: what making it used."""
@@ -30,7 +39,9 @@ class Usage:
     human_labels: float = 0.0
     """Judgements of single people, simulated ones too: a comparison that three of them see counts three."""
     judge_tokens: float = 0.0
-    """Tokens that a judge read."""
+    """Tokens that a judge read and wrote, if the price list says what they cost."""
+    judge_money: float = 0.0
+    """What an endpoint asked for a judge's work, if it says so itself."""
     seconds: float = 0.0
     """Wall-clock time."""
     device_seconds: float = 0.0
@@ -73,6 +84,7 @@ class Prices:
             usage.device_seconds / 3600 * self.device_hour
             + usage.human_labels * self.human_label
             + usage.judge_tokens / 1e6 * self.judge_mtoken
+            + usage.judge_money
         )
 
     def amounts(self, usage: Usage) -> dict[str, float]:

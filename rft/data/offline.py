@@ -102,7 +102,9 @@ class Comparison:
 
 
 def load_comparisons(folder_candidates: Path, folder_labels: Path, *, heldout: bool) -> list[Comparison]:
-    """All decided labels of one side of the hold-out, the better response as chosen; exact ties are left out.
+    """All decided labels of one side of the hold-out, the better response as chosen.
+
+    Exact ties are left out, and pairs whose verdict is excluded.
 
     Args:
         folder_candidates: holds ``pairs.parquet``.
@@ -116,7 +118,7 @@ def load_comparisons(folder_candidates: Path, folder_labels: Path, *, heldout: b
     found = []
     for label in read_table(folder_labels / "labels.parquet"):
         pair, p = pairs.get(label["pair"]), label["preference"]
-        if pair is None or p == 0.5:
+        if pair is None or p is None or p == 0.5:
             continue
         rows = (pair["first"], pair["second"]) if p > 0.5 else (pair["second"], pair["first"])
         found.append(Comparison(pair["prompt_id"], *rows, max(p, 1 - p)))

@@ -1,4 +1,4 @@
-"""AI feedback: a judge's scores in place of people's comparisons (Lee et al. 2023, arXiv 2309.00267)."""
+"""AI feedback: a judge's verdicts in place of people's comparisons (Lee et al. 2023, arXiv 2309.00267)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rft.errors import UserError
-from rft.feedback.base import Feedback, Labels, check_pairs
+from rft.feedback.base import Answer, Feedback, Labels, check_pairs
 from rft.feedback.judges.base import Judge
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ class Config:
 
 
 class AiFeedback(Feedback):
-    """preference = σ((score of first − score of second) / temperature): Bradley–Terry on the judge's scores.
+    """The judge's preferences, their log-odds divided by the temperature.
 
-    The judge sees one text at a time, so no order of presentation can sway it.
+    A judge that sees one answer at a time is asked for scores, preference = σ((score of first − score of second) /
+    temperature): Bradley–Terry, and no order of presentation can sway it. Another is asked about each pair in both
+    orders, and the mean counts. A verdict that could not be read excludes its pairs.
     """
 
     needs = frozenset({"judge"})
@@ -39,14 +41,27 @@ class AiFeedback(Feedback):
             raise UserError(f"feedback.temperature is {config.temperature}: it must be above 0")
         self.config, self.judge = config, judge
 
-    def label(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> Labels:
-        """See the base class. Raw answers: the judge's own for both texts, ``{"first": …, "second": …}``."""
-        check_pairs(texts, pairs)
+    def label(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
+        """See the base class. Raw answers: the judge's own, of single answers ``{"first": …, "second": …}``."""
+        check_pairs(answers, pairs)
+        return self._by_score(answers, pairs) if self.judge.one_by_one else self._by_pair(answers, pairs)
+
+    def _by_score(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
         asked = np.unique(pairs)
-        verdicts = self.judge.score([texts[i] for i in asked])
-        scores = np.full(len(texts), np.nan)
+        verdicts = self.judge.score([answers[i] for i in asked])
+        scores = np.full(len(answers), np.nan)
         scores[asked] = verdicts.scores
-        answers = dict(zip(asked.tolist(), verdicts.raw, strict=True))
+        given = dict(zip(asked.tolist(), verdicts.raw, strict=True))
         difference = (scores[pairs[:, 0]] - scores[pairs[:, 1]]) / self.config.temperature
-        raw = [json.dumps({"first": answers[a], "second": answers[b]}) for a, b in pairs.tolist()]
-        return Labels(scores, np.exp(-np.logaddexp(0.0, -difference)), raw, judge_tokens=verdicts.tokens)
+        raw = [json.dumps({"first": given[a], "second": given[b]}) for a, b in pairs.tolist()]
+        return Labels(scores, np.exp(-np.logaddexp(0.0, -difference)), raw, work=verdicts.work)
+
+    def _by_pair(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
+        found = self.judge.compare(answers, pairs)
+        preference = found.preference
+        if self.config.temperature != 1:
+            with np.errstate(divide="ignore"):
+                odds = (np.log(preference) - np.log1p(-preference)) / self.config.temperature
+            preference = np.exp(-np.logaddexp(0.0, -odds))
+        raw = [json.dumps(answer) for answer in found.raw]
+        return Labels(np.full(len(answers), np.nan), preference, raw, orders=found.orders, work=found.work)

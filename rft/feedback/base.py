@@ -1,31 +1,83 @@
-"""Feedback: labels for comparisons, whoever gives them. Dimensions: ``N`` texts, ``M`` pairs."""
+"""Feedback: labels for comparisons, whoever gives them. Dimensions: ``N`` answers, ``M`` pairs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+
+from rft.budget import Usage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """A response to a prompt, both as text."""
+
+    prompt: str
+    response: str
+
+    @property
+    def text(self) -> str:
+        """Prompt and response as one text."""
+        return self.prompt + self.response
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What it took to ask a judge. A verdict that was kept from before counts as it did when it was asked."""
+
+    questions: int = 0  # that were put to it: a pair in both orders is two
+    kept: int = 0  # of them, answered from what was kept
+    retried: int = 0  # asked a second time, since the first answer could not be read
+    excluded: int = 0  # verdicts that are missing, since the second answer could not be read either
+    read: int = 0  # tokens, instructions and examples included
+    written: int = 0  # tokens
+    seconds: float = 0.0  # from question to answer, summed over questions
+    money: float | None = None  # what an endpoint asks for it; None: tokens by the budget's price list
+
+    def __add__(self, other: Work) -> Work:
+        paid = [one.money for one in (self, other) if one.money is not None]
+        return Work(
+            self.questions + other.questions,
+            self.kept + other.kept,
+            self.retried + other.retried,
+            self.excluded + other.excluded,
+            self.read + other.read,
+            self.written + other.written,
+            self.seconds + other.seconds,
+            sum(paid) if paid else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Labels:
     """What a feedback source says about some pairs."""
 
-    scores: NDArray[np.float64]  # [N] in the source's own unit; NaN for a text that it was not asked about
-    preference: NDArray[np.float64]  # [M] P(first is better), in [0, 1]
+    scores: NDArray[np.float64]  # [N] in the source's own unit; NaN for an answer that has none
+    preference: NDArray[np.float64]  # [M] P(first is better), in [0, 1]; NaN for a pair that is excluded
     raw: list[str]  # [M] JSON of the raw answers
     human_labels: int = 0  # comparisons that people made, or would have: as many a pair as raters saw it
-    judge_tokens: int = 0  # tokens that a judge read
+    orders: NDArray[np.float64] | None = None  # [M, 2] P(first is better) where it was shown first, second
+    work: Work = field(default_factory=Work)  # of the judge
+
+    @property
+    def usage(self) -> Usage:
+        """What the labels cost."""
+        paid = self.work.money
+        tokens = 0 if paid is not None else self.work.read + self.work.written
+        return Usage(
+            labels=len(self.preference), human_labels=self.human_labels, judge_tokens=tokens, judge_money=paid or 0.0
+        )
 
 
 class Feedback(ABC):
-    """A source of labels. The same texts and pairs always get the same labels.
+    """A source of labels. The same answers and pairs always get the same labels.
 
     The constructor takes the module's ``Config`` and, by name, what the source `needs`: a ``judge``, or with
     ``annotators`` the hidden ``gold`` and the model of people that was fitted to it. A source that says it is
@@ -38,12 +90,12 @@ class Feedback(ABC):
     version: ClassVar[int] = 1
 
     @abstractmethod
-    def label(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> Labels:
-        """Judge which text of each pair is better.
+    def label(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
+        """Judge which answer of each pair is better.
 
         Args:
-            texts: N texts, each a prompt and its response as one text.
-            pairs: rows of `texts`, in the order of presentation. Shape [M, 2].
+            answers: N of them.
+            pairs: rows of `answers`, in the order of presentation. Shape [M, 2].
 
         Raises:
             ValueError: if `pairs` has another shape or type.
@@ -51,11 +103,11 @@ class Feedback(ABC):
         """
 
 
-def check_pairs(texts: Sequence[str], pairs: NDArray[np.int64]) -> None:
+def check_pairs(answers: Sequence[Answer], pairs: NDArray[np.int64]) -> None:
     """Raises as `Feedback.label` says."""
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
         raise ValueError(f"pairs has shape {pairs.shape} and type {pairs.dtype}: [M, 2] integers are wanted")
-    wrong = np.flatnonzero(((pairs < 0) | (pairs >= len(texts))).any(axis=1))
+    wrong = np.flatnonzero(((pairs < 0) | (pairs >= len(answers))).any(axis=1))
     if len(wrong):
         row = int(wrong[0])
-        raise IndexError(f"pair {row} is {pairs[row].tolist()}, but there are {len(texts)} texts (0-based rows)")
+        raise IndexError(f"pair {row} is {pairs[row].tolist()}, but there are {len(answers)} answers (0-based rows)")

@@ -12,7 +12,7 @@ import numpy as np
 
 from rft.errors import UserError
 from rft.feedback.annotators import AnnotatorModel
-from rft.feedback.base import Feedback, Labels, check_pairs
+from rft.feedback.base import Answer, Feedback, Labels, check_pairs
 from rft.tasks.base import GoldReward
 
 if TYPE_CHECKING:
@@ -60,9 +60,10 @@ class Simulated(Feedback):
         self.config, self.gold, self.annotators = config, gold, annotators
         self._biases = config.bias_scale * np.random.default_rng(config.seed).standard_normal(config.raters)
 
-    def label(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> Labels:
+    def label(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
         """See the base class. Raw answers: ``{"raters": [...], "first": [ratings], "second": [ratings]}``."""
-        check_pairs(texts, pairs)
+        check_pairs(answers, pairs)
+        texts = [answer.text for answer in answers]
         logits = self.gold.logit(texts)
         total, count = np.zeros(len(texts)), np.zeros(len(texts))
         preference = np.empty(len(pairs))

@@ -126,7 +126,7 @@ def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
 
 
 def _unlabelled(used: Usage) -> Usage:
-    return replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0)
+    return replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0, judge_money=0.0)
 
 
 def _amounts(trial: Trial, entry: Entry) -> dict[str, float]:

@@ -6,3 +6,7 @@ ROWS_FILE = "evaluation.parquet"
 """The rows of the final test, in the evaluation's entry."""
 CHECKPOINTS_FILE = "checkpoints.parquet"
 """Beside them: the rows of the points of training that were tested."""
+ORDERS = ("shown_first", "shown_second")
+"""Columns of the labels of a judge that is asked in both orders: P(first is better), shown first and second."""
+VERDICTS_FILE = "verdicts.sqlite"
+"""Beside the stages: what judges answered."""

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from rft.config import build, compose
 from rft.errors import UserError
 from rft.store import Store
-from rft.study.parts import part_class
-from rft.study.pipeline import Pipeline, settings_of
+from rft.study.parts import part_class, settings_of
+from rft.study.pipeline import Pipeline
 from rft.testing.parts_rows import row
 from rft.testing.result import CheckResult, Report
 
@@ -113,9 +113,9 @@ def _reward(pipeline: Pipeline) -> list[CheckResult]:
 def _make_judge(pipeline: Pipeline) -> Judge:
     from rft.study.shared import make_judge
 
-    needs = part_class("judge", pipeline.cfg.judge).needs
-    judge: Judge = make_judge(pipeline.cfg.judge, pipeline.model if "model" in needs else None, pipeline.strategy)
-    return judge
+    part_class("judge", pipeline.cfg.judge)
+    inputs = pipeline.judge_inputs()
+    return make_judge(pipeline.cfg.judge, inputs, pipeline.strategy, pipeline.task, pipeline.store)
 
 
 def _judge(pipeline: Pipeline) -> list[CheckResult]:

@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rft.config.build import target_class
+from rft.config.plugins import class_digest
 from rft.errors import UserError
 
 BASES: Mapping[str, str] = {
@@ -17,6 +18,19 @@ BASES: Mapping[str, str] = {
     "feedback": "rft.feedback.base.Feedback",
     "task": "rft.tasks.base.Task",
 }
+
+
+def plain(node: Any) -> Any:
+    """A config node as JSON-able data."""
+    return OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True, enum_to_str=True)
+
+
+def settings_of(node: DictConfig) -> dict[str, Any]:
+    """An option's settings with its class, and with the code of a plugin: what a stage's address takes from it."""
+    found = plain(node)
+    code = class_digest(target_class(node), str(found["_target_"]))
+    kept = {k: v for k, v in found.items() if k not in ("name", "requires_feedback")}
+    return kept if code is None else kept | {"code": code}
 
 
 def part_class(group: str, node: DictConfig | Mapping[str, Any]) -> Any:

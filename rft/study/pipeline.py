@@ -5,7 +5,6 @@ questions → sft → candidates → preferences → reward_model → policy →
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,8 +23,9 @@ from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
 from rft.study.diverged import diverges_once
-from rft.study.parts import part_class, version_of
+from rft.study.parts import part_class, plain, settings_of, version_of
 from rft.study.replicate import with_own_draws
+from rft.study.room import require_room
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -44,37 +44,6 @@ VERSIONS = {
     "evaluation": 2,
 }
 STAGES = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
-
-
-def plain(node: Any) -> Any:
-    """A config node as JSON-able data."""
-    return OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True, enum_to_str=True)
-
-
-def settings_of(node: DictConfig) -> dict[str, Any]:
-    """An option's settings with its class, and with the code of a plugin: what a stage's address takes from it."""
-    found = plain(node)
-    code = class_digest(target_class(node), str(found["_target_"]))
-    kept = {k: v for k, v in found.items() if k not in ("name", "requires_feedback")}
-    return kept if code is None else kept | {"code": code}
-
-
-def require_room(questions: Entry, model: Entry, response_tokens: int) -> None:
-    """Refuse a question that leaves the model too few positions for a response.
-
-    Raises:
-        UserError: naming the question; for a prompt file its id holds the line.
-    """
-    from rft.data.offline import read_table
-
-    config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
-    positions = config.get("max_position_embeddings") or config.get("n_positions")
-    for row in read_table(questions.path / "questions.parquet") if positions else ():
-        if len(row["token_ids"]) + response_tokens > positions:
-            raise UserError(
-                f"question {row['prompt_id']}: {len(row['token_ids'])} prompt tokens and {response_tokens} response "
-                f"tokens exceed the model's {positions} positions; shorten it, or lower task.response_tokens"
-            )
 
 
 class Pipeline:
@@ -217,6 +186,18 @@ class Pipeline:
 
         return self._note(annotators_entry(self.task))
 
+    def judge_inputs(self) -> dict[str, Entry]:
+        """What the judge is made from."""
+        needs = part_class("judge", self.cfg.judge).needs
+        found = {"model": self.model} if "model" in needs else {}
+        return found | ({"gold": self.gold, "annotators": self.annotators} if "annotators" in needs else {})
+
+    def judge_address(self) -> dict[str, Any]:
+        """What the address of a stage that asks the judge takes from it."""
+        judge, settings = self._part("judge")
+        strategy = {"strategy": self.strategy.identity(distributed=False)} if "model" in judge.needs else {}
+        return {"judge": settings} | strategy
+
     @cached_property
     def preferences(self) -> Entry:
         """Step 3: labels on the pairs, by the feedback source."""
@@ -225,10 +206,8 @@ class Pipeline:
         # The gold labels for simulated annotators; for a judge it only measures how far the labels agree with it.
         inputs: dict[str, Entry] = {"candidates": self.candidates, "gold": self.gold}
         if "judge" in source.needs:
-            judge, address["judge"] = self._part("judge")
-            if "model" in judge.needs:
-                address["strategy"] = self.strategy.identity(distributed=False)
-                inputs["model"] = self.model
+            inputs |= self.judge_inputs()
+            address |= self.judge_address()
         if "annotators" in source.needs:
             inputs["annotators"] = self.annotators
 

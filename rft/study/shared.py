@@ -33,6 +33,8 @@ from rft.errors import UserError
 from rft.evaluation.evaluate import FinalTest
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.annotators import load_annotators
+from rft.feedback.base import Answer
+from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.ratings import human_pairs, read_ratings
 from rft.models.backbone import Role
@@ -42,8 +44,9 @@ from rft.models.supervised import SupervisedFineTuning
 from rft.progress import bar
 from rft.rewards.base import Fitting, Reward, Standardised, check_scores
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
-from rft.store import Entry
-from rft.store.names import CHECKPOINTS_FILE
+from rft.store import Entry, Store
+from rft.store.cost import COST
+from rft.store.names import CHECKPOINTS_FILE, ORDERS, VERDICTS_FILE
 from rft.strategy import Strategy
 from rft.study.training import fit_shared, load_reward, make_backbone
 from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, to_device
@@ -142,13 +145,21 @@ def make_candidates(
     }
 
 
-def make_judge(node: DictConfig, model: Entry | None, strategy: Strategy) -> Judge:
-    """The judge, with the study's model if it needs one."""
-    runtime: dict[str, Any] = {}
-    if model is not None:
+def make_judge(node: DictConfig, inputs: Mapping[str, Entry], strategy: Strategy, task: Task, store: Store) -> Judge:
+    """The judge, with what it needs: a model, the verdicts that are kept, or for a simulated one the gold reward."""
+    needs, runtime = target_class(node).needs, dict[str, Any]()
+    if "annotators" in needs:
+        runtime["gold"] = task.load_gold(inputs["gold"].path)
+        runtime["annotators"] = load_annotators(inputs["annotators"].path)
+    known: dict[str, Any] = {}
+    if "model" in needs:
+        model = inputs["model"]
+        known = {"model": model.digest, "strategy": strategy.identity(distributed=False)}
         weights, tokenizer = load_folder(model.path, strategy.dtype)
         weights.to(device=strategy.device)  # type: ignore[call-arg]
-        runtime = {"model": weights, "tokenizer": tokenizer}
+        runtime |= {"model": weights, "tokenizer": tokenizer}
+    if "verdicts" in needs:
+        runtime["verdicts"] = KeptVerdicts(store.root / VERDICTS_FILE, known)
     judge: Judge = build(node, **runtime)
     return judge
 
@@ -161,46 +172,56 @@ def make_labels(
     strategy: Strategy,
     out: Path,
 ) -> dict[str, Any]:
-    """Label the pairs by the feedback source."""
+    """Label the pairs by the feedback source.
+
+    A pair whose verdict could not be read has no preference: nothing learns from it.
+    """
     candidates = read_table(inputs["candidates"].path / "candidates.parquet")
     pairs = read_table(inputs["candidates"].path / "pairs.parquet")
     gold = task.load_gold(inputs["gold"].path)
     needs, runtime = target_class(feedback_node).needs, dict[str, Any]()
     if "judge" in needs:
-        runtime["judge"] = make_judge(judge_node, inputs.get("model"), strategy)
+        runtime["judge"] = make_judge(judge_node, inputs, strategy, task, task.store)
     if "annotators" in needs:
         runtime |= {"gold": gold, "annotators": load_annotators(inputs["annotators"].path)}
     source = build(feedback_node, **runtime)
-    texts = [c["prompt"] + c["response"] for c in candidates]
+    answers = [Answer(c["prompt"], c["response"]) for c in candidates]
     index = np.array([[p["first"], p["second"]] for p in pairs], dtype=np.int64).reshape(-1, 2)
-    labels = source.label(texts, index)
+    labels = source.label(answers, index)
     rows = [
         {
             "pair": pair["pair"],
-            "preference": float(labels.preference[i]),
+            "preference": _known(labels.preference[i]),
             "first_score": float(labels.scores[pair["first"]]),
             "second_score": float(labels.scores[pair["second"]]),
+            **({} if labels.orders is None else dict(zip(ORDERS, map(_known, labels.orders[i]), strict=True))),
             "raw": labels.raw[i],
         }
         for i, pair in enumerate(pairs)
     ]
     pq.write_table(pa.Table.from_pylist(rows), out / "labels.parquet")
-    agreement = _gold_agreement(texts, index, labels.preference, gold)
-    usage = Usage(labels=len(rows), human_labels=labels.human_labels, judge_tokens=labels.judge_tokens)
+    agreement = _gold_agreement([answer.text for answer in answers], index, labels.preference, gold)
+    asked = {"kept": labels.work.kept, "judge_seconds": labels.work.seconds} if "judge" in needs else {}
     return {
         "pairs": len(rows),
         "ties": int((labels.preference == 0.5).sum()),
+        "excluded": int(np.isnan(labels.preference).sum()),
         "gold_agreement": agreement,
-        USAGE: usage.counted(),
+        USAGE: labels.usage.counted(),
+        COST: asked,
     }
 
 
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
 def _gold_agreement(texts: list[str], index: Any, preference: Any, gold: Any) -> float:
-    """Share of untied labels that pick the response with the higher gold."""
+    """Share of decided labels that pick the response with the higher gold."""
     logits = gold.logit(texts)
-    untied = preference != 0.5
+    decided = (preference != 0.5) & ~np.isnan(preference)
     agrees = (logits[index[:, 0]] > logits[index[:, 1]]) == (preference > 0.5)
-    return float(agrees[untied].mean()) if untied.any() else 0.5
+    return float(agrees[decided].mean()) if decided.any() else 0.5
 
 
 @torch.no_grad()

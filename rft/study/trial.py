@@ -19,7 +19,8 @@ from rft.machine import made_here
 from rft.store import Store
 from rft.store.names import RECORD
 from rft.store.running import at_work
-from rft.study.pipeline import Pipeline, plain
+from rft.study.parts import plain
+from rft.study.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

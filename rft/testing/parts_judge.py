@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rft.feedback.base import Feedback, Labels
+from rft.feedback.base import Answer, Feedback, Labels
 from rft.feedback.judges.base import Judge, Verdicts
 from rft.testing.parts_rows import Failed, gold_row, require, row, strayed
 from rft.testing.result import CheckResult
@@ -48,11 +48,13 @@ def judge_rows(judge: Judge) -> list[CheckResult]:
         ("braces, quotes, line ends, emoji, nothing", lambda: _awkward(judge)),
         ("no texts, no scores", lambda: _none(judge)),
     ]
-    return [*(row(name, type(judge), "score", check) for name, check in checks), gold_row(type(judge))]
+    rows = [row(name, type(judge), "score", check) for name, check in checks]
+    # With the annotators a judge is given the gold: it is a simulated one, and stands between that and what trains.
+    return rows if "annotators" in judge.needs else [*rows, gold_row(type(judge))]
 
 
 def _verdicts(judge: Judge, texts: Sequence[str]) -> Verdicts:
-    found = judge.score(list(texts))
+    found = judge.score([Answer("", text) for text in texts])
     scores = np.asarray(found.scores)
     require(
         scores.shape == (len(texts),) and np.issubdtype(scores.dtype, np.floating),
@@ -139,7 +141,7 @@ def feedback_rows(make: Callable[[], Feedback]) -> list[CheckResult]:
 
 
 def _labels(source: Feedback, texts: Sequence[str], pairs: NDArray[np.int64]) -> Labels:
-    found = source.label(list(texts), pairs.copy())
+    found = source.label([Answer("", text) for text in texts], pairs.copy())
     preference, scores = np.asarray(found.preference), np.asarray(found.scores)
     require(
         preference.shape == (len(pairs),),
@@ -213,7 +215,7 @@ def _refuses(source: Feedback) -> None:
         (np.array([[-1, 0]]), IndexError, "with a negative row"),
     ):
         try:
-            source.label(list(TEXTS), pairs)
+            source.label([Answer("", text) for text in TEXTS], pairs)
         except wanted:
             continue
         except Exception as error:

@@ -408,7 +408,7 @@ class TestOneName:
 def test_the_code_of_a_plugin_is_part_of_a_results_address(tmp_path: Path) -> None:
     whole: dict[str, str | None] = {TOY: MODULE.replace("import torch", "")}
     code = (
-        "from rft.study.pipeline import settings_of\n"
+        "from rft.study.parts import settings_of\n"
         "for target in ('rft_toy.toy.Toy', 'rft.algorithms.ppo.PPO'):\n"
         "    print(settings_of({'_target_': target, 'lr': 1}).get('code'))\n"
     )

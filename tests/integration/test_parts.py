@@ -69,18 +69,18 @@ class Endless(Reward):
 ''',
     "ownparts/judge.py": HEAD
     + '''
-from rft.feedback.judges.base import Judge, Verdicts
+from rft.feedback.judges.base import PointwiseJudge, Verdicts
 @dataclass
 class Config:
     """Settings."""
     letter: str = "e"
     """Counted."""
-class Counter(Judge):
+class Counter(PointwiseJudge):
     """Share of a letter."""
-    needs = frozenset()
     def __init__(self, config):
         self.config = config
-    def score(self, texts):
+    def score(self, answers):
+        texts = [answer.text for answer in answers]
         shares = np.array([t.count(self.config.letter) / (1 + len(t)) for t in texts], dtype=np.float64)
         return Verdicts(shares, [{"share": float(x)} for x in shares])
 ''',
@@ -99,9 +99,9 @@ class Sharp(Feedback):
     symmetric = True
     def __init__(self, config, judge):
         self.config, self.judge = config, judge
-    def label(self, texts, pairs):
-        check_pairs(texts, pairs)
-        scores = self.judge.score(texts).scores
+    def label(self, answers, pairs):
+        check_pairs(answers, pairs)
+        scores = self.judge.score(answers).scores
         difference = self.config.sharpness * (scores[pairs[:, 0]] - scores[pairs[:, 1]])
         return Labels(scores, 1 / (1 + np.exp(-difference)), [json.dumps(d) for d in difference.tolist()])
 ''',

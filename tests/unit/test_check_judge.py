@@ -15,8 +15,8 @@ import pytest
 
 from rft.feedback.ai import AiFeedback
 from rft.feedback.ai import Config as AiConfig
-from rft.feedback.base import Feedback, Labels, check_pairs
-from rft.feedback.judges.base import Judge, Verdicts
+from rft.feedback.base import Answer, Feedback, Labels, check_pairs
+from rft.feedback.judges.base import Judge, PointwiseJudge, Verdicts
 from rft.feedback.judges.few_shot import Config as FewShotConfig
 from rft.feedback.judges.few_shot import FewShotJudge
 from rft.testing.parts_judge import feedback_rows, judge_rows
@@ -30,12 +30,11 @@ if TYPE_CHECKING:
 UNSTEADY = count()
 
 
-class Length(Judge):
+class Length(PointwiseJudge):
     """Longer is better: keeps to everything, without a model."""
 
-    needs = frozenset()
-
-    def score(self, texts: Sequence[str]) -> Verdicts:
+    def score(self, answers: Sequence[Answer]) -> Verdicts:
+        texts = [answer.text for answer in answers]
         return Verdicts(self.scores(texts), [self.answer(text) for text in texts])
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -88,7 +87,8 @@ class KeepsObjects(Length):
 
 
 class KeepsOne(Length):
-    def score(self, texts: Sequence[str]) -> Verdicts:
+    def score(self, answers: Sequence[Answer]) -> Verdicts:
+        texts = [answer.text for answer in answers]
         return Verdicts(self.scores(texts), [self.answer("")] if texts else [])
 
 
@@ -147,13 +147,13 @@ class Longer(Feedback):
 
     symmetric = True
 
-    def label(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> Labels:
-        self.check(texts, pairs)
-        length = np.array([len(text) + 1.0 for text in texts])
+    def label(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
+        self.check(answers, pairs)
+        length = np.array([len(answer.text) + 1.0 for answer in answers])
         return Labels(length, self.prefer(length, pairs), [self.answer(pair) for pair in pairs.tolist()])
 
-    def check(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> None:
-        check_pairs(texts, pairs)
+    def check(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> None:
+        check_pairs(answers, pairs)
 
     def prefer(self, length: NDArray[np.float64], pairs: NDArray[np.int64]) -> NDArray[np.float64]:
         return length[pairs[:, 0]] / length[pairs].sum(1)
@@ -200,7 +200,7 @@ class MoodyFromBirth(Longer):
 
 
 class TakesAnything(Longer):
-    def check(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> None:
+    def check(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> None:
         pass
 
 
@@ -210,10 +210,10 @@ class Prose(Longer):
 
 
 class Template2(Longer):
-    def label(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> Labels:
-        check_pairs(texts, pairs)
-        _ = [text.format() for text in texts]
-        return super().label(texts, pairs)
+    def label(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
+        check_pairs(answers, pairs)
+        _ = [answer.text.format() for answer in answers]
+        return super().label(answers, pairs)
 
 
 class NeedsAPair(Longer):
@@ -222,8 +222,8 @@ class NeedsAPair(Longer):
 
 
 class ScoresOfPairs(Longer):
-    def label(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> Labels:
-        labels = super().label(texts, pairs)
+    def label(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
+        labels = super().label(answers, pairs)
         return Labels(labels.preference, labels.preference, labels.raw)
 
 
@@ -268,10 +268,10 @@ def test_labels_of_another_form_are_caught(found: type[Feedback], words: str) ->
 
 PLANTED = """
 from rft.feedback.base import Feedback
-from rft.feedback.judges.base import Judge
-class Peeks(Judge):
-    def score(self, texts):
-        return self.task.load_{0}(texts)
+from rft.feedback.judges.base import PointwiseJudge
+class Peeks(PointwiseJudge):
+    def score(self, answers):
+        return self.task.load_{0}(answers)
 class Asks(Feedback):
     def label(self, texts, pairs):
         raise NotImplementedError

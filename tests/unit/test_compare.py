@@ -23,7 +23,7 @@ from rft.config import compose
 from rft.errors import UserError
 from rft.store import store
 from rft.store.running import at_work, is_running
-from rft.study.pipeline import plain
+from rft.study.parts import plain
 from rft.study.standing import standing, told
 from rft.study.study import StudySpec, load_study, plan
 from rft.study.tuning import fair_tuning, with_overrides

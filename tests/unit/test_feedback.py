@@ -19,8 +19,8 @@ from rft.feedback.agreement import human_ceiling, krippendorff_alpha
 from rft.feedback.ai import AiFeedback
 from rft.feedback.ai import Config as AiConfig
 from rft.feedback.annotators import AnnotatorModel, annotators_entry, fit_annotators, load_annotators
-from rft.feedback.base import Feedback, Labels
-from rft.feedback.judges.base import Judge, Verdicts
+from rft.feedback.base import Answer, Feedback, Labels
+from rft.feedback.judges.base import PointwiseJudge, Verdicts
 from rft.feedback.judges.few_shot import Config as JudgeConfig
 from rft.feedback.judges.few_shot import FewShotJudge
 from rft.feedback.pairs import Pair, choose_pairs, read_pairs, write_pairs
@@ -142,6 +142,10 @@ PLAIN = AnnotatorModel(slope=1.0, intercept=0.0, bias_sd=0.7, noise_sd=0.8)
 SURE = Config(bias_scale=0.0, noise_scale=0.0)
 
 
+def said(*texts: str) -> list[Answer]:
+    return [Answer("", text) for text in texts]
+
+
 def index(*pairs: tuple[int, int]) -> Any:
     return np.array(pairs, dtype=np.int64)
 
@@ -149,7 +153,7 @@ def index(*pairs: tuple[int, int]) -> Any:
 class TestSimulated:
     def test_without_bias_and_noise_by_hand(self) -> None:
         texts = ["good", "bad", "so so", "never asked"]
-        labels = Simulated(SURE, GOLD, PLAIN).label(texts, index((0, 1), (1, 2), (2, 2)))
+        labels = Simulated(SURE, GOLD, PLAIN).label(said(*texts), index((0, 1), (1, 2), (2, 2)))
         assert labels.preference.tolist() == [1.0, 0.0, 0.5]
         assert labels.scores[:3].tolist() == [2.0, -1.0, 0.0]
         assert np.isnan(labels.scores[3])
@@ -159,7 +163,7 @@ class TestSimulated:
     def test_preference_and_score_are_the_raw_answers_means(self) -> None:
         texts = [f"{word} {i}" for i in range(20) for word in ("good", "bad", "odd")]
         pairs = index(*((3 * i + a, 3 * i + b) for i in range(20) for a, b in ((0, 1), (2, 0))))
-        labels = Simulated(Config(raters=7, raters_per_pair=5), GOLD, PLAIN).label(texts, pairs)
+        labels = Simulated(Config(raters=7, raters_per_pair=5), GOLD, PLAIN).label(said(*texts), pairs)
         given: dict[int, list[int]] = {}
         for m, (pair, raw) in enumerate(zip(pairs.tolist(), labels.raw, strict=True)):
             answer = json.loads(raw)
@@ -178,25 +182,27 @@ class TestSimulated:
     def test_a_label_does_not_depend_on_what_else_is_labelled(self) -> None:
         texts = [f"good bad {i}" for i in range(12)]
         pairs = index(*((i, i + 1) for i in range(11)))
-        whole = Simulated(Config(), GOLD, PLAIN).label(texts, pairs)
+        whole = Simulated(Config(), GOLD, PLAIN).label(said(*texts), pairs)
         order = [7, 2, 9]
-        part = Simulated(Config(), GOLD, PLAIN).label(texts, pairs[order])
+        part = Simulated(Config(), GOLD, PLAIN).label(said(*texts), pairs[order])
         assert part.preference.tolist() == whole.preference[order].tolist()
         assert part.raw == [whole.raw[i] for i in order]
-        elsewhere = Simulated(Config(), GOLD, PLAIN).label([texts[8], "other", texts[7]], index((2, 0)))
+        elsewhere = Simulated(Config(), GOLD, PLAIN).label(said(texts[8], "other", texts[7]), index((2, 0)))
         assert elsewhere.raw == [whole.raw[7]]
         assert len(set(whole.raw)) == 11
 
     def test_the_seed_decides_all(self) -> None:
         texts, pairs = [f"good {i}" for i in range(20)], index(*((i, i + 1) for i in range(19)))
-        first, again, other = (Simulated(Config(seed=seed), GOLD, PLAIN).label(texts, pairs).raw for seed in (0, 0, 1))
+        first, again, other = (
+            Simulated(Config(seed=seed), GOLD, PLAIN).label(said(*texts), pairs).raw for seed in (0, 0, 1)
+        )
         assert first == again
         assert first != other
 
     def test_a_person_has_one_bias_for_good(self) -> None:
         biased = AnnotatorModel(slope=0.0, intercept=0.0, bias_sd=1.5, noise_sd=0.0)
         texts, pairs = [f"text {i}" for i in range(60)], index(*((i, i + 1) for i in range(59)))
-        labels = Simulated(Config(raters=6), GOLD, biased).label(texts, pairs)
+        labels = Simulated(Config(raters=6), GOLD, biased).label(said(*texts), pairs)
         given: dict[int, set[int]] = {}
         for answer in map(json.loads, labels.raw):
             for rater, first, second in zip(answer["raters"], answer["first"], answer["second"], strict=True):
@@ -213,7 +219,7 @@ class TestSimulated:
         model = AnnotatorModel(slope=0.5, intercept=0.0, bias_sd=0.0, noise_sd=0.6)
         texts = [f"{word} {i}" for i in range(2000) for word in ("good", "odd")]
         pairs = index(*((2 * i, 2 * i + 1) for i in range(2000)))
-        labels = Simulated(Config(noise_scale=2.0), GOLD, model).label(texts, pairs)
+        labels = Simulated(Config(noise_scale=2.0), GOLD, model).label(said(*texts), pairs)
         assert labels.preference.mean() == pytest.approx(wanted, abs=4 * 0.45 / np.sqrt(6000))
 
     @pytest.mark.parametrize(
@@ -231,14 +237,15 @@ class TestSimulated:
             Simulated(replace(Config(), **change), GOLD, PLAIN)
 
 
-class Table(Judge):
+class Table(PointwiseJudge):
     """Knows the scores of some texts and remembers what it was asked."""
 
     def __init__(self, scores: Mapping[str, float]) -> None:
         self.scores = scores
         self.asked: list[str] = []
 
-    def score(self, texts: Sequence[str]) -> Verdicts:
+    def score(self, answers: Sequence[Answer]) -> Verdicts:
+        texts = [answer.text for answer in answers]
         self.asked += texts
         return Verdicts(np.array([self.scores[t] for t in texts]), [{"score": self.scores[t]} for t in texts])
 
@@ -248,14 +255,14 @@ class TestAi:
     def test_preference_is_bradley_terry_on_the_scores(self, temperature: float) -> None:
         judge = Table({"a": 0.0, "b": temperature * np.log(3), "c": 2000.0})
         labels = AiFeedback(AiConfig(temperature), judge).label(
-            ["a", "b", "c"], index((0, 1), (1, 0), (1, 1), (2, 0), (0, 2))
+            said("a", "b", "c"), index((0, 1), (1, 0), (1, 1), (2, 0), (0, 2))
         )
         assert labels.preference == pytest.approx([0.25, 0.75, 0.5, 1.0, 0.0])
         assert json.loads(labels.raw[0]) == {"first": {"score": 0.0}, "second": {"score": judge.scores["b"]}}
 
     def test_each_text_is_asked_about_once_and_others_never(self) -> None:
         judge = Table({"a": 1.0, "c": 2.0, "d": 3.0})
-        labels = AiFeedback(AiConfig(), judge).label(["a", "b", "c", "d"], index((3, 0), (3, 2), (0, 2)))
+        labels = AiFeedback(AiConfig(), judge).label(said("a", "b", "c", "d"), index((3, 0), (3, 2), (0, 2)))
         assert sorted(judge.asked) == ["a", "c", "d"]
         assert np.isnan(labels.scores[1])
         assert labels.scores[[0, 2, 3]].tolist() == [1.0, 2.0, 3.0]
@@ -271,12 +278,12 @@ class TestEverySource:
     @pytest.mark.parametrize("pairs", [np.zeros(2, int), np.zeros((1, 3), int), np.zeros((1, 2))])
     def test_pairs_of_another_form_are_refused(self, source: Feedback, pairs: Any) -> None:
         with pytest.raises(ValueError, match=r"\[M, 2\] integers are wanted"):
-            source.label(["a", "b"], pairs)
+            source.label(said("a", "b"), pairs)
 
     @pytest.mark.parametrize("row", [2, -1])
     def test_a_row_out_of_reach_is_named(self, source: Feedback, row: int) -> None:
-        with pytest.raises(IndexError, match=rf"pair 1 is \[0, {row}\], but there are 2 texts"):
-            source.label(["a", "b"], index((0, 1), (0, row)))
+        with pytest.raises(IndexError, match=rf"pair 1 is \[0, {row}\], but there are 2 answers"):
+            source.label(said("a", "b"), index((0, 1), (0, row)))
 
 
 @pytest.mark.assets
@@ -288,7 +295,7 @@ class TestRealParts:
         chosen = choose_pairs([str(i) for i in range(6)], 4, 2, 0.2, seed=0)
         pairs = index(*((p.first, p.second) for p in chosen))
         sources = (Simulated(Config(), GOLD, PLAIN), AiFeedback(AiConfig(), FewShotJudge(JudgeConfig(), *tiny)))
-        labels: list[Labels] = [source.label(texts, pairs) for source in sources]
+        labels: list[Labels] = [source.label(said(*texts), pairs) for source in sources]
         for some in labels:
             assert some.scores.shape == (24,)
             assert some.preference.shape == (12,)
@@ -298,7 +305,9 @@ class TestRealParts:
         ai = labels[1]
         margin = ai.scores[pairs[:, 0]] - ai.scores[pairs[:, 1]]
         np.testing.assert_allclose(ai.preference, 1 / (1 + np.exp(-margin)))
-        np.testing.assert_allclose(sources[1].label(texts, pairs[:, ::-1]).preference, 1 - ai.preference, atol=1e-5)
+        np.testing.assert_allclose(
+            sources[1].label(said(*texts), pairs[:, ::-1]).preference, 1 - ai.preference, atol=1e-5
+        )
 
     def test_people_agree_as_published(self, run_store: Store) -> None:
         ratings = load_ratings(run_store)

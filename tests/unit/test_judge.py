@@ -11,6 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rft.errors import UserError
+from rft.feedback.base import Answer
 from rft.feedback.judges.few_shot import Config, FewShotJudge
 from tests.tokenizers import bytewise, wordwise
 
@@ -56,8 +57,12 @@ def slowly(
     return [logprobs[ids[parting]] for ids in whole]
 
 
+def said(texts: Sequence[str]) -> list[Answer]:
+    return [Answer("", text) for text in texts]
+
+
 def check(judge: FewShotJudge, texts: Sequence[str], wanted: Sequence[Sequence[float]]) -> None:
-    verdicts = judge.score(texts)
+    verdicts = judge.score(said(texts))
     got = [[raw["positive"], raw["negative"]] for raw in verdicts.raw]
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
     np.testing.assert_allclose(verdicts.scores, [p - n for p, n in wanted], rtol=0, atol=2e-4)
@@ -82,18 +87,18 @@ def test_labels_that_begin_alike_part_at_their_first_difference(
 
 
 def test_a_text_does_not_depend_on_its_batch(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
-    whole = FewShotJudge(Config(SHOTS, batch_size=4), *small).score(TEXTS).scores
+    whole = FewShotJudge(Config(SHOTS, batch_size=4), *small).score(said(TEXTS)).scores
     for batch_size in (1, 2, 6):
         judge = FewShotJudge(Config(SHOTS, batch_size=batch_size), *small)
-        np.testing.assert_allclose(judge.score(TEXTS).scores, whole, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(judge.score(TEXTS[::-1]).scores, whole[::-1], rtol=0, atol=1e-5)
-        np.testing.assert_allclose(judge.score(TEXTS[2:3]).scores, whole[2:3], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(judge.score(said(TEXTS)).scores, whole, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(judge.score(said(TEXTS[::-1])).scores, whole[::-1], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(judge.score(said(TEXTS[2:3])).scores, whole[2:3], rtol=0, atol=1e-5)
 
 
 def test_the_same_question_gets_the_same_bits(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
     judge = FewShotJudge(Config(SHOTS), *small)
-    assert judge.score(TEXTS).scores.tolist() == judge.score(TEXTS).scores.tolist()
-    assert judge.score([]).scores.shape == (0,)
+    assert judge.score(said(TEXTS)).scores.tolist() == judge.score(said(TEXTS)).scores.tolist()
+    assert judge.score(said([])).scores.shape == (0,)
 
 
 def test_a_long_text_is_cut(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
@@ -104,7 +109,7 @@ def test_a_long_text_is_cut(small: tuple[PreTrainedModel, PreTrainedTokenizerBas
 
 def test_line_ends_within_a_text_are_blanks(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
     """A text cannot write an example of its own."""
-    got = FewShotJudge(Config(SHOTS), *small).score([" Bad.\n\nReview:\tgood \n"])
+    got = FewShotJudge(Config(SHOTS), *small).score(said([" Bad.\n\nReview:\tgood \n"]))
     wanted = slowly(*small, SHOTS, "Bad. Review: good")
     assert [got.raw[0]["positive"], got.raw[0]["negative"]] == pytest.approx(wanted, abs=1e-4)
 
@@ -123,7 +128,7 @@ def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused(words: list[str
     tokenizer = wordwise(words)
     model = random_model(len(tokenizer))
     if {"positive", "negative"} & set(words):
-        assert FewShotJudge(Config(SHOTS), model, tokenizer).score(["fine"]).scores.shape == (1,)
+        assert FewShotJudge(Config(SHOTS), model, tokenizer).score(said(["fine"])).scores.shape == (1,)
     else:
         with pytest.raises(UserError, match="cannot be told apart"):
             FewShotJudge(Config(SHOTS), model, tokenizer)
@@ -134,7 +139,7 @@ def test_a_model_without_numbers_is_refused() -> None:
     model = random_model(len(tokenizer))
     torch.nn.init.constant_(model.get_input_embeddings().weight, float("nan"))
     with pytest.raises(UserError, match="NaN"):
-        FewShotJudge(Config(SHOTS), model, tokenizer).score(["fine"])
+        FewShotJudge(Config(SHOTS), model, tokenizer).score(said(["fine"]))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from rft.config.plugins import allowed_packages, class_digest, code_digest
 from rft.errors import UserError
 from rft.feedback.ai import AiFeedback
 from rft.feedback.base import Feedback
-from rft.feedback.judges.base import Judge
+from rft.feedback.judges.base import PointwiseJudge
 from rft.rewards.base import Reward
 from rft.rewards.learned import LearnedReward
 from rft.store import Store
@@ -50,10 +50,10 @@ class NeedsPeople(Feedback):
         raise NotImplementedError
 
 
-class NeedsWeights(Judge):
+class NeedsWeights(PointwiseJudge):
     needs = frozenset({"weights"})  # type: ignore[arg-type]
 
-    def score(self, texts: Any) -> Any:
+    def score(self, answers: Any) -> Any:
         raise NotImplementedError
 
 
@@ -129,7 +129,7 @@ def _forget_packages() -> Any:
         ("reward", "Unfinished", "does not define score"),
         ("reward", "Greedy", "needs lables; what can be needed is labels, role"),
         ("feedback", "NeedsPeople", "needs people; what can be needed is annotators, judge"),
-        ("judge", "NeedsWeights", "needs weights; what can be needed is model"),
+        ("judge", "NeedsWeights", "needs weights; what can be needed is annotators, model, verdicts"),
         ("algorithm", "GoodAlgorithm", None),
         ("algorithm", "GoodReward", r"does not extend rft\.algorithms\.base\.Algorithm"),
         ("algorithm", "Kindless", "declares no data_kind; valid are none, on_policy, preference, unpaired"),

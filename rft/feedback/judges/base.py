@@ -1,40 +1,111 @@
-"""What a judge gives. Dimensions: ``N`` texts."""
+"""What a judge gives. Dimensions: ``N`` answers, ``M`` pairs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+
+from rft.errors import UserError
+from rft.feedback.base import Answer, Work, check_pairs
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+Need = Literal["model", "verdicts", "annotators"]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """Scores of single texts, higher is better, with the raw answers."""
+    """Scores of single answers, higher is better, with the raw answers of the judge."""
 
-    scores: NDArray[np.float64]  # [N], finite
+    scores: NDArray[np.float64]  # [N], NaN for an answer whose verdict is excluded
     raw: list[Mapping[str, Any]]  # [N] what was answered, as JSON objects
-    tokens: int = 0  # read by the judge for them, its instructions and examples with every text
+    work: Work = field(default_factory=Work)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """Verdicts on pairs, each pair in both orders of presentation."""
+
+    orders: NDArray[np.float64]  # [M, 2] P(first is better) where it was shown first, second; NaN: excluded
+    raw: list[Mapping[str, Any]]  # [M] what was answered, as JSON objects
+    work: Work = field(default_factory=Work)
+
+    @property
+    def preference(self) -> NDArray[np.float64]:
+        """P(first is better), the mean over both orders (Lee et al. 2023, section 3.1). Shape [M]; NaN: excluded."""
+        mean: NDArray[np.float64] = self.orders.mean(axis=1)
+        return mean
 
 
 class Judge(ABC):
-    """Scores texts one by one.
+    """Says which of two answers is better.
 
-    The constructor takes the module's ``Config`` and, if the judge `needs` ``model``, by name the study's ``model``
-    and ``tokenizer``; a judge with a model of its own declares ``needs = frozenset()``. Raise `version` when the code
-    changes what the scores are: results under the old one are then not reused.
+    The constructor takes the module's ``Config`` and, by name, what the judge `needs`: with ``model`` a ``model`` and
+    its ``tokenizer``, with ``verdicts`` the `rft.feedback.judges.cache.KeptVerdicts` that keep what was answered, with
+    ``annotators``, for a simulated judge only, what `rft.feedback.base.Feedback` gets under that name. Raise `version`
+    when the code changes what the verdicts are: results under the old one are then not reused.
     """
 
-    needs: ClassVar[frozenset[Literal["model"]]] = frozenset({"model"})
+    needs: ClassVar[frozenset[Need]] = frozenset()
     version: ClassVar[int] = 1
 
-    @abstractmethod
-    def score(self, texts: Sequence[str]) -> Verdicts:
-        """A score for each text, which does not depend on the other texts but for rounding.
+    @property
+    def one_by_one(self) -> bool:
+        """Whether it can score an answer by itself; no order of presentation can then sway it."""
+        return False
 
-        Any string is a text: an empty one too, or one with braces, quotes, line ends or emoji. No texts, no scores.
+    def score(self, answers: Sequence[Answer]) -> Verdicts:
+        """A score for each answer, if the judge is `one_by_one`."""
+        raise UserError(
+            f"judge: {type(self).__name__} compares answers as it is set and scores none by itself; set "
+            "judge.form=pointwise, or choose a judge that scores, such as judge=few_shot"
+        )
+
+    @abstractmethod
+    def compare(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Comparisons:
+        """Which answer of each pair is better, asked in both orders.
+
+        Args:
+            answers: N of them.
+            pairs: rows of `answers`. Shape [M, 2].
+
+        Raises:
+            ValueError: if `pairs` has another shape or type.
+            IndexError: if a pair names a row that there is not.
         """
+
+    def write(self, requests: Sequence[str], max_tokens: int) -> tuple[list[str], Work]:
+        """The judge's own text in answer to each request, if it is a model that writes."""
+        raise UserError(f"judge: {type(self).__name__} writes no text; choose one that does: judge=hf or judge=openai")
+
+
+class PointwiseJudge(Judge):
+    """Scores answers one by one; write ``score``."""
+
+    @property
+    def one_by_one(self) -> bool:
+        """It does."""
+        return True
+
+    @abstractmethod
+    def score(self, answers: Sequence[Answer]) -> Verdicts:
+        """A score for each answer, which does not depend on the other answers but for rounding.
+
+        Any string is a text: an empty one too, or one with braces, quotes, line ends or emoji. No answers, no scores.
+        """
+
+    def compare(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Comparisons:
+        """P(first is better) = σ(score of first − score of second), the same in both orders."""
+        check_pairs(answers, pairs)
+        asked = np.unique(pairs)
+        verdicts = self.score([answers[i] for i in asked])
+        scores, given = np.full(len(answers), np.nan), dict(zip(asked.tolist(), verdicts.raw, strict=True))
+        scores[asked] = verdicts.scores
+        preference = np.exp(-np.logaddexp(0.0, scores[pairs[:, 1]] - scores[pairs[:, 0]]))
+        raw: list[Mapping[str, Any]] = [{"first": given[a], "second": given[b]} for a, b in pairs.tolist()]
+        return Comparisons(np.repeat(preference[:, None], 2, axis=1), raw, verdicts.work)

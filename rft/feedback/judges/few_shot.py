@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rft.errors import UserError
-from rft.feedback.judges.base import Judge, Verdicts
+from rft.feedback.base import Answer, Work
+from rft.feedback.judges.base import PointwiseJudge, Verdicts
 from rft.progress import bar
 
 if TYPE_CHECKING:
@@ -55,12 +56,14 @@ class Config:
     """Tokens of a text that the judge reads, at least 1; what follows is cut."""
 
 
-class FewShotJudge(Judge):
+class FewShotJudge(PointwiseJudge):
     """score(x) = log p(" positive" | examples, x) − log p(" negative" | examples, x), in nats.
 
     The prompt is ``Review: … Sentiment: …`` for each example and then for x. If a label has several tokens, the
     first in which the two differ counts, given those before it.
     """
+
+    needs = frozenset({"model"})
 
     def __init__(self, config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         _check(config)
@@ -78,7 +81,7 @@ class FewShotJudge(Judge):
         self._question = self._encode("\nSentiment:") + positive[:shared]
         self._labels = (positive[shared], negative[shared])
 
-    def score(self, texts: Sequence[str]) -> Verdicts:
+    def score(self, answers: Sequence[Answer]) -> Verdicts:
         """See the base class. Raw answers: both log-probabilities, ``{"positive": …, "negative": …}``.
 
         The examples' keys and values are computed once and shared by all texts, and texts of like length are
@@ -86,9 +89,9 @@ class FewShotJudge(Judge):
         """
         import torch
 
-        rows = [self._row(text) for text in texts]
+        rows = [self._row(answer.text) for answer in answers]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
-        answers = np.empty((len(rows), 2))
+        found = np.empty((len(rows), 2))
         training = self.model.training
         self.model.eval()
         try:
@@ -96,15 +99,15 @@ class FewShotJudge(Judge):
                 examples = self._examples()
                 for start in range(0, len(order), self.config.batch_size):
                     batch = order[start : start + self.config.batch_size]
-                    answers[batch] = self._answers([rows[i] for i in batch], examples)
+                    found[batch] = self._answers([rows[i] for i in batch], examples)
                     progress.advance(len(batch))
         finally:
             self.model.train(training)
-        if not np.isfinite(answers).all():
+        if not np.isfinite(found).all():
             raise UserError("judge: the model gives log-probabilities that are NaN or infinite; choose another one")
-        raw: list[Mapping[str, Any]] = [{"positive": float(p), "negative": float(n)} for p, n in answers]
-        tokens = sum(len(self._prefix) + len(row) for row in rows)
-        return Verdicts(answers[:, 0] - answers[:, 1], raw, tokens)
+        raw: list[Mapping[str, Any]] = [{"positive": float(p), "negative": float(n)} for p, n in found]
+        work = Work(len(rows), read=sum(len(self._prefix) + len(row) for row in rows))
+        return Verdicts(found[:, 0] - found[:, 1], raw, work)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
