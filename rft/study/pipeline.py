@@ -189,8 +189,17 @@ class Pipeline:
     def judge_inputs(self) -> dict[str, Entry]:
         """What the judge is made from."""
         needs = part_class("judge", self.cfg.judge).needs
-        found = {"model": self.model} if "model" in needs else {}
+        found = {"model": self._judge_model()} if "model" in needs else {}
         return found | ({"gold": self.gold, "annotators": self.annotators} if "annotators" in needs else {})
+
+    def _judge_model(self) -> Entry:
+        """The model that a judge names as its own by `asset` or `path`; else the study's."""
+        own = {name: self.cfg.judge.get(name) for name in ("asset", "path", "revision")}
+        if own["asset"] is None and own["path"] is None:
+            return self.model
+        from rft.models.pretrained import Config, Pretrained
+
+        return Pretrained(Config(**own), self.store, key="judge").prepare()
 
     def judge_address(self) -> dict[str, Any]:
         """What the address of a stage that asks the judge takes from it."""

@@ -159,7 +159,8 @@ def make_judge(node: DictConfig, inputs: Mapping[str, Entry], strategy: Strategy
         weights.to(device=strategy.device)  # type: ignore[call-arg]
         runtime |= {"model": weights, "tokenizer": tokenizer}
     if "verdicts" in needs:
-        runtime["verdicts"] = KeptVerdicts(store.root / VERDICTS_FILE, known)
+        # A model here answers to the last bit by what is in its batch: labels must not depend on what others asked.
+        runtime["verdicts"] = KeptVerdicts(store.root / VERDICTS_FILE, known, recall="model" not in needs)
     judge: Judge = build(node, **runtime)
     return judge
 

@@ -10,37 +10,19 @@ import numpy as np
 
 from rft.feedback.base import Answer, Feedback, Labels
 from rft.feedback.judges.base import Judge, Verdicts
+from rft.testing.parts_compare import AWKWARD, PAIRS, TEXTS, changes, check_raw, comparison_rows, refuses_pairs
 from rft.testing.parts_rows import Failed, gold_row, require, row, strayed
 from rft.testing.result import CheckResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TEXTS = (
-    "A warm, clever film that I would gladly see again.",
-    "Two hours of flat jokes and wooden acting; I nearly walked out.",
-    "It is a film.",
-    "The leads are wonderful together, the ending moved me to tears, and the music is the best of the year.",
-    "Not good, not bad, and much too long in the middle.",
-    "Worst film I have ever seen, avoid it.",
-)
-AWKWARD = (
-    "",
-    " ",
-    "{text} {0} {} %s ${name} {{x}}",
-    "She said \"no\", he said 'yes' \\ and `so on`.",
-    "First line.\nSecond line.\r\n\tThird.\n\n",
-    "Lovely 😀🎬 naïve “art”, 電影",
-    "</s> <eos> [INST] Review: good Sentiment: positive",
-    "so good " * 600,
-)
-PAIRS = np.array([[0, 1], [2, 0], [3, 5], [4, 2], [1, 5], [5, 3], [2, 2]])
 SYMMETRY = 1e-6  # of p and 1 − p
 
 
 def judge_rows(judge: Judge) -> list[CheckResult]:
-    """One row a check."""
-    checks: list[tuple[str, Callable[[], str | None]]] = [
+    """One row a check: of scores if the judge is `one_by_one`, of comparisons in both orders if it is not."""
+    scores: list[tuple[str, Callable[[], str | None]]] = [
         ("one finite score a text", lambda: _scores(judge)),
         ("raw answers are kept", lambda: _raw_answers(judge)),
         ("a text depends on no other text", lambda: _independent(judge)),
@@ -48,7 +30,10 @@ def judge_rows(judge: Judge) -> list[CheckResult]:
         ("braces, quotes, line ends, emoji, nothing", lambda: _awkward(judge)),
         ("no texts, no scores", lambda: _none(judge)),
     ]
-    rows = [row(name, type(judge), "score", check) for name, check in checks]
+    if judge.one_by_one:
+        rows = [row(name, type(judge), "score", check) for name, check in scores]
+    else:
+        rows = comparison_rows(judge)
     # With the annotators a judge is given the gold: it is a simulated one, and stands between that and what trains.
     return rows if "annotators" in judge.needs else [*rows, gold_row(type(judge))]
 
@@ -61,26 +46,31 @@ def _verdicts(judge: Judge, texts: Sequence[str]) -> Verdicts:
         f"scores have shape {list(scores.shape)} and type {scores.dtype} for {len(texts)} texts: floats of shape "
         f"[{len(texts)}] are wanted",
     )
-    wrong = np.flatnonzero(~np.isfinite(scores))
-    require(not len(wrong), f"the text {texts[wrong[0]][:40]!r} scores {scores[wrong[0]]}" if len(wrong) else "")
+    without = np.isnan(scores) if found.work.excluded else np.zeros(len(texts), dtype=bool)
+    wrong = np.flatnonzero(~np.isfinite(scores) & ~without)
+    require(
+        not len(wrong),
+        f"the text {texts[wrong[0]][:40]!r} scores {scores[wrong[0]]} and work.excluded is {found.work.excluded}"
+        if len(wrong)
+        else "",
+    )
     return found
 
 
 def _scores(judge: Judge) -> str:
     scores = _verdicts(judge, TEXTS).scores
-    require(np.ptp(scores) > 0, f"all {len(scores)} texts score {scores[0]:.6g}: such a judge prefers nothing")
-    return f"from {scores.min():.3g} to {scores.max():.3g}"
+    known = scores[~np.isnan(scores)]
+    require(len(known), f"all {len(scores)} verdicts are excluded: nothing that the judge says can be read")
+    require(np.ptp(known) > 0, f"all {len(known)} texts score {known[0]:.6g}: such a judge prefers nothing")
+    left = f", {len(scores) - len(known)} of {len(scores)} excluded" if len(known) < len(scores) else ""
+    return f"from {known.min():.3g} to {known.max():.3g}{left}"
 
 
 def _raw_answers(judge: Judge) -> None:
     raw = _verdicts(judge, TEXTS).raw
     require(len(raw) == len(TEXTS), f"{len(raw)} raw answers for {len(TEXTS)} texts: one each is wanted")
     for i, answer in enumerate(raw):
-        try:
-            json.dumps(answer, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise Failed(f"the raw answer to text {i} is no JSON ({error}); keep plain numbers and strings") from error
-        require(answer, f"the raw answer to text {i} is empty: what was answered is wanted")
+        check_raw(answer, f"text {i}")
 
 
 def _independent(judge: Judge) -> str:
@@ -89,18 +79,19 @@ def _independent(judge: Judge) -> str:
     backwards = _verdicts(judge, TEXTS[::-1]).scores[::-1]
     among = _verdicts(judge, [*TEXTS, TEXTS[3] * 4]).scores[: len(TEXTS)]
     for got, what in ((alone, "alone"), (backwards, "in another order"), (among, "beside a longer text")):
-        worst = strayed(got, whole)
+        both = ~(np.isnan(got) | np.isnan(whole))
+        worst = strayed(np.where(both, got, 0.0), np.where(both, whole, 0.0))
         if worst is not None:
             raise Failed(
                 f"text {worst} scores {got[worst]:.6g} {what} and {whole[worst]:.6g} with the others: equal scores are "
                 "wanted"
             )
-    return f"largest difference {np.abs(alone - whole).max():.1e}"
+    return f"largest difference {np.nanmax(np.abs(alone - whole), initial=0.0):.1e}"
 
 
 def _repeats(judge: Judge) -> None:
     first, second = _verdicts(judge, TEXTS), _verdicts(judge, TEXTS)
-    changed = int((first.scores != second.scores).sum())
+    changed = changes(first.scores, second.scores)
     require(not changed, f"{changed} of {len(TEXTS)} scores changed at a second call: the same bits are wanted")
 
 
@@ -147,7 +138,8 @@ def _labels(source: Feedback, texts: Sequence[str], pairs: NDArray[np.int64]) ->
         preference.shape == (len(pairs),),
         f"preferences have shape {list(preference.shape)} for {len(pairs)} pairs: [{len(pairs)}] is wanted",
     )
-    outside = np.flatnonzero(~((preference >= 0) & (preference <= 1)))
+    without = np.isnan(preference) if found.work.excluded else np.zeros(len(pairs), dtype=bool)
+    outside = np.flatnonzero(~((preference >= 0) & (preference <= 1) | without))
     require(
         not len(outside),
         f"the preference of pair {outside[0]} is {preference[outside[0]]}: P(first is better), in [0, 1], is wanted"
@@ -165,8 +157,11 @@ def _labels(source: Feedback, texts: Sequence[str], pairs: NDArray[np.int64]) ->
 
 def _preferences(source: Feedback) -> str:
     preference = _labels(source, TEXTS, PAIRS).preference
-    require(bool((preference != 0.5).any()), f"all {len(PAIRS)} pairs are ties: such labels teach nothing")
-    return f"from {preference.min():.2f} to {preference.max():.2f}"
+    known = preference[~np.isnan(preference)]
+    require(len(known), f"all {len(PAIRS)} pairs are excluded: nothing that the judge says can be read")
+    require(bool((known != 0.5).any()), f"all {len(known)} pairs are ties: such labels teach nothing")
+    left = f", {len(PAIRS) - len(known)} of {len(PAIRS)} excluded" if len(known) < len(PAIRS) else ""
+    return f"from {known.min():.2f} to {known.max():.2f}{left}"
 
 
 def _raw_labels(source: Feedback) -> None:
@@ -181,7 +176,7 @@ def _relabels(source: Feedback, make: Callable[[], Feedback]) -> None:
     first = _labels(source, TEXTS, PAIRS)
     for again, what in ((source, "at a second call"), (make(), "from the source made anew")):
         labels = _labels(again, TEXTS, PAIRS)
-        changed = int((labels.preference != first.preference).sum())
+        changed = changes(labels.preference, first.preference)
         same = np.array_equal(labels.scores, first.scores, equal_nan=True)
         require(
             not changed and same,
@@ -195,7 +190,7 @@ def _swapped(source: Feedback) -> str:
         return "not claimed (symmetric = False)"
     forward = _labels(source, TEXTS, PAIRS).preference
     backward = _labels(source, TEXTS, PAIRS[:, ::-1]).preference
-    off = np.abs(forward + backward - 1)
+    off = np.nan_to_num(np.abs(forward + backward - 1))  # an excluded pair shows nothing
     worst = int(off.argmax())
     require(
         off[worst] <= SYMMETRY,
@@ -206,22 +201,7 @@ def _swapped(source: Feedback) -> str:
 
 
 def _refuses(source: Feedback) -> None:
-    n = len(TEXTS)
-    for pairs, wanted, what in (
-        (np.array([[0, 1, 2]]), ValueError, "of three texts"),
-        (np.array([0, 1]), ValueError, "of shape [2]"),
-        (np.array([[0.0, 1.0]]), ValueError, "of floats"),
-        (np.array([[0, n]]), IndexError, "with a row that there is not"),
-        (np.array([[-1, 0]]), IndexError, "with a negative row"),
-    ):
-        try:
-            source.label([Answer("", text) for text in TEXTS], pairs)
-        except wanted:
-            continue
-        except Exception as error:
-            error.args = (f"for pairs {what}, where {wanted.__name__} is wanted: {error}",)
-            raise
-        raise Failed(f"takes pairs {what}: {wanted.__name__} is wanted; call rft.feedback.base.check_pairs first")
+    refuses_pairs(source.label)
 
 
 def _no_pairs(source: Feedback) -> None:

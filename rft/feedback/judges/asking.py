@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from rft.config import number
-from rft.feedback.base import Answer, Work
-from rft.feedback.judges.base import Comparisons, Judge, Verdicts
+from rft.errors import UserError
+from rft.feedback.base import Answer, Work, check_pairs
+from rft.feedback.judges.asked import Asked, readable, to_lists, work_of
+from rft.feedback.judges.base import Comparisons, Judge, Verdicts, compare_scores
 from rft.feedback.judges.cache import KeptVerdicts
-from rft.feedback.judges.request import Backend
+from rft.feedback.judges.prompts import Prompts, Question, defused, is_scale
+from rft.feedback.judges.request import Backend, Reply, Request
+from rft.progress import bar
+from rft.store.names import ORDERS
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -65,6 +73,8 @@ class AskingConfig:
     shots: list[dict[str, Any]] = field(default_factory=list)
     """Examples, each with `verdict`, if wanted `prompt` and `thought`, and by form: pointwise `response`; pairwise
     `first` and `second`, verdict A or B; listwise `responses`, a list, verdict such as B > A > C."""
+    list_size: int = number(8, at_least=2, at_most=26)
+    """Responses ranked at once with form=listwise, 2 to 26; more to one prompt are ranked in several lists."""
     max_tokens: int = number(256, at_least=1)
     """Tokens that may be written for a thought or a generated verdict, at least 1."""
     max_characters: int = number(2000, at_least=1)
@@ -79,22 +89,33 @@ class AskedJudge(Judge):
     """A judge in one of three forms that puts its questions to a backend.
 
     An option extends it: its ``Config`` extends `AskingConfig`, and its constructor makes the backend and gives it on.
+    Pointwise, with log-probabilities renormalised over the options: score = Σ s·p(s) (Lee et al. 2023, arXiv
+    2309.00267, direct scoring), or of two options log p(last) − log p(first). Pairwise: P(first is better) = p(A) where
+    it is shown as A, p(B) where it is shown as B; generated, 1, 0, or ½ for a tie. Listwise: 1, 0 or ½ by the ranks in
+    the order given and in the reversed one. An answer that cannot be read is asked for once more, then excluded.
 
     Args:
         config: how it is asked.
         backend: who answers.
         verdicts: where answers are looked for first and kept as they come.
+
+    Raises:
+        UserError: for settings that do not fit together.
     """
 
     needs = frozenset({"verdicts"})
 
     def __init__(self, config: AskingConfig, backend: Backend, verdicts: KeptVerdicts) -> None:
+        check_config(config)
         self.config, self.backend, self.verdicts = config, backend, verdicts
+        self.prompts = Prompts(config)
         self._again = 0
 
     def asked_again(self, times: int = 1) -> Self:
         """This judge asked anew: it finds none of what it answered before, but what it did at the same `times`."""
-        raise NotImplementedError
+        other = copy.copy(self)
+        other._again = self._again + times
+        return other
 
     @property
     def one_by_one(self) -> bool:
@@ -102,13 +123,122 @@ class AskedJudge(Judge):
         return self.config.form == FormEnum.pointwise
 
     def score(self, answers: Sequence[Answer]) -> Verdicts:
-        """See the base class."""
-        raise NotImplementedError
+        """See the base class. Raw answers: ``{"logprobs": {…}}`` or ``{"text": …}``, with what else was said."""
+        if not self.one_by_one:
+            return super().score(answers)
+        questions = [self.prompts.pointwise(answer) for answer in answers]
+        found, work = self._answers(questions)
+        scores = np.array([one.score() for one in found], dtype=np.float64)
+        return Verdicts(scores, [one.raw() for one in found], work)
 
     def compare(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Comparisons:
-        """See the base class."""
-        raise NotImplementedError
+        """See the base class. Raw answers: as of single ones, for both orders: ``{"shown_first": …, …}``."""
+        if self.one_by_one:
+            return compare_scores(self.score, answers, pairs)
+        check_pairs(answers, pairs)
+        return self._ranked(answers, pairs) if self.config.form == FormEnum.listwise else self._paired(answers, pairs)
 
     def write(self, requests: Sequence[str], max_tokens: int) -> tuple[list[str], Work]:
-        """See the base class."""
-        raise NotImplementedError
+        """See the base class. An empty text is an answer too."""
+        asked = {
+            text: Request(({"role": "user", "content": defused(text)},), (), max_tokens, 2 * self._again)
+            for text in requests
+        }
+        replies = self._replies(list(asked.values()), "Writing")
+        texts = {text: reply.text for text, (reply, _) in zip(asked, replies, strict=True)}
+        return [texts[text] for text in requests], work_of([[one] for one in replies])
+
+    def _paired(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Comparisons:
+        shown = [(answers[a], answers[b]) for a, b in pairs.tolist()]
+        questions = [self.prompts.pairwise(*pair) for pair in shown]
+        questions += [self.prompts.pairwise(*pair[::-1]) for pair in shown]
+        found, work = self._answers(questions)
+        first, second = found[: len(pairs)], found[len(pairs) :]
+        orders = np.array([[a.first(), 1 - b.first()] for a, b in zip(first, second, strict=True)], dtype=np.float64)
+        raw: list[Mapping[str, Any]] = [
+            {ORDERS[0]: a.raw(), ORDERS[1]: b.raw()} for a, b in zip(first, second, strict=True)
+        ]
+        return Comparisons(orders.reshape(-1, 2), raw, work)
+
+    def _ranked(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Comparisons:
+        lists = to_lists(answers, pairs, self.config.list_size)
+        questions = [self.prompts.listwise([answers[i] for i in one.rows]) for one in lists]
+        questions += [self.prompts.listwise([answers[i] for i in one.rows[::-1]]) for one in lists]
+        found, work = self._answers(questions)
+        orders = np.full((len(pairs), 2), 0.5)  # of a text with itself, which is in no list
+        raw: list[Mapping[str, Any]] = [{"same": True}] * len(pairs)
+        for one, given, turned in zip(lists, found[: len(lists)], found[len(lists) :], strict=True):
+            for m, (a, b) in one.places.items():
+                mirrored = (len(one.rows) - 1 - a, len(one.rows) - 1 - b)
+                two = [(given, (a, b)), (turned, mirrored)] if a < b else [(turned, mirrored), (given, (a, b))]
+                orders[m] = [answer.ranked(*places) for answer, places in two]
+                raw[m] = {
+                    order: answer.raw() | {"first": ascii_uppercase[x], "second": ascii_uppercase[y]}
+                    for order, (answer, (x, y)) in zip(ORDERS, two, strict=True)
+                }
+        return Comparisons(orders, raw, work)
+
+    def _answers(self, questions: Sequence[Question]) -> tuple[list[Asked], Work]:
+        """Each question's answer, with what it took; the same question is put once."""
+        asked = {question.key: Asked(question) for question in questions}
+        everything, attempt = list(asked.values()), 2 * self._again
+        if self.config.chain_of_thought and self.config.answers == AnswersEnum.logprobs:
+            thoughts = self._replies([self.prompts.thinking(one.question, attempt) for one in everything], "Thinking")
+            for one, said in zip(everything, thoughts, strict=True):
+                one.thought = said[0].text
+                one.replies.append(said)
+        self._ask(everything, attempt)
+        self._ask([one for one in everything if one.value is None], attempt + 1)
+        work = work_of([one.replies for one in everything])
+        retried = sum(one.asked > 1 for one in everything)
+        excluded = sum(one.value is None for one in everything)
+        return [asked[question.key] for question in questions], replace(work, retried=retried, excluded=excluded)
+
+    def _ask(self, asked: Sequence[Asked], attempt: int) -> None:
+        requests = [self.prompts.verdict(one.question, one.thought, attempt) for one in asked]
+        replies = self._replies(requests, "Judging again" if attempt % 2 else "Judging")
+        for one, said in zip(asked, replies, strict=True):
+            one.asked += 1
+            one.replies.append(said)
+            if self.config.answers == AnswersEnum.generated:
+                one.value = self.prompts.read(one.question, said[0].text)
+            else:
+                options = len(one.question.labels)
+                one.value = readable(said[0].logprobs, options, finite=self.one_by_one and options == 2)
+
+    def _replies(self, requests: Sequence[Request], doing: str) -> list[tuple[Reply, bool]]:
+        """Each request's reply and whether it was kept from before; new ones are kept as they come."""
+        identity = self.backend.identity
+        found = [self.verdicts.find(identity, request) for request in requests]
+        missing = [i for i, reply in enumerate(found) if reply is None]
+        fresh: dict[int, Reply] = {}
+        if missing:
+            with bar(doing, total=len(missing)) as progress:
+                for place, reply in self.backend.answer([requests[i] for i in missing]):
+                    self.verdicts.keep(identity, requests[missing[place]], reply)
+                    fresh[missing[place]] = reply
+                    progress.advance()
+        return [(fresh[i], False) if reply is None else (reply, True) for i, reply in enumerate(found)]
+
+
+def check_config(config: AskingConfig) -> None:
+    """Refuse settings that do not fit together.
+
+    Raises:
+        UserError: naming the first.
+    """
+    options, generated = config.options, config.answers == AnswersEnum.generated
+    if config.form == FormEnum.listwise and not generated:
+        raise UserError("judge.form=listwise is read from text: set judge.answers=generated")
+    if len(set(options)) < max(2, len(options)) or not all(option.strip() for option in options):
+        raise UserError(f"judge.options is {options}: give at least 2 different ones, none of them blank")
+    if config.form == FormEnum.pointwise and generated and not is_scale(options):
+        raise UserError(
+            f"judge.options is {options}: with judge.answers=generated give numbers in rising order, or set "
+            "judge.answers=logprobs"
+        )
+    if not config.criterion.strip():
+        raise UserError("judge.criterion is empty: say what is asked for, such as 'positive about the film'")
+    for place, principle in enumerate(config.principles):
+        if not principle.strip():
+            raise UserError(f"judge.principles[{place}] is empty: write it, or take it out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -105,11 +105,23 @@ class PointwiseJudge(Judge):
 
     def compare(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Comparisons:
         """P(first is better) = σ(score of first − score of second), the same in both orders."""
-        check_pairs(answers, pairs)
-        asked = np.unique(pairs)
-        verdicts = self.score([answers[i] for i in asked])
-        scores, given = np.full(len(answers), np.nan), dict(zip(asked.tolist(), verdicts.raw, strict=True))
-        scores[asked] = verdicts.scores
-        preference = np.exp(-np.logaddexp(0.0, scores[pairs[:, 1]] - scores[pairs[:, 0]]))
-        raw: list[Mapping[str, Any]] = [{"first": given[a], "second": given[b]} for a, b in pairs.tolist()]
-        return Comparisons(np.repeat(preference[:, None], 2, axis=1), raw, verdicts.work)
+        return compare_scores(self.score, answers, pairs)
+
+
+def compare_scores(
+    score: Callable[[Sequence[Answer]], Verdicts], answers: Sequence[Answer], pairs: NDArray[np.int64]
+) -> Comparisons:
+    """P(first is better) = σ(score of first − score of second), of answers that are scored one by one.
+
+    Raises:
+        ValueError: if `pairs` has another shape or type than [M, 2] of integers.
+        IndexError: if a pair names a row that there is not.
+    """
+    check_pairs(answers, pairs)
+    asked = np.unique(pairs)
+    verdicts = score([answers[i] for i in asked])
+    scores, given = np.full(len(answers), np.nan), dict(zip(asked.tolist(), verdicts.raw, strict=True))
+    scores[asked] = verdicts.scores
+    preference = np.exp(-np.logaddexp(0.0, scores[pairs[:, 1]] - scores[pairs[:, 0]]))
+    raw: list[Mapping[str, Any]] = [{"first": given[a], "second": given[b]} for a, b in pairs.tolist()]
+    return Comparisons(np.repeat(preference[:, None], 2, axis=1), raw, verdicts.work)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from filelock import FileLock
+
+from rft.errors import UserError
 from rft.feedback.judges.request import Reply, Request
 
-_TABLE = """CREATE TABLE IF NOT EXISTS verdicts (
+SECONDS = 60.0  # to wait while another process writes
+MARK = 0x72667456  # "rftV": the application_id of our files
+_TABLE = """CREATE TABLE verdicts (
     key TEXT PRIMARY KEY,      -- sha256 of the judge's identity and the request
     asked TEXT NOT NULL,       -- both, as JSON
     reply TEXT NOT NULL,       -- as JSON
@@ -22,11 +29,22 @@ _TABLE = """CREATE TABLE IF NOT EXISTS verdicts (
 ) WITHOUT ROWID"""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One answer that is kept."""
+
+    known: dict[str, Any]  # what it depended on besides
+    judge: dict[str, Any]  # the backend's identity
+    request: Request
+    reply: Reply
+    created: str  # UTC, ISO 8601
+
+
 class KeptVerdicts:
-    """Replies in an sqlite file that several processes share.
+    """Replies in an sqlite file that several processes share. A store that cannot be written to can still be read.
 
     Args:
-        path: of the file, made if it is not there.
+        path: of the file, made when the first answer is kept.
         known: what the answers depend on that neither the backend nor the request says, such as a model's digest.
         recall: whether to look; without, replies are kept and never found, as a model in this process needs whose
             answers depend on the batch to the last bit: a trial must not depend on what others have asked.
@@ -36,20 +54,44 @@ class KeptVerdicts:
         self.path, self.known, self.recall = path, dict(known), recall
 
     def find(self, identity: Mapping[str, Any], request: Request) -> Reply | None:
-        """What was answered to the same request before, if anything."""
-        if not self.recall:
+        """What was answered to the same request before, if anything.
+
+        Raises:
+            UserError: if the file is none of kept verdicts, or cannot be read.
+        """
+        if not self.recall or not self.path.exists():
             return None
         key, _ = self._address(identity, request)
-        with closing(self._open()) as connection:
+        with self._told(), closing(self._open_to_read()) as connection:
             row = connection.execute("SELECT reply FROM verdicts WHERE key = ?", (key,)).fetchone()
         return None if row is None else _reply(json.loads(row[0]))
 
     def keep(self, identity: Mapping[str, Any], request: Request, reply: Reply) -> None:
-        """Keep an answer at once; the first of two to the same request stays."""
+        """Keep an answer at once; the first of two to the same request stays.
+
+        Raises:
+            UserError: if the file is none of kept verdicts, or cannot be written.
+        """
         key, asked = self._address(identity, request)
         row = (key, asked, json.dumps(asdict(reply), ensure_ascii=False), datetime.now(UTC).isoformat())
-        with closing(self._open()) as connection:
-            connection.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", row)
+        with self._told(), closing(self._open_to_write()) as connection:
+            connection.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", [_encodable(one) for one in row])
+
+    def rows(self) -> Iterator[Kept]:
+        """All that is kept, whoever asked, the oldest first; of other judges too.
+
+        Raises:
+            UserError: if the file is none of kept verdicts, or cannot be read.
+        """
+        if not self.path.exists():
+            return
+        with self._told(), closing(self._open_to_read()) as connection:
+            for asked, reply, created in connection.execute(
+                "SELECT asked, reply, created FROM verdicts ORDER BY created, key"
+            ):
+                whole = json.loads(asked)
+                judge, request = whole.pop("judge"), whole.pop("request")
+                yield Kept(whole, judge, _request(request), _reply(json.loads(reply)), created)
 
     def _address(self, identity: Mapping[str, Any], request: Request) -> tuple[str, str]:
         """Key, and what it is the hash of."""
@@ -57,12 +99,81 @@ class KeptVerdicts:
         asked = json.dumps(whole, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(asked.encode("utf-8", errors="surrogatepass")).hexdigest(), asked
 
-    def _open(self) -> sqlite3.Connection:
+    def _open_to_write(self) -> sqlite3.Connection:
+        if not self.path.exists():
+            self._make()
+        return self._checked(sqlite3.connect(self.path, timeout=SECONDS, isolation_level=None))
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        place = f"file:{quote(str(self.path.absolute()))}?mode=ro"
+        try:
+            return self._checked(sqlite3.connect(place, timeout=SECONDS, isolation_level=None, uri=True))
+        except sqlite3.OperationalError:
+            # Where nothing can be written, the log of other writers cannot be opened: there are none.
+            return self._checked(sqlite3.connect(f"{place}&immutable=1", isolation_level=None, uri=True))
+
+    def _make(self) -> None:
+        """The empty file, whole at once: another process never sees half of it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(_TABLE)
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with FileLock(f"{self.path}.lock"):
+            if self.path.exists():
+                return
+            beside.unlink(missing_ok=True)
+            with closing(sqlite3.connect(beside, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(f"PRAGMA application_id={MARK}")
+                connection.execute(_TABLE)
+            beside.replace(self.path)
+
+    def _checked(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """The connection, if the file is ours."""
+        try:
+            connection.execute(
+                "PRAGMA synchronous=NORMAL"
+            )  # of a machine that loses power the last answers may be lost
+            mark = connection.execute("PRAGMA application_id").fetchone()[0]
+            ours = mark == MARK and "verdicts" in _tables(connection)
+        except BaseException:
+            connection.close()
+            raise
+        if not ours:
+            connection.close()
+            raise sqlite3.DatabaseError("it was made by another program")
         return connection
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong with the file, said to the user."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{self.path}: cannot be used ({error}); see that you may write there, that the disk has room and that "
+                "no other program holds it, then start again"
+            ) from error
+        except (OSError, PermissionError) as error:
+            raise UserError(
+                f"{self.path}: cannot be used ({error.strerror}); see that you may write there, then start again"
+            ) from error
+        except (sqlite3.DatabaseError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path}: holds no verdicts that can be read ({error}); move it away, and what it held is asked "
+                "again"
+            ) from error
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def _encodable(text: str) -> str:
+    """Half a character, which no file can hold, by its number."""
+    return text.encode("utf-8", errors="backslashreplace").decode()
+
+
+def _request(found: Mapping[str, Any]) -> Request:
+    return Request(**{**found, "messages": tuple(found["messages"]), "options": tuple(found["options"])})
 
 
 def _reply(found: Mapping[str, Any]) -> Reply:
