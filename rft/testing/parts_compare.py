@@ -100,7 +100,7 @@ def _swapped(judge: Judge) -> str:
     backward = 1 - _compared(judge, TEXTS, PAIRS[:, ::-1]).orders[:, ::-1]
     require(
         np.array_equal(np.isnan(forward), np.isnan(backward)),
-        "other verdicts are excluded when the pairs are swapped: the same questions are asked, so equal ones are wanted",
+        "other verdicts are excluded when the pairs are swapped: the questions are the same, so equal ones are wanted",
     )
     worst = strayed(np.nan_to_num(backward).ravel(), np.nan_to_num(forward).ravel())
     if worst is not None:

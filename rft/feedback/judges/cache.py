@@ -168,7 +168,7 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 
 
 def _encodable(text: str) -> str:
-    """Half a character, which no file can hold, by its number."""
+    """Half a character, which no file can hold, by its number, which JSON reads back."""
     return text.encode("utf-8", errors="backslashreplace").decode()
 
 

@@ -65,7 +65,8 @@ class HFJudge(AskedJudge):
 class LocalModel:
     """The backend: log-probabilities of what may be said next, or text, in batches padded on the left.
 
-    Of options of several tokens the log-probability is the sum over those that not all of them begin with. Text is greedy at temperature 0, else sampled with numbers that come from the request and the seed alone.
+    Of an option of several tokens the log-probabilities are summed, but for those that all options begin with. Text is
+    greedy at temperature 0, else sampled with numbers that come from the request and the seed alone.
 
     Args:
         model: a causal language model.

@@ -1,0 +1,308 @@
+"""Judges that ask, with a small backend whose answers are known: forms, orders, retries, what is kept and counted."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rft.errors import UserError
+from rft.feedback.base import Answer
+from rft.feedback.judges.asked import to_lists
+from rft.feedback.judges.asking import AnswersEnum, AskedJudge, AskingConfig, FormEnum
+from rft.feedback.judges.cache import KeptVerdicts
+from rft.feedback.judges.request import Reply, Request
+from rft.testing.parts_judge import judge_rows
+
+GENERATED = AnswersEnum.generated
+ANSWERS = [Answer("p", text) for text in ("aaa", "a", "aaaaa", "aa")]
+PAIRS = np.array([[0, 1], [1, 2], [3, 0]])
+
+
+class Known:
+    """Answers by a function of the shown responses, in the reverse of the order asked; written down in `asked`."""
+
+    def __init__(self, said: Callable[[Request, list[str]], str | tuple[float, ...] | None]) -> None:
+        self.said, self.asked = said, list[Request]()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"backend": "known"}
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+        for place in reversed(range(len(requests))):
+            request = requests[place]
+            self.asked.append(request)
+            said = self.said(request, shown(request))
+            logprobs, text = (None, said) if isinstance(said, str) else (said, "")
+            yield place, Reply(text, logprobs, read=10, written=2, seconds=0.5, money=0.25)
+
+
+def shown(request: Request) -> list[str]:
+    """The responses of the question that comes last."""
+    users = [turn["content"] for turn in request.messages if "<response" in turn["content"]]
+    return re.findall(r"<response(?:-[A-Z])? [0-9a-f]{8}>\n(.*?)\n</response", users[-1], re.DOTALL) if users else []
+
+
+def judge(said: Any, tmp_path: Path, form: str = "pairwise", **settings: Any) -> tuple[AskedJudge, Known]:
+    backend = Known(said)
+    kept = KeptVerdicts(tmp_path / "verdicts.sqlite", {"model": "m"})
+    return AskedJudge(AskingConfig(form=FormEnum(form), **settings), backend, kept), backend
+
+
+def longer(request: Request, texts: list[str]) -> tuple[float, ...]:
+    """Log-odds of ln 3 for the longer one and ln 2 for the first."""
+    odds = math.log(3) * float(np.sign(len(texts[0]) - len(texts[1]))) + math.log(2)
+    return (odds, 0.0)
+
+
+def test_a_pair_is_asked_in_both_orders_and_the_mean_counts(tmp_path: Path) -> None:
+    """The longer at odds 3, shown first at odds 2: 6 : 1 and 3 : 2, or 2 : 3 and 1 : 6."""
+    one, backend = judge(longer, tmp_path)
+    found = one.compare(ANSWERS, PAIRS)
+    np.testing.assert_allclose(found.orders, [[6 / 7, 3 / 5], [2 / 5, 1 / 7], [2 / 5, 1 / 7]])
+    np.testing.assert_allclose(found.preference, [51 / 70, 19 / 70, 19 / 70])
+    assert [shown(request) for request in backend.asked[::-1]] == [
+        ["aaa", "a"],
+        ["a", "aaaaa"],
+        ["aa", "aaa"],
+        ["a", "aaa"],
+        ["aaaaa", "a"],
+        ["aaa", "aa"],
+    ]
+    assert found.raw[0]["shown_first"]["logprobs"] == {"A": pytest.approx(math.log(6)), "B": 0.0}
+    work = found.work
+    assert (work.questions, work.kept, work.retried, work.excluded) == (6, 0, 0, 0)
+    assert (work.read, work.written, work.seconds, work.money) == (60, 12, 3.0, 1.5)
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
+    one, backend = judge(longer, tmp_path)
+    first = one.compare(ANSWERS, PAIRS[:2])
+    backend.asked.clear()
+    second = one.compare(ANSWERS, PAIRS)
+    assert len(backend.asked) == 2
+    np.testing.assert_array_equal(second.orders[:2], first.orders)
+    assert (second.work.questions, second.work.kept) == (6, 4)
+    assert second.work.read == 60  # kept ones count as when they were asked
+    other, fresh = judge(longer, tmp_path)
+    np.testing.assert_array_equal(other.compare(ANSWERS, PAIRS).orders, second.orders)
+    assert not fresh.asked
+
+
+def test_the_same_question_is_put_once(tmp_path: Path) -> None:
+    one, backend = judge(longer, tmp_path)
+    found = one.compare([*ANSWERS, ANSWERS[0]], np.array([[0, 1], [4, 1], [1, 0], [0, 0]]))
+    assert len(backend.asked) == found.work.questions == 3  # both orders, and a text beside itself
+    np.testing.assert_array_equal(found.orders[0], found.orders[1])
+    np.testing.assert_allclose(found.orders[2], 1 - found.orders[0][::-1])
+    np.testing.assert_allclose(found.orders[3], [2 / 3, 1 / 3])
+
+
+def test_asked_again_it_answers_anew_and_keeps_that_too(tmp_path: Path) -> None:
+    def fickle(request: Request, texts: list[str]) -> tuple[float, ...]:
+        return (float(request.attempt), 0.0)
+
+    one, backend = judge(fickle, tmp_path)
+    again = one.asked_again(1)
+    assert one.compare(ANSWERS, PAIRS[:1]).orders[0, 0] == 0.5
+    assert again.compare(ANSWERS, PAIRS[:1]).orders[0, 0] == pytest.approx(1 / (1 + math.exp(-2)))
+    assert one.asked_again(2).compare(ANSWERS, PAIRS[:1]).orders[0, 0] == pytest.approx(1 / (1 + math.exp(-4)))
+    asked = len(backend.asked)
+    assert one.asked_again(1).compare(ANSWERS, PAIRS[:1]).work.kept == 2
+    assert one.compare(ANSWERS, PAIRS[:1]).work.kept == 2
+    assert len(backend.asked) == asked == 6
+
+
+def test_what_cannot_be_read_is_asked_once_more_then_excluded(tmp_path: Path) -> None:
+    """ "aaaaa" is never judged; about "a" it answers plainly at the second time."""
+
+    def mumbles(request: Request, texts: list[str]) -> str:
+        if "aaaaa" in texts:
+            return "Both are fine."
+        if "a" in texts and request.attempt == 0:
+            return "Hm."
+        return "A" if len(texts[0]) > len(texts[1]) else "Verdict: B"
+
+    one, backend = judge(mumbles, tmp_path, answers=GENERATED)
+    found = one.compare(ANSWERS, PAIRS)
+    np.testing.assert_array_equal(found.orders, [[1, 1], [np.nan, np.nan], [0, 0]])
+    work = found.work
+    assert (work.questions, work.kept, work.retried, work.excluded) == (6, 0, 4, 2)
+    assert (work.read, work.seconds) == (100, 5.0)
+    assert sorted(request.attempt for request in backend.asked) == [0] * 6 + [1] * 4
+    assert found.raw[1]["shown_first"] == {"text": "Both are fine.", "retried": True, "excluded": True}
+    assert found.raw[0]["shown_second"] == {"text": "Verdict: B", "retried": True}
+    assert "excluded" not in found.raw[2]["shown_first"]
+    backend.asked.clear()
+    assert one.compare(ANSWERS, PAIRS).work.kept == 6
+    assert not backend.asked
+
+
+@pytest.mark.parametrize("logprobs", [None, (0.0,), (math.nan, 0.0), (-math.inf, -math.inf)])
+def test_log_probabilities_that_are_none_exclude(logprobs: Any, tmp_path: Path) -> None:
+    one, _ = judge(lambda request, texts: logprobs, tmp_path)
+    found = one.compare(ANSWERS, PAIRS[:1])
+    assert np.isnan(found.orders).all()
+    assert (found.work.retried, found.work.excluded) == (2, 2)
+    json.dumps(found.raw, allow_nan=False)
+
+
+def test_an_impossible_option_is_no_missing_one(tmp_path: Path) -> None:
+    one, _ = judge(lambda request, texts: (-1.0, -math.inf), tmp_path)
+    found = one.compare(ANSWERS, PAIRS[:1])
+    assert found.orders.tolist() == [[1.0, 0.0]]
+    assert found.raw[0]["shown_first"]["logprobs"] == {"A": -1.0, "B": None}
+    scoring, _ = judge(lambda request, texts: (-1.0, -math.inf), tmp_path, "pointwise", options=["no", "yes"])
+    assert np.isnan(scoring.score(ANSWERS[:1]).scores).all()
+
+
+def test_a_score_is_the_expected_grade(tmp_path: Path) -> None:
+    """p = 1/8, 2/8, 5/8 of the grades 0, 2 and 10, whatever else the model might say."""
+    weights = (0.05, 0.1, 0.25)
+    one, _ = judge(lambda r, t: tuple(map(math.log, weights)), tmp_path, "pointwise", options=["0", "2", "10"])
+    assert one.score(ANSWERS[:1]).scores.tolist() == pytest.approx([(2 * 2 + 10 * 5) / 8])
+    words, _ = judge(lambda r, t: tuple(map(math.log, weights)), tmp_path, "pointwise", options=["bad", "fair", "good"])
+    assert words.score(ANSWERS[:1]).scores.tolist() == pytest.approx([(1 + 2 * 2 + 3 * 5) / 8])
+
+
+def test_two_options_give_log_odds(tmp_path: Path) -> None:
+    one, _ = judge(lambda r, t: (-3.0, -1.0 * len(t[0])), tmp_path, "pointwise", options=["no", "yes"])
+    found = one.score(ANSWERS)
+    assert found.scores.tolist() == [0.0, 2.0, -2.0, 1.0]
+    compared = one.compare(ANSWERS, PAIRS[:1])
+    assert compared.orders[0] == pytest.approx([1 / (1 + math.exp(2))] * 2)
+    assert found.raw[1] == {"logprobs": {"no": -3.0, "yes": -1.0}}
+
+
+def test_a_written_grade(tmp_path: Path) -> None:
+    one, _ = judge(lambda r, t: "2.5" if t[0] == "a" else "9", tmp_path, "pointwise", answers=GENERATED)
+    found = one.score(ANSWERS[:2])
+    np.testing.assert_array_equal(found.scores, [np.nan, 2.5])
+    assert (found.work.questions, found.work.retried, found.work.excluded) == (2, 1, 1)
+
+
+def test_a_thought_is_asked_for_first_and_shown_to_the_verdict(tmp_path: Path) -> None:
+    def thinks(request: Request, texts: list[str]) -> Any:
+        if not request.options:
+            return f"The first is {'longer' if len(texts[0]) > len(texts[1]) else 'shorter'}."
+        return (1.0, 0.0) if "longer" in request.messages[-2]["content"] else (0.0, 1.0)
+
+    one, backend = judge(thinks, tmp_path, chain_of_thought=True)
+    found = one.compare(ANSWERS, PAIRS[:1])
+    assert found.orders[0] == pytest.approx([1 / (1 + math.exp(-1))] * 2)
+    assert found.raw[0]["shown_second"]["thought"] == "The first is shorter."
+    assert (found.work.questions, found.work.read, len(backend.asked)) == (2, 40, 4)
+    assert one.compare(ANSWERS, PAIRS[:1]).work.kept == 2
+
+
+def ranks(request: Request, texts: list[str]) -> str:
+    """The longest is best; equally long ones are equal."""
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    said = "ABCDEFGH"[order[0]]
+    for before, i in pairwise(order):
+        said += (" = " if len(texts[i]) == len(texts[before]) else " > ") + "ABCDEFGH"[i]
+    return said
+
+
+def test_a_list_is_ranked_in_two_orders(tmp_path: Path) -> None:
+    one, backend = judge(ranks, tmp_path, "listwise", answers=GENERATED)
+    answers = [*ANSWERS, Answer("p", "bb"), Answer("q", "a"), Answer("q", "aa")]
+    found = one.compare(answers, np.array([[0, 1], [2, 3], [3, 4], [6, 5], [1, 1], [0, 6]]))
+    np.testing.assert_array_equal(found.orders, [[1, 1], [1, 1], [0.5, 0.5], [1, 1], [0.5, 0.5], [1, 1]])
+    texts = [shown(request) for request in backend.asked]
+    assert sorted(map(len, texts)) == [2, 2, 2, 2, 5, 5]
+    five = [one for one in texts if len(one) == 5]
+    assert five[0] == five[1][::-1]
+    assert found.work.questions == 6
+
+
+def test_a_list_judge_that_goes_by_place_contradicts_itself(tmp_path: Path) -> None:
+    one, _ = judge(lambda r, t: " > ".join("ABCD"[: len(t)]), tmp_path, "listwise", answers=GENERATED)
+    found = one.compare(ANSWERS, np.array([[0, 1], [1, 0], [2, 3]]))
+    np.testing.assert_array_equal(found.orders, [[1, 0]] * 3)
+    assert found.raw[1]["shown_first"] == {"text": "A > B > C > D", "first": "C", "second": "D"}
+    assert found.raw[1]["shown_second"] == {"text": "A > B > C > D", "first": "B", "second": "A"}
+
+
+def test_many_answers_are_ranked_in_several_lists() -> None:
+    answers = [Answer("p", str(i)) for i in range(20)]
+    pairs = np.array(list(combinations(range(20), 2)))
+    lists = to_lists(answers, pairs, 8)
+    assert max(len(one.rows) for one in lists) <= 8
+    decided = {m: (one.rows[a], one.rows[b]) for one in lists for m, (a, b) in one.places.items()}
+    assert decided == {m: tuple(pair) for m, pair in enumerate(pairs.tolist())}
+
+
+def test_text_is_written_in_order_and_kept(tmp_path: Path) -> None:
+    one, backend = judge(lambda request, texts: request.messages[0]["content"].upper(), tmp_path)
+    texts, work = one.write(["one", "two", "one", ""], 9)
+    assert texts == ["ONE", "TWO", "ONE", ""]
+    assert (work.questions, work.kept, work.written) == (3, 0, 6)
+    assert {request.max_tokens for request in backend.asked} == {9}
+    assert one.write(["two"], 9)[1].kept == 1
+    assert one.write(["two"], 8)[1].kept == 0
+
+
+def test_what_came_before_a_stop_is_kept(tmp_path: Path) -> None:
+    stops_at = ["aaa"]
+
+    def stops(request: Request, texts: list[str]) -> tuple[float, ...]:
+        if texts == [*stops_at, "a"]:
+            raise UserError("judge: the cost cap is reached")
+        return longer(request, texts)
+
+    one, backend = judge(stops, tmp_path)
+    with pytest.raises(UserError, match="cost cap"):
+        one.compare(ANSWERS, PAIRS)
+    stops_at.clear()
+    backend.asked.clear()
+    found = one.compare(ANSWERS, PAIRS)
+    assert [shown(request) for request in backend.asked] == [["aaa", "a"]]
+    assert found.work.kept == 5
+
+
+@pytest.mark.parametrize(
+    ("form", "settings", "words"),
+    [
+        ("listwise", {}, "judge.answers=generated"),
+        ("pointwise", {"options": ["1"]}, "at least 2"),
+        ("pointwise", {"options": ["1", "1"]}, "at least 2 different"),
+        ("pointwise", {"options": ["1", " "]}, "none of them blank"),
+        ("pointwise", {"options": ["bad", "good"], "answers": GENERATED}, "numbers in rising order"),
+        ("pointwise", {"options": ["5", "1"], "answers": GENERATED}, "numbers in rising order"),
+        ("pairwise", {"criterion": " "}, "judge.criterion is empty"),
+        ("pairwise", {"principles": ["Be kind.", ""]}, r"judge.principles\[1\]"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(form: str, settings: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        judge(longer, tmp_path, form, **settings)
+
+
+def test_only_the_pointwise_form_scores(tmp_path: Path) -> None:
+    one, _ = judge(longer, tmp_path)
+    assert not one.one_by_one
+    with pytest.raises(UserError, match="form=pointwise"):
+        one.score(ANSWERS)
+
+
+@pytest.mark.parametrize("form", ["pointwise", "pairwise", "listwise"])
+def test_every_form_keeps_to_what_the_checks_ask(form: str, tmp_path: Path) -> None:
+    said: dict[str, Any] = {
+        "pointwise": lambda r, t: (0.0, len(t[0]) / 100, 0.0, 0.0, 1.0),
+        "pairwise": longer,
+        "listwise": ranks,
+    }
+    settings = {"answers": GENERATED} if form == "listwise" else {}
+    one, _ = judge(said[form], tmp_path, form, **settings)
+    rows = judge_rows(one)
+    assert not [row for row in rows if not row.ok]
+    assert len(rows) == (7 if form == "pointwise" else 8)
