@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -46,7 +47,7 @@ from rft.rewards.base import Fitting, Reward, Standardised, check_scores
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.store import Entry, Store
 from rft.store.cost import COST
-from rft.store.names import CHECKPOINTS_FILE, ORDERS, VERDICTS_FILE
+from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS, VERDICTS_FILE
 from rft.strategy import Strategy
 from rft.study.training import fit_shared, load_reward, make_backbone
 from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, to_device
@@ -195,6 +196,7 @@ def make_labels(
             "first_score": float(labels.scores[pair["first"]]),
             "second_score": float(labels.scores[pair["second"]]),
             **({} if labels.orders is None else dict(zip(ORDERS, map(_known, labels.orders[i]), strict=True))),
+            **({} if labels.source is None else {LABELLER: labels.source[i]}),
             "raw": labels.raw[i],
         }
         for i, pair in enumerate(pairs)
@@ -206,6 +208,7 @@ def make_labels(
         "pairs": len(rows),
         "ties": int((labels.preference == 0.5).sum()),
         "excluded": int(np.isnan(labels.preference).sum()),
+        **({} if labels.source is None else {"labelled_by": dict(Counter(labels.source))}),
         "gold_agreement": agreement,
         USAGE: labels.usage.counted(),
         COST: asked,
