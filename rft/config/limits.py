@@ -63,7 +63,8 @@ def check_conflict(group: str, declared: type[Any], node: DictConfig) -> None:
         return
     try:
         values = {str(k): v for k, v in node.items() if k != "_target_"}
-        told = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(declared), values)).conflict()
+        typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(declared), values))
+        told = typed.conflict()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin's may do anything

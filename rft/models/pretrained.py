@@ -86,14 +86,20 @@ def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 
 class Pretrained:
-    """A model that exists already: `model=smollm2` or `model=hf model.path=…`."""
+    """A model that exists already: `model=smollm2` or `model=hf model.path=…`.
+
+    Args:
+        config: where it comes from.
+        store: where it is kept.
+        key: what the settings stand under, for what is said when they are wrong.
+    """
 
     version = 1
 
-    def __init__(self, config: Config, store: Store) -> None:
+    def __init__(self, config: Config, store: Store, key: str = "model") -> None:
         if (config.asset is None) == (config.path is None):
-            raise UserError("model: give one of model.asset (see `rft assets ls`) and model.path (folder or hub id)")
-        self.config, self.store = config, store
+            raise UserError(f"{key}: give one of {key}.asset (see `rft assets ls`) and {key}.path (folder or hub id)")
+        self.config, self.store, self.key = config, store, key
 
     def prepare(self) -> Entry:
         """The store entry with config, tokenizer and safetensors."""
@@ -112,11 +118,11 @@ class Pretrained:
         path = Path(str(self.config.path)).expanduser()
         if not path.is_dir():
             if path.exists() or str(self.config.path).startswith((".", "/", "~")):
-                raise UserError(f"model.path={self.config.path}: no such folder; give a model folder or a hub id")
+                raise UserError(f"{self.key}.path={self.config.path}: no such folder; give a model folder or a hub id")
             return {"hub": self.config.path, "revision": self.config.revision}
         if not (path / "config.json").exists() or not list(path.glob("*.safetensors")):
             raise UserError(
-                f"model.path={self.config.path}: no model there (config.json and *.safetensors); save one with "
+                f"{self.key}.path={self.config.path}: no model there (config.json and *.safetensors); save one with "
                 "save_pretrained"
             )
         files = sorted(p for p in path.iterdir() if p.suffix in {".json", ".safetensors", ".model", ".txt", ".jinja"})
@@ -129,7 +135,7 @@ class Pretrained:
         logging.disable_progress_bar()
         gguf = next(folder.rglob("*.gguf"), None)
         if gguf is None:
-            raise UserError(f"model.asset={self.config.asset}: holds no GGUF file; choose a model asset")
+            raise UserError(f"{self.key}.asset={self.config.asset}: holds no GGUF file; choose a model asset")
         where = {"gguf_file": gguf.name, "local_files_only": True}
         os.environ["TQDM_DISABLE"] = "1"  # the conversion's own bar does not ask whether the output is a terminal
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **where)
@@ -154,8 +160,8 @@ class Pretrained:
             tokenizer = AutoTokenizer.from_pretrained(self.config.path, **where)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"model.path={self.config.path}: {str(error).splitlines()[0]}; give a folder or hub id of a causal "
-                "language model with safetensors"
+                f"{self.key}.path={self.config.path}: {str(error).splitlines()[0]}; give a folder or hub id of a "
+                "causal language model with safetensors"
             ) from error
         return self._save(model, tokenizer, out)
 

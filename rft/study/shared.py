@@ -35,6 +35,7 @@ from rft.evaluation.evaluate import FinalTest
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.annotators import load_annotators
 from rft.feedback.base import Answer
+from rft.feedback.judges.base import JUDGE_ENTRY
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.ratings import human_pairs, read_ratings
@@ -152,6 +153,9 @@ def make_judge(node: DictConfig, inputs: Mapping[str, Entry], strategy: Strategy
     if "annotators" in needs:
         runtime["gold"] = task.load_gold(inputs["gold"].path)
         runtime["annotators"] = load_annotators(inputs["annotators"].path)
+    if "entries" in needs:
+        own = {name: entry for name, entry in inputs.items() if name.startswith(JUDGE_ENTRY)}
+        runtime |= {"entries": own, "strategy": strategy}
     known: dict[str, Any] = {}
     if "model" in needs:
         model = inputs["model"]

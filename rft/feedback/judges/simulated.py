@@ -90,7 +90,7 @@ class SimulatedJudge(PointwiseJudge):
 
     needs = frozenset({"annotators"})
 
-    def __init__(self, config: Config, gold: GoldReward, annotators: AnnotatorModel) -> None:  # noqa: ARG002
+    def __init__(self, config: Config, gold: GoldReward, annotators: AnnotatorModel) -> None:
         if told := config.conflict():
             raise UserError(f"judge.{told}")
         self.config, self.gold = config, gold
