@@ -81,7 +81,9 @@ class Label:
         if positive is None:
             raise UserError(f"judge.positive: the model has two labels, {names}; name the one that is good")
         if positive not in labels:
-            raise UserError(f"judge.positive={positive}: the model has no such label; {nearest(positive, list(labels))}")
+            raise UserError(
+                f"judge.positive={positive}: the model has no such label; {nearest(positive, list(labels))}"
+            )
         return cls(labels[positive], next(place for name, place in labels.items() if name != positive))
 
 
