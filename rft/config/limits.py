@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -42,6 +42,35 @@ def _check_below(value: object, where: str) -> None:
     elif isinstance(value, ListConfig):
         for place in (place for place in range(len(value)) if not OmegaConf.is_missing(value, place)):
             _check_below(value[place], f"{where}[{place}]")
+
+
+@runtime_checkable
+class Conflicting(Protocol):
+    """A ``Config`` whose fields may not go together; in any group."""
+
+    def conflict(self) -> str | None:
+        """What does not fit and how to mend it, from the key on; None if all fits."""
+        ...
+
+
+def check_conflict(group: str, declared: type[Any], node: DictConfig) -> None:
+    """Refuse settings of one option that its own ``Config`` says do not go together.
+
+    Raises:
+        UserError: as that says; or if a plugin's Config fails.
+    """
+    if not issubclass(declared, Conflicting):
+        return
+    try:
+        values = {str(k): v for k, v in node.items() if k != "_target_"}
+        typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(declared), values))
+        told = typed.conflict()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin's may do anything
+        raise UserError(f"{group}: conflict of its Config fails with {one_line(error)}; mend it") from error
+    if told:
+        raise UserError(f"{group}.{told}")
 
 
 def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:

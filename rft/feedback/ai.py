@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rft.config.ranges import number
 from rft.errors import UserError
 from rft.feedback.base import Answer, Feedback, Labels, check_pairs
 from rft.feedback.judges.base import Judge
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Config:
     """Settings of `AiFeedback`."""
 
-    temperature: float = 1.0
+    temperature: float = number(1.0, above=0)
     """Difference of scores (nats) that makes a preference of σ(1) = 0.73, above 0; small is decided."""
 
 

@@ -65,6 +65,7 @@ class Labels:
     human_labels: int = 0  # comparisons that people made, or would have: as many a pair as raters saw it
     orders: NDArray[np.float64] | None = None  # [M, 2] P(first is better) where it was shown first, second
     work: Work = field(default_factory=Work)  # of the judge
+    source: list[str] | None = None  # [M] who labelled each pair, where a source has several labellers
 
     @property
     def usage(self) -> Usage:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rft.config.ranges import number
 from rft.errors import UserError
 from rft.feedback.annotators import AnnotatorModel
 from rft.feedback.base import Answer, Feedback, Labels, check_pairs
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 class Config:
     """Settings of `Simulated`."""
 
-    raters: int = 20
+    raters: int = number(20, at_least=1)
     """People in the pool, each with one bias for good; at least `raters_per_pair` (about as many rated a snippet)."""
-    raters_per_pair: int = 3
+    raters_per_pair: int = number(3, at_least=1)
     """Different people who compare a pair, at least 1."""
-    bias_scale: float = 1.0
+    bias_scale: float = number(1.0, at_least=0)
     """Multiplies the fitted bias, at least 0; 1 is people's own."""
-    noise_scale: float = 1.0
+    noise_scale: float = number(1.0, at_least=0)
     """Multiplies the fitted noise, at least 0; 1 is people's own."""
-    seed: int = 0
+    seed: int = number(0, at_least=0)
     """Draws the people, who compares what, and the noise; at least 0."""
 
 

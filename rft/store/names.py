@@ -8,5 +8,7 @@ CHECKPOINTS_FILE = "checkpoints.parquet"
 """Beside them: the rows of the points of training that were tested."""
 ORDERS = ("shown_first", "shown_second")
 """Columns of the labels of a judge that is asked in both orders: P(first is better), shown first and second."""
+LABELLER = "labeller"
+"""Column of the labels of a source with several labellers: who gave the preference."""
 VERDICTS_FILE = "verdicts.sqlite"
 """Beside the stages: what judges answered."""

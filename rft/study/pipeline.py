@@ -186,10 +186,19 @@ class Pipeline:
 
         return self._note(annotators_entry(self.task))
 
+    @cached_property
+    def judge_entries(self) -> dict[str, Entry]:
+        """Store entries that the judge's settings name."""
+        judge = part_class("judge", self.cfg.judge)
+        found: dict[str, Entry] = judge.entries(to_config(self.cfg.judge), self.store)
+        return found
+
     def judge_inputs(self) -> dict[str, Entry]:
         """What the judge is made from."""
         needs = part_class("judge", self.cfg.judge).needs
-        found = {"model": self._judge_model()} if "model" in needs else {}
+        found = dict(self.judge_entries)
+        if "model" in needs:
+            found["model"] = self._judge_model()
         return found | ({"gold": self.gold, "annotators": self.annotators} if "annotators" in needs else {})
 
     def _judge_model(self) -> Entry:
@@ -204,8 +213,9 @@ class Pipeline:
     def judge_address(self) -> dict[str, Any]:
         """What the address of a stage that asks the judge takes from it."""
         judge, settings = self._part("judge")
-        strategy = {"strategy": self.strategy.identity(distributed=False)} if "model" in judge.needs else {}
-        return {"judge": settings} | strategy
+        computes = bool({"model", "entries"} & judge.needs)
+        strategy = {"strategy": self.strategy.identity(distributed=False)} if computes else {}
+        return {"judge": {k: v for k, v in settings.items() if k not in judge.located}} | strategy
 
     @cached_property
     def preferences(self) -> Entry:
@@ -378,6 +388,8 @@ class Pipeline:
             self.strategy,
             self.task,
         )  # whatever is wrong with them is said before anything is fetched
+        if "judge" in part_class("feedback", self.cfg.feedback).needs:
+            _ = self.judge_entries
         entry: Entry | None = None
         for name in STAGES[: STAGES.index(until) + 1]:
             entry = getattr(self, name)

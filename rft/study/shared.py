@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -34,6 +35,7 @@ from rft.evaluation.evaluate import FinalTest
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.annotators import load_annotators
 from rft.feedback.base import Answer
+from rft.feedback.judges.base import JUDGE_ENTRY
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.ratings import human_pairs, read_ratings
@@ -46,7 +48,7 @@ from rft.rewards.base import Fitting, Reward, Standardised, check_scores
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.store import Entry, Store
 from rft.store.cost import COST
-from rft.store.names import CHECKPOINTS_FILE, ORDERS, VERDICTS_FILE
+from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS, VERDICTS_FILE
 from rft.strategy import Strategy
 from rft.study.training import fit_shared, load_reward, make_backbone
 from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, to_device
@@ -151,6 +153,9 @@ def make_judge(node: DictConfig, inputs: Mapping[str, Entry], strategy: Strategy
     if "annotators" in needs:
         runtime["gold"] = task.load_gold(inputs["gold"].path)
         runtime["annotators"] = load_annotators(inputs["annotators"].path)
+    if "entries" in needs:
+        own = {name: entry for name, entry in inputs.items() if name.startswith(JUDGE_ENTRY)}
+        runtime |= {"entries": own, "strategy": strategy}
     known: dict[str, Any] = {}
     if "model" in needs:
         model = inputs["model"]
@@ -196,6 +201,7 @@ def make_labels(
             "first_score": float(labels.scores[pair["first"]]),
             "second_score": float(labels.scores[pair["second"]]),
             **({} if labels.orders is None else dict(zip(ORDERS, map(_known, labels.orders[i]), strict=True))),
+            **({} if labels.source is None else {LABELLER: labels.source[i]}),
             "raw": labels.raw[i],
         }
         for i, pair in enumerate(pairs)
@@ -207,6 +213,7 @@ def make_labels(
         "pairs": len(rows),
         "ties": int((labels.preference == 0.5).sum()),
         "excluded": int(np.isnan(labels.preference).sum()),
+        **({} if labels.source is None else {"labelled_by": dict(Counter(labels.source))}),
         "gold_agreement": agreement,
         USAGE: labels.usage.counted(),
         COST: asked,

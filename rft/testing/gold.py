@@ -1,7 +1,7 @@
 """Who reads the hidden gold reward, told from the source: a name is enough, so that no detour helps.
 
-Gold is read by evaluation, monitoring and the simulated annotators alone. Nothing that trains, and nothing that scores
-or judges for training, may name it or import one of its readers.
+Gold is read by evaluation, monitoring, the simulated annotators and the simulated judge alone. Nothing that trains, and
+nothing else that scores or judges for training, may name it or import one of its readers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-READERS = ("rft.tasks", "rft.evaluation", "rft.feedback.simulated", "rft.feedback.annotators")
+READERS = (
+    "rft.tasks",
+    "rft.evaluation",
+    "rft.feedback.simulated",
+    "rft.feedback.mixed",
+    "rft.feedback.annotators",
+    "rft.feedback.judges.simulated",
+)
 
 
 def within(name: str, places: tuple[str, ...]) -> bool:

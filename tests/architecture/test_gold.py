@@ -1,4 +1,4 @@
-"""Gold is read by evaluation, monitoring and the simulated annotators alone: nothing that trains can see it."""
+"""Gold is read by evaluation, monitoring and what simulates people or a judge: nothing that trains can see it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from rft.testing.gold import READERS, gold_readers, within
 from tests.architecture.source import PACKAGE, modules, plant
 
-# What trains, and what carries batches to it; feedback.simulated is the reader that stands between.
+# What trains, and what carries batches to it, but for the readers that stand between: the sources of labels that
+# simulate people or, among the judges, a judge.
 TRAINING = (
     "rft.types",
     "rft.ops",
@@ -25,10 +26,11 @@ TRAINING = (
 
 
 def readers_below(package: Path, places: tuple[str, ...]) -> list[str]:
-    """Where modules below `places` name gold or import a reader of it, each place once."""
+    """Where modules below `places` name gold or import a reader of it, each place once; a place may be a reader."""
+    allowed = tuple(reader for reader in READERS if reader not in places)
     found = []
     for module in modules(package):
-        if within(module.name, places):
+        if within(module.name, places) and not within(module.name, allowed):
             found += gold_readers(module.path, module.name, module.place)
     return found
 
@@ -62,6 +64,11 @@ def test_the_rule_speaks_of_what_there_is() -> None:
         ("rewards/mixed.py", "from rft.feedback import simulated"),
         ("rollout/engine.py", "import importlib\nimportlib.import_module('rft.tasks')"),
         ("feedback/judges/peek.py", "def verdict(texts, gold=None): ..."),
+        ("feedback/judges/few_shot.py", "from rft.feedback.judges.simulated import SimulatedJudge"),
+        ("feedback/judges/base.py", "from . import simulated"),
+        ("feedback/judges/simulated_too.py", "from rft.tasks.base import GoldReward"),
+        ("feedback/ai.py", "from rft.feedback.judges import simulated"),
+        ("algorithms/online_dpo.py", "from rft.feedback.mixed import Mixed"),
         ("study/training.py", "from rft.feedback.annotators import load_annotators"),
     ],
 )
@@ -77,6 +84,8 @@ def test_a_reader_among_what_trains_is_found(tmp_path: Path, path: str, line: st
         ("data/on_policy.py", '"""Gold is none of these: only evaluation reads it."""\nx = 1  # never the gold'),
         ("algorithms/ppo.py", "from rft.types import Rollouts"),
         ("feedback/simulated.py", "from rft.tasks.base import GoldReward"),
+        ("feedback/mixed.py", "from rft.feedback.simulated import Simulated"),
+        ("feedback/judges/simulated.py", "from rft.tasks.base import GoldReward"),
         ("evaluation/evaluate.py", "def evaluate(gold): ..."),
         ("study/shared.py", "def make_labels(task, path):\n    return task.load_gold(path)"),
     ],

@@ -15,7 +15,10 @@ from rft.feedback.base import Answer, Work, check_pairs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Need = Literal["model", "verdicts", "annotators"]
+    from rft.store import Entry, Store
+
+Need = Literal["model", "verdicts", "annotators", "entries"]
+JUDGE_ENTRY = "judge_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,24 @@ class Judge(ABC):
 
     The constructor takes the module's ``Config`` and, by name, what the judge `needs`: with ``model`` a ``model`` and
     its ``tokenizer``, with ``verdicts`` the `rft.feedback.judges.cache.KeptVerdicts` that keep what was answered, with
-    ``annotators``, for a simulated judge only, what `rft.feedback.base.Feedback` gets under that name. Raise `version`
-    when the code changes what the verdicts are: results under the old one are then not reused.
+    ``annotators``, for a simulated judge only, what `rft.feedback.base.Feedback` gets under that name, with ``entries``
+    the store ``entries`` that the classmethod of this name finds and the ``strategy`` (device, type of the weights).
+    Name in `located` the settings that only say where these are: an address holds the entries' keys instead. Raise
+    `version` when the code changes what the verdicts are: results under the old one are then not reused.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    located: ClassVar[frozenset[str]] = frozenset()
     version: ClassVar[int] = 1
+
+    @classmethod
+    def entries(cls, config: Any, store: Store) -> dict[str, Entry]:  # noqa: ARG003
+        """The store entries that it is made from, by names that start with `JUDGE_ENTRY`.
+
+        Raises:
+            UserError: if the settings name none, or what is not there.
+        """
+        return {}
 
     @property
     def one_by_one(self) -> bool:
