@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rft.report import views, wording
+from rft.report import judge_views, views, wording
+from rft.report.feedback import excluded
+from rft.report.label_quality import quality_sentences
 from rft.report.selection import ranked
 from rft.report.wording import duration, number, percent, span
 
@@ -33,6 +35,7 @@ def markdown(summary: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         *(_split(summary, split) for split in summary["splits"]),
         "\n".join(f"- {escape(sentence)}" for sentence in summary["verdict"]["sentences"]),
         *(f"![{name}]({name})" for name in figures),
+        _judges(summary),
         _pairs(summary),
         _costs(summary),
         _fine_print(summary),
@@ -116,6 +119,55 @@ def _costs(summary: Mapping[str, Any]) -> str:
         ]
         body = table(["arm", "own time a seed", "shared stages"], rows)
     return f"## What it cost\n\n{body}"
+
+
+def _judges(summary: Mapping[str, Any]) -> str:
+    """The audits, who could label at what price, and what the quality of the labels does."""
+    told = [*judge_views.unaudited(summary), *excluded(summary["feedback"]), *quality_sentences(summary)]
+    parts = ["\n".join(f"- {escape(sentence)}" for sentence in told), _audits(summary)]
+    if rows := judge_views.economics(summary):
+        cells = [
+            [
+                escape(row["source"]),
+                escape(row["judge"]),
+                row["people"],
+                _two(row["agreement"], row["range"]),
+                row["cost"],
+            ]
+            for row in rows
+        ]
+        parts.append(table(["who labels", "judge", "labelled by people", "agreement", "cost a label"], cells, left=2))
+    parts.append(_quality(summary))
+    known = [part for part in parts if part]
+    return "\n\n".join(["## The judges and their labels", *known]) if known else ""
+
+
+def _audits(summary: Mapping[str, Any]) -> str:
+    found = judge_views.judges(summary)
+    if found is None:
+        return ""
+    heads = [
+        "<br>".join(
+            escape(text) for text in (head["title"], head["model"], f"taught {head['arms']}", head["results"]) if text
+        )
+        for head in found["heads"]
+    ]
+    rows = [[title, *(_two(*cell) for cell in cells)] for title, cells in found["rows"]]
+    return table(["what was asked", *heads], rows, left=1 + len(heads))
+
+
+def _two(value: str, note: str) -> str:
+    """A cell of a figure and what is said beside it."""
+    return f"{escape(value)} ({escape(note)})" if note else escape(value)
+
+
+def _quality(summary: Mapping[str, Any]) -> str:
+    rows = [
+        [escape(line["optimiser"]), escape(point["arm"]), percent(point["agreement"]), _interval(point["gold"])]
+        for line in summary["label_quality"] or ()
+        for point in line["points"]
+    ]
+    return table(["optimiser", "arm", "labels agree with gold", "gold reward"], rows, left=2) if rows else ""
 
 
 def _left_out(summary: Mapping[str, Any]) -> str:

@@ -14,7 +14,9 @@ FEEDBACK_STAGES = ("preferences", "reward_model")
 """Shared stages that may differ between arms by intent: arms may learn from different feedback."""
 DRAWN_STAGES = ("candidates", *FEEDBACK_STAGES)
 """Shared stages that a seed may draw anew."""
-STAGE_ORDER = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
+MEASURES = ("audit",)
+"""Stages that tell how good something is and decide no result."""
+STAGE_ORDER = ("questions", "sft", "candidates", "preferences", "audit", "reward_model", "policy", "evaluation")
 
 
 def order(stage: str) -> tuple[int, str]:
@@ -40,7 +42,7 @@ def _repeats(trials: Sequence[Trial]) -> str | None:
     for trial in trials:
         for stage, use in trial.stages.items():
             keys.setdefault(stage, set()).add(use.key)
-    if any(len(distinct) > 1 for stage, distinct in keys.items() if stage not in OWN_STAGES):
+    if any(len(distinct) > 1 for stage, distinct in keys.items() if stage not in (*OWN_STAGES, *MEASURES)):
         return "pipeline"
     return "policy" if len(trials) > 1 and keys.keys() & set(DRAWN_STAGES) else None
 
@@ -64,7 +66,7 @@ def shared_stages(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
     """
     stages: dict[str, Any] = {}
     for stage in stage_names(results):
-        if stage in OWN_STAGES:
+        if stage in (*OWN_STAGES, *MEASURES):
             continue
         uses = [(trial.arm, trial.seed, trial.stages[stage]) for trial in results.trials if stage in trial.stages]
         seeds = {seed for _, seed, _ in uses}

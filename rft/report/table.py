@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rft.report import views
-from rft.report.feedback import is_rule
+from rft.report import judge_views, views
+from rft.report.feedback import excluded, is_rule
+from rft.report.label_quality import quality_sentences
 from rft.report.wording import brief, level, listing, number, p_figure, percent, shortlist, span, title
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
     _say(console, summary["cost"]["sentence"])
     for note in views.budget_notes(summary):
         _say(console, note)
-    for sentence in (*summary["verdict"]["sentences"], *_feedback(summary), *_covered(summary)):
+    judged = (*excluded(summary["feedback"]), *judge_views.lines(summary), *quality_sentences(summary))
+    for sentence in (*summary["verdict"]["sentences"], *_feedback(summary), *judged, *_covered(summary)):
         _say(console, sentence, indent=2)
     for trial in summary["failed"]:
         _say(console, f"left out: {trial['trial']}: {brief(trial['error'])}", "red", indent=2)
