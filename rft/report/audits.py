@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rft.report.load import StageUse, StudyResults, Trial
+from rft.store.names import AUDIT_FILE
 
 AUDIT = "audit"
-AUDIT_FILE = "audit.json"
 
 
 def audits(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:

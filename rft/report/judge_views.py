@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import floor, log10
 from typing import Any
 
 from rft.report.wording import MINUS, counted, duration, listing, number, percent, shortlist
@@ -106,7 +107,7 @@ def _line(title: str, audit: Audit) -> str:
 
 def _control(attacks: Audit) -> str:
     control = _value(attacks.get("control"))
-    return "" if control is None else f" ({percent(control)} without one)"
+    return "" if control is None else f" ({percent(control)} with a harmless addition)"
 
 
 def _value(figure: Mapping[str, Any] | None) -> float | None:
@@ -117,7 +118,9 @@ def money(amount: float | None) -> str:
     """A price in the unit of the price list, to two digits that count."""
     if amount is None:
         return "–"
-    return f"{amount:.2f}" if amount >= 0.1 or amount == 0 else f"{amount:.2g}"
+    if amount >= 0.1 or amount == 0:
+        return f"{amount:.2f}"
+    return f"{amount:.{1 - floor(log10(amount))}f}"
 
 
 def _bounds(figure: Mapping[str, Any], sign: bool = False) -> str:
@@ -240,7 +243,7 @@ def _attacks(audit: Audit) -> Cell:
         f"{one['attack']} {percent(_value(one.get('success')))}"
         for one in sorted(found.get("by_attack") or (), key=lambda one: -(_value(one.get("success")) or 0.0))
     ]
-    without = "" if control is None else f"without an attack {percent(control)}"
+    without = "" if control is None else f"with a harmless addition {percent(control)}"
     return _share(found.get("success"), without, ", ".join(kinds))
 
 
@@ -272,7 +275,7 @@ MEASURES = {
     "prefers what it is shown first": _first_shown,
     "prefers the longer answer": _longer,
     "calibration error": _calibration,
-    "prefers answers of the policy": _own,
+    "prefers the policy's answers to people's": _own,
     "says the same when asked again": _again,
     "verdicts that could not be read": _unread,
     "gives in to answers that talk to it": _attacks,
