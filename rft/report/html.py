@@ -125,6 +125,7 @@ def _tables(summary: Mapping[str, Any]) -> dict[str, Any]:
         "matrix": views.win_matrix(summary),
         "two_way": _two_way(summary),
         "learned_from": views.learned_from(summary),
+        "judge_notes": views.judge_notes(summary),
         "excluded": excluded(summary["feedback"]),
         "judges": judge_views.judges(summary),
         "unaudited": judge_views.unaudited(summary),

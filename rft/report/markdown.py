@@ -33,7 +33,7 @@ def markdown(summary: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         "\n".join(f"- {escape(note)}" for note in views.budget_notes(summary)),
         _left_out(summary),
         *(_split(summary, split) for split in summary["splits"]),
-        "\n".join(f"- {escape(sentence)}" for sentence in summary["verdict"]["sentences"]),
+        "\n".join(f"- {escape(one)}" for one in (*summary["verdict"]["sentences"], *views.judge_notes(summary))),
         *(f"![{name}]({name})" for name in figures),
         _judges(summary),
         _pairs(summary),
@@ -76,13 +76,17 @@ def _split(summary: Mapping[str, Any], split: str) -> str:
                 MARKS.get(difference["verdict"], difference["verdict"]),
                 _share(row.get("win_rate")), _share(row.get("win_rate_lc")),
             ]  # fmt: skip
+        scored = [_interval(row["judge"])] if summary["eval_judge"] else []
+        if scored and control:
+            scored.append(_interval((row["judge"] or {}).get("difference"), sign=True))
         rows.append(
-            [escape(arm), _interval(row["gold"]), number((row.get("iqm") or {}).get("mean"), 3), *compared,
+            [escape(arm), _interval(row["gold"]), number((row.get("iqm") or {}).get("mean"), 3), *compared, *scored,
              number(row["kl"], 1), number(row["length"], 1), str(len(arms[arm]["seeds"]))]
         )  # fmt: skip
     level = wording.level(summary)
     heading = f"## {escape(split)}: {escape(wording.title(split))}, {prompts} prompts"
-    columns = ["arm", f"gold reward ({level} interval)", "IQM", *against, "KL, nats", "length", "seeds"]
+    scores = ["judge", *([f"judge minus {escape(control)}"] if control else [])] if summary["eval_judge"] else []
+    columns = ["arm", f"gold reward ({level} interval)", "IQM", *against, *scores, "KL, nats", "length", "seeds"]
     return f"{heading}\n\n{table(columns, rows)}"
 
 

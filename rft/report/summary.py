@@ -19,6 +19,7 @@ from rft.report.curves import axes, curves, frontier
 from rft.report.environment import environment
 from rft.report.factors import feedback_of, optimiser_of, two_way
 from rft.report.feedback import feedback
+from rft.report.judged import eval_judge, judged
 from rft.report.label_quality import label_quality
 from rft.report.load import StudyResults, Trial
 from rft.report.overoptimisation import overoptimisation
@@ -47,6 +48,9 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         for split in results.splits
     }
     numbers = {split: found.numbers() for split, found in splits.items()}
+    for split, found in splits.items():
+        for arm, scores in judged(found).items():
+            numbers[split]["arms"][arm]["judge"] = scores
     stages = shared_stages(results, arms)
     summary: dict[str, Any] = {
         "schema": SCHEMA,
@@ -71,6 +75,7 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "warnings": list(results.warnings),
         "incomplete": results.incomplete,
     }
+    summary["eval_judge"] = eval_judge(results, summary["arms"])
     summary["two_way"] = {split: two_way(found.bootstrap, summary["arms"]) for split, found in splits.items()}
     summary["label_quality"] = (
         label_quality(results, next(iter(splits.values())).bootstrap, summary["arms"]) if splits else None

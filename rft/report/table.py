@@ -49,7 +49,12 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
     _say(console, summary["cost"]["sentence"])
     for note in views.budget_notes(summary):
         _say(console, note)
-    judged = (*excluded(summary["feedback"]), *judge_views.lines(summary), *quality_sentences(summary))
+    judged = (
+        *views.judge_notes(summary),
+        *excluded(summary["feedback"]),
+        *judge_views.lines(summary),
+        *quality_sentences(summary),
+    )
     for sentence in (*summary["verdict"]["sentences"], *_feedback(summary), *judged, *_covered(summary)):
         _say(console, sentence, indent=2)
     for trial in summary["failed"]:
@@ -99,6 +104,14 @@ def _groups(summary: Mapping[str, Any], split: str) -> list[list[Column]]:
     groups.append(
         [_column("KL nats", numbers, "kl", lambda x: number(x, 1)), _column("proxy", numbers, "proxy", number)]
     )
+    if summary["eval_judge"]:
+        judged = [row["judge"] or {} for row in numbers]
+        groups.append([_column("judge", numbers, "judge", _mean), _column(interval, numbers, "judge", _span)])
+        if summary["control"]:
+            groups[-1] += [
+                _column(f"judge minus {summary['control']}", judged, "difference", lambda d: _mean(d, sign=True)),
+                _column(interval, judged, "difference", lambda d: _span(d, sign=True)),
+            ]
     groups.append(
         [
             _column("length", numbers, "length", lambda x: number(x, 1)),
@@ -113,7 +126,7 @@ def _groups(summary: Mapping[str, Any], split: str) -> list[list[Column]]:
 def _column(
     heading: str, numbers: Sequence[Mapping[str, Any]], name: str, write: Any, justify: str = "right"
 ) -> Column:
-    return Column(heading, tuple(write(row[name]) for row in numbers), justify)
+    return Column(heading, tuple(write(row.get(name)) for row in numbers), justify)
 
 
 def _mean(interval: Mapping[str, Any] | None, *, sign: bool = False) -> str:

@@ -36,10 +36,10 @@ def learns_from_judge(cfg: DictConfig) -> bool:
 
 
 def who_answers(cfg: DictConfig, place: str) -> tuple[str, ...]:
-    """The model behind the judge at a place of the configuration, whatever it is asked: two of one model are one judge.
+    """The model behind the judge at a place of the configuration. Two of one model are one judge, however they ask.
 
-    It is what the judge's settings name: an endpoint (`base_url`) and the `model` there, an `asset` or a `path`; if they
-    name none, the study's model for a judge that needs a model, else the judge's class.
+    It is what the judge's settings name: an endpoint (`base_url`) and the `model` there, an `asset` or a `path`; if
+    they name none, the study's model for a judge that needs a model, else the judge's class.
     """
     node = cfg[place]
     model, where = node.get("model"), node.get("base_url")
@@ -102,7 +102,7 @@ def refuse_own_judge(cfg: DictConfig, where: str = "") -> None:
     if allowed not in names:
         name = _chosen(cfg.judge, names)
         raise UserError(
-            f"{where}eval_judge: the policy learns from the same judge, {name}, and would be tested by its own teacher; "
+            f"{where}eval_judge: the policy learns from the same judge, {name}, and its own teacher would test it; "
             f"choose another model, leave it out with eval_judge={NOBODY}, or ask for it by name with "
             f"evaluation.same_judge={name}"
         )
@@ -136,8 +136,8 @@ class FinalJudge:
         self.cfg, self.chosen = pipeline.cfg, pipeline.cfg.eval_judge is not None
         # The same pipeline with that judge in the place of training's: its inputs and address are made in one way.
         self.view = copy.copy(pipeline)
-        self.view.cfg = copy.deepcopy(pipeline.cfg)
         if self.chosen:
+            self.view.cfg = copy.deepcopy(pipeline.cfg)
             self.view.cfg.judge = pipeline.cfg.eval_judge
 
     def address(self) -> dict[str, Any]:
