@@ -19,7 +19,7 @@ from rft.store.cost import COST
 
 EVIL = "<script>alert(1)</script> & </script><img src=x onerror=alert(2)> '\"<!--"
 GOLD = {"sft": 0.52, "ppo": 0.82, "dpo": 0.68, "rlaif": 0.74}
-SOURCE = {"rlaif": "ai"}
+SOURCE = {"rlaif": "ai", "rlaif_dpo": "ai"}
 PREFERENCES = {
     "simulated": {"pairs": 512, "ties": 61, "gold_agreement": 0.8431},
     "ai": {"pairs": 512, "ties": 0, "excluded": 12, "gold_agreement": None},
@@ -72,11 +72,15 @@ Rows = list[dict[str, Any]]
 class Study:
     """A folder of trials and the store that holds their evaluation rows.
 
-    `checkpoints`: points of training that every arm but the control was tested at.
+    `checkpoints`: points of training that every arm but the control was tested at. `eval_judge`: whether the final
+    test has a judge, the one that arms with AI labels learned from.
     """
 
-    def __init__(self, root: Path, prompts: int = 24, name: str = "demo", checkpoints: int = 0) -> None:
+    def __init__(
+        self, root: Path, prompts: int = 24, name: str = "demo", checkpoints: int = 0, *, eval_judge: bool = False
+    ) -> None:
         self.name = name
+        self.eval_judge = eval_judge
         self.checkpoints = checkpoints
         self.folder = root / "runs" / name
         self.store = Store(root / "store")
@@ -212,6 +216,8 @@ class Study:
         change_points: Callable[[Rows], Any] | None = None, audit: Mapping[str, Any] | None = AUDIT,
     ) -> Path:  # fmt: skip
         rows, points = self.rows(arm, seed), self.points(arm, seed)
+        for row in rows if self.eval_judge else ():
+            row["judge"] = 8 * row["gold"] - 4
         if change_rows:
             change_rows(rows)
         if change_points:
@@ -237,13 +243,16 @@ class Study:
             if points:
                 pq.write_table(pa.Table.from_pylist(points), folder / "checkpoints.parquet")
 
-        stages["evaluation"] = self.stage("evaluation", arm=arm, seed=seed, rows=sums, write=write)
+        taught = {"eval/judge_taught": float(source == "ai")} if self.eval_judge else None
+        stages["evaluation"] = self.stage("evaluation", arm=arm, seed=seed, rows=sums, write=write, metrics=taught)
         record: dict[str, Any] = {
             "study": self.name, "arm": arm, "algorithm": arm, "seed": seed, "status": "done", "error": None,
             "overrides": [f"algorithm={arm}", f"seed={seed}"], "stages": stages,
             "evaluation": stages["evaluation"]["key"],
             "config": {"feedback": {"_target_": f"rft.feedback.{source}.Source"}, "budget": {"prices": PRICES}},
         }  # fmt: skip
+        if self.eval_judge:
+            record["config"]["eval_judge"] = {"_target_": "rft.feedback.judges.few_shot.FewShotJudge"}
         if change:
             change(record)
         path = self.folder / arm / f"seed-{seed}" / "trial.json"
