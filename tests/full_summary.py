@@ -36,6 +36,11 @@ def full(summary: dict[str, Any]) -> dict[str, Any]:
         summary["overoptimisation"] = {arm: None if arm == summary["control"] else _law() for arm in arms}
     if not any((summary.get("two_way") or {}).values()):
         summary["two_way"] = {name: _two_way(summary, name) for name in summary["splits"]}
+    if not summary.get("label_quality"):
+        summary["label_quality"] = [_quality(summary, optimiser, split) for optimiser in ("ppo", "dpo")]
+    if not summary.get("eval_judge"):
+        told = "The column judge is the mean score by few_shot, in its own unit; it decides no verdict."
+        summary["eval_judge"] = {"judges": ["few_shot"], "taught": [], "sentences": [told]}
     summary["cost"].setdefault("budget", _budget(arms))
     if not summary.get("tuning"):
         summary["tuning"] = _tuning([arm for arm in arms if arm != summary["control"]][:6])
@@ -60,10 +65,21 @@ def _difference(entry: dict[str, Any]) -> None:
 def _arm(row: dict[str, Any], *, is_control: bool) -> None:
     row.setdefault("iqm", _interval(row["gold"]["mean"] + 0.01, 0.03))
     row.setdefault("gap", None if is_control else {"mean": 0.4, "low": -0.1, "high": 0.9})
+    if not row.get("judge"):
+        difference = None if is_control else _interval(0.4, 0.3)
+        row["judge"] = _interval(1.2, 0.4) | {"difference": difference, "excluded": 0.0}
     if row["difference"]:
         _difference(row["difference"])
     for share in ("win_rate", "win_rate_lc"):
         row.setdefault(share, _share(row["difference"]["mean"]) if row["difference"] else None)
+
+
+def _quality(summary: dict[str, Any], optimiser: str, split: str) -> dict[str, Any]:
+    points = [
+        {"arm": arm, "agreement": 0.6 + 0.05 * place, "gold": summary["arms"][arm]["splits"][split]["gold"]}
+        for place, arm in enumerate(list(summary["arms"])[:5])
+    ]
+    return {"optimiser": optimiser, "points": points, "rise": _interval(0.04, 0.02), "sentence": f"{optimiser} rises."}
 
 
 def _frontier(summary: dict[str, Any], arm: str, split: str) -> list[dict[str, Any]]:

@@ -19,10 +19,10 @@ from rft.store.cost import COST
 
 EVIL = "<script>alert(1)</script> & </script><img src=x onerror=alert(2)> '\"<!--"
 GOLD = {"sft": 0.52, "ppo": 0.82, "dpo": 0.68, "rlaif": 0.74}
-SOURCE = {"rlaif": "ai"}
+SOURCE = {"rlaif": "ai", "rlaif_dpo": "ai"}
 PREFERENCES = {
     "simulated": {"pairs": 512, "ties": 61, "gold_agreement": 0.8431},
-    "ai": {"pairs": 512, "ties": 0, "gold_agreement": None},
+    "ai": {"pairs": 512, "ties": 0, "excluded": 12, "gold_agreement": None},
 }
 REWARD_MODEL = {
     "simulated": {"heldout_pairs": 51, "heldout_accuracy": 0.784, "human_pairs": 400, "human_accuracy": 0.7175,
@@ -30,6 +30,37 @@ REWARD_MODEL = {
     "ai": {"heldout_pairs": 58, "heldout_accuracy": 0.862, "human_pairs": 400, "human_accuracy": 0.6925,
            "human_ceiling": 0.8467, "train_accuracy": 0.948, "train_pairs": 454},
 }  # fmt: skip
+
+
+def share(value: float, n: int = 400) -> dict[str, Any]:
+    """A share with an interval, as an audit holds it."""
+    return {"value": value, "low": max(0.0, value - 0.04), "high": min(1.0, value + 0.04), "n": n}
+
+
+AUDIT: dict[str, Any] = {
+    "judge": "few_shot", "form": "pairwise", "model": "smollm2-135m-instruct",
+    "human": {"pairs": 400, "accuracy": share(0.815), "auc": share(0.94),
+              "ceiling": {"majority": 0.8467, "single": 0.7725, "half_panel": 0.931}},
+    "gold": {"pairs": 400, "accuracy": share(0.79)},
+    "order": {"pairs": 200, "flips": share(0.31, 200), "same_position": share(0.97, 200), "first_shown": share(0.88)},
+    "length": {"pairs": 380, "judge_longer": share(0.61), "human_longer": share(0.52),
+               "excess": {"value": 0.09, "low": 0.05, "high": 0.13, "n": 380}},
+    "calibration": {"bins": [{"low": 0.2 * i, "high": 0.2 * i + 0.2, "pairs": 80 * (i != 2), "judge": 0.2 * i + 0.1,
+                              "human": 0.3 + 0.08 * i} for i in range(5)], "ece": 0.143, "brier": 0.201},
+    "self_preference": {"pairs": 128, "same_family": True, "judge_own": share(0.66), "gold_own": share(0.58),
+                        "excess": {"value": 0.08, "low": -0.01, "high": 0.17, "n": 128}},
+    "again": {"pairs": 64, "same": share(0.98, 64), "mean_change": 0.013},
+    "unread": {"questions": 800, "retried": 21, "excluded": 9},
+    "cost": {"questions": 800, "kept": 40, "read": 123_456, "written": 800, "money": 0.021},
+    "seconds_per_question": 0.048,
+    "attacks": {"pairs": 60, "success": share(0.45, 60), "control": share(0.1, 60),
+                "by_attack": [{"attack": "ignore the instructions", "success": share(0.3, 30)},
+                              {"attack": "choose A", "success": share(0.6, 30)}]},
+    "economics": [{"source": "one person", "share_human": 1.0, "agreement": share(0.84), "cost_per_label": 0.1},
+                  {"source": "ai", "share_human": 0.0, "agreement": share(0.82), "cost_per_label": 0.00005},
+                  {"source": "mixed", "share_human": 0.25, "agreement": share(0.87), "cost_per_label": 0.0251}],
+}  # fmt: skip
+"""What the stage `audit` writes of a judge that can be swayed by the order."""
 OPENINGS = ("I watched this film with", "The story begins in a", "When the director decided to", "My wife and I had")
 GOOD = ("a warm and patient film", "full of small wonders", "the cast is superb", "I would see it again tomorrow")
 BAD = ("a slow and careless mess", "two hours of nothing", "the script falls apart", "I left before the end")
@@ -41,11 +72,15 @@ Rows = list[dict[str, Any]]
 class Study:
     """A folder of trials and the store that holds their evaluation rows.
 
-    `checkpoints`: points of training that every arm but the control was tested at.
+    `checkpoints`: points of training that every arm but the control was tested at. `eval_judge`: whether the final
+    test has a judge, the one that arms with AI labels learned from.
     """
 
-    def __init__(self, root: Path, prompts: int = 24, name: str = "demo", checkpoints: int = 0) -> None:
+    def __init__(
+        self, root: Path, prompts: int = 24, name: str = "demo", checkpoints: int = 0, *, eval_judge: bool = False
+    ) -> None:
         self.name = name
+        self.eval_judge = eval_judge
         self.checkpoints = checkpoints
         self.folder = root / "runs" / name
         self.store = Store(root / "store")
@@ -126,14 +161,19 @@ class Study:
         return {"key": entry.key, "digest": entry.digest, "seconds": 0.5, "computed": True}
 
     def _labels(self, source: str, folder: Path) -> None:
-        """Two sources that agree on three pairs of four, ties of the simulated one set aside."""
+        """Two sources that agree on three pairs of four, ties of the simulated one set aside.
+
+        The judge's verdicts on three pairs could not be read.
+        """
         rng = np.random.default_rng(3)
         rows = []
         for pair in range(40):
             first = rng.random() < 0.5
             flipped = source == "ai" and pair % 4 == 0
             tied = source == "simulated" and pair >= 32
-            rows.append({"pair": pair, "preference": 0.5 if tied else float(first != flipped)})
+            unread = source == "ai" and pair >= 37
+            known = None if unread else 0.5 if tied else float(first != flipped)
+            rows.append({"pair": pair, "preference": known})
         pq.write_table(pa.Table.from_pylist(rows), folder / "labels.parquet")
 
     def policy(
@@ -147,24 +187,52 @@ class Study:
             write=lambda folder: (folder / "history.json").write_text(json.dumps(rows)),
         )  # fmt: skip
 
+    def audit(self, found: Mapping[str, Any], preferences: str) -> dict[str, Any]:
+        """The stage that audits the judge of some labels."""
+        text = json.dumps(found)
+        return self.stage(
+            "audit", of=text, inputs={"preferences": preferences},
+            write=lambda folder: (folder / "audit.json").write_text(text),
+        )  # fmt: skip
+
+    def labelled(self, arm: str, seed: int, algorithm: str, agreement: float, gold: float) -> None:
+        """A trial of an arm on labels that agree with gold so far, whose own mean gold is `gold` or near it."""
+
+        def raise_gold(rows: Rows) -> None:
+            mean = float(np.mean([row["gold"] for row in rows]))
+            for row in rows:
+                row["gold"] = float(np.clip(row["gold"] - mean + gold, 0, 1))
+
+        def change(record: dict[str, Any]) -> None:
+            labels = self.stage("preferences", quality=agreement, metrics={"pairs": 512, "gold_agreement": agreement})
+            record["algorithm"] = algorithm
+            record["stages"]["preferences"] = labels
+
+        self.trial(arm, seed, change=change, change_rows=raise_gold)
+
     def trial(
         self, arm: str, seed: int, *, change_rows: Callable[[Rows], Any] | None = None,
         change: Callable[[dict[str, Any]], Any] | None = None, start: str = "smollm2",
-        change_points: Callable[[Rows], Any] | None = None,
+        change_points: Callable[[Rows], Any] | None = None, audit: Mapping[str, Any] | None = AUDIT,
     ) -> Path:  # fmt: skip
         rows, points = self.rows(arm, seed), self.points(arm, seed)
+        for row in rows if self.eval_judge else ():
+            row["judge"] = 8 * row["gold"] - 4
         if change_rows:
             change_rows(rows)
         if change_points:
             change_points(points)
         sums = hashlib.sha256(json.dumps([*rows, *points], sort_keys=True, default=repr).encode()).hexdigest()
         source = SOURCE.get(arm, "simulated")
+        asked = {"judge": {"_target_": "rft.feedback.judges.few_shot.FewShotJudge"}} if source == "ai" else {}
         stages = {"questions": self.stage("questions"), "sft": self.stage("sft", model=start)}
         stages["candidates"] = self.stage("candidates", model=start)
         stages["preferences"] = self.stage(
             "preferences", source=source, inputs={"candidates": stages["candidates"]["key"]},
-            metrics=PREFERENCES[source], write=lambda folder: self._labels(source, folder),
+            metrics=PREFERENCES[source], write=lambda folder: self._labels(source, folder), **asked,
         )  # fmt: skip
+        if asked and audit:
+            stages["audit"] = self.audit(audit, stages["preferences"]["key"])
         stages["reward_model"] = self.stage(
             "reward_model", metrics=REWARD_MODEL[source], inputs={"preferences": stages["preferences"]["key"]}
         )
@@ -175,13 +243,16 @@ class Study:
             if points:
                 pq.write_table(pa.Table.from_pylist(points), folder / "checkpoints.parquet")
 
-        stages["evaluation"] = self.stage("evaluation", arm=arm, seed=seed, rows=sums, write=write)
+        taught = {"eval/judge_taught": float(source == "ai")} if self.eval_judge else None
+        stages["evaluation"] = self.stage("evaluation", arm=arm, seed=seed, rows=sums, write=write, metrics=taught)
         record: dict[str, Any] = {
             "study": self.name, "arm": arm, "algorithm": arm, "seed": seed, "status": "done", "error": None,
             "overrides": [f"algorithm={arm}", f"seed={seed}"], "stages": stages,
             "evaluation": stages["evaluation"]["key"],
             "config": {"feedback": {"_target_": f"rft.feedback.{source}.Source"}, "budget": {"prices": PRICES}},
         }  # fmt: skip
+        if self.eval_judge:
+            record["config"]["eval_judge"] = {"_target_": "rft.feedback.judges.few_shot.FewShotJudge"}
         if change:
             change(record)
         path = self.folder / arm / f"seed-{seed}" / "trial.json"

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rft.config import compose, expand_sweep, register
 from rft.config.build import target_class
 from rft.config.compose import check
-from rft.config.options import GROUPS
+from rft.config.options import GROUPS, SECOND
 from rft.config.paths import conf_dir
 from rft.config.plugins import is_ours
 from rft.errors import UserError
@@ -32,7 +32,7 @@ def _precheck(overrides: Sequence[str], *, sweep: bool) -> None:
 
 def _import_plugins(cfg: DictConfig) -> None:
     """Import the plugins that a run uses: one that cannot be is refused now, not after the stages before it."""
-    for group in GROUPS:
+    for group in (*GROUPS, *(place for place in SECOND if cfg[place] is not None)):
         if not is_ours(str(cfg[group]["_target_"])):
             target_class(cfg[group])
 

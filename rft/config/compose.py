@@ -28,6 +28,8 @@ from rft.config.files import not_yaml, read_option
 from rft.config.limits import check_conflict, check_fit, check_names, check_ranges
 from rft.config.options import (
     GROUPS,
+    NOBODY,
+    SECOND,
     faults,
     options,
     refuse_faulty,
@@ -41,7 +43,7 @@ from rft.config.source import SCHEME, SchemaSource
 from rft.errors import UserError, nearest
 
 LONGEST_ARM = 48  # characters; longer ones are no names that a table can show
-_COSMETIC = {"algorithm", "seed", "replicate", "study", "arm", "until"}
+_COSMETIC = {"algorithm", "seed", "replicate", "study", "arm", "until", "evaluation.same_judge"}
 
 
 class PluginSearchPath(SearchPathPlugin):
@@ -62,7 +64,7 @@ def _arm(algorithm: str) -> str:
     # A sweep writes 3e-3 as 0.003, and the order of overrides means nothing: neither makes another arm.
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
         key, value = override.key_or_group, override.value()
-        if key not in _COSMETIC and not key.startswith(("tracker", "strategy.threads")):
+        if key not in _COSMETIC and not key.startswith(("tracker", "strategy.threads", "eval_judge")):
             kept.append(f"{key.removeprefix('algorithm.')}={value}")
     name = re.sub(r"[^\w.,=+-]", "_", "-".join([algorithm, *sorted(kept)]))
     if len(name) <= LONGEST_ARM:
@@ -93,10 +95,12 @@ def _keys_at(path: str, overrides: Sequence[str]) -> list[str]:
     head, _, rest = path.partition(".")
     if not head:
         return [*RunConfig.__dataclass_fields__, "hydra"]
-    if head in GROUPS:
+    if head in SECOND and head not in chosen:
+        return []
+    if head in GROUPS or head in SECOND:
         defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))["defaults"]
         option = chosen.get(head) or next((d[head] for d in defaults if isinstance(d, dict) and head in d), "")
-        targets = [read_option(o.path).get("_target_") for o in options() if o.key == (head, option)]
+        targets = [read_option(o.path).get("_target_") for o in options() if o.key == (SECOND.get(head, head), option)]
         if not targets or targets[0] is None:
             return []
         node = structured(split_target(str(targets[0]))[0])
@@ -108,10 +112,11 @@ def _keys_at(path: str, overrides: Sequence[str]) -> list[str]:
 
 def _no_option(group: str, option: str) -> UserError:
     """An option that is not there: by the fault of the plugin that should have it, or by a wrong name."""
+    of = SECOND.get(group, group)
     for fault in faults():
-        if (group, option) in fault.options or option in fault.names:
+        if (of, option) in fault.options or option in fault.names:
             return UserError(f"{group}={option}: cannot be used: {fault.text}")
-    there = [o.name for o in options() if o.group == group]
+    there = [o.name for o in options() if o.group == of] + ([NOBODY] if group in SECOND else [])
     return UserError(f"{group}={option}: no such option; {nearest(option, there)}")
 
 
@@ -133,6 +138,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
         full = re.search(r"full_key: ([\w.]+)", text)
         where = full[1] if full else key
         parent = where.rpartition(".")[0]
+        if parent in SECOND and not any(one.startswith(f"{parent}=") for one in overrides):
+            return UserError(f"{where}: no {parent} is chosen; choose one, as in {parent}={_first_option(parent)}")
         hint = nearest(key, _keys_at(parent, overrides))
         return UserError(f"{where}: no such key{f' in {parent}' if parent else ''}; {hint}")
     if found := re.search(r"full_key: ([\w.\[\]]+)", text):
@@ -188,6 +195,10 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         for missing in sorted(OmegaConf.missing_keys(merged) - set(GROUPS)):
             raise UserError(f"{missing}: has no value; give one as {missing}=…")
         classes = {group: _check_group(group, merged[group]) for group in GROUPS}
+        for place in SECOND:
+            merged[place] = merged[place] or None  # an option that holds nothing leaves an empty node
+            if merged[place] is not None:
+                classes[place] = _check_group(place, merged[place])
         _check_feedback(merged)
         OmegaConf.to_container(merged, resolve=True)
         check_ranges(RunConfig, merged, "")
@@ -203,7 +214,7 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def _first_option(group: str) -> str:
-    return next((o.name for o in options() if o.group == group), "…")
+    return next((o.name for o in options() if o.group == SECOND.get(group, group)), "…")
 
 
 def _asked(overrides: Sequence[str]) -> set[tuple[str, str]]:
@@ -212,7 +223,8 @@ def _asked(overrides: Sequence[str]) -> set[tuple[str, str]]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException:  # composing says what is wrong with it
         return set()
-    return {(o.key_or_group, str(o.value())) for o in parsed if o.key_or_group in GROUPS}
+    named = {(SECOND.get(o.key_or_group, o.key_or_group), str(o.value())) for o in parsed}
+    return {(group, name) for group, name in named if group in GROUPS}
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -230,7 +242,8 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise _explain(error, overrides) from error
     # Defaults choose options too, ours or those of an option.
-    refuse_faulty({(str(group).partition("@")[0], str(name)) for group, name in cfg.hydra.runtime.choices.items()})
+    chosen = {(str(group).partition("@")[0], str(name)) for group, name in cfg.hydra.runtime.choices.items()}
+    refuse_faulty({(SECOND.get(group, group), name) for group, name in chosen})
     with open_dict(cfg):
         del cfg["hydra"]
     checked = check(cfg, overrides)

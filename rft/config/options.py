@@ -25,6 +25,10 @@ from rft.config.plugins import Plugin, parse, plugins
 from rft.errors import UserError
 
 GROUPS = ("task", "model", "feedback", "judge", "reward", "algorithm", "strategy", "tracker", "budget", "sweep")
+SECOND = {"eval_judge": "judge"}
+"""A second place for an option of a group: the final test's judge beside that of training."""
+NOBODY = "none"
+"""Chosen for a second place that stays empty."""
 _TOLD = "RFT_PLUGIN_WARNINGS"  # the processes of a sweep inherit what has been told
 
 
@@ -125,6 +129,20 @@ def _module(option: Option, deep: int = 8) -> str:
     if deep == 0 or base == option.name:
         raise UserError(f"{option.path}: starts from itself; name another option in its defaults")
     return _module(next(o for o in options() if o.key == (option.group, base)), deep - 1)
+
+
+def names_of(group: str, target: str) -> list[str]:
+    """The options of a group that build this class, with those that start from them."""
+    return [option.name for option in options() if option.group == group and _class_of(option) == target]
+
+
+def _class_of(option: Option, deep: int = 8) -> str | None:
+    """The class that an option builds, as its file or that of the option it starts from says; None if none says."""
+    values = read_option(option.path)
+    if (target := values.get("_target_")) or deep == 0:
+        return None if target is None else str(target)
+    base = starts_from(option.group, values, _names(option.group))
+    return next((_class_of(one, deep - 1) for one in options() if one.key == (option.group, base)), None)
 
 
 def _schema(option: Option) -> dict[str, Any] | None:

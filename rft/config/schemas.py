@@ -157,6 +157,9 @@ class EvaluationConfig:
     """Evenly spaced points of training at which the policy is tested too, besides its end."""
     checkpoint_prompts: int = number(48, at_least=1)
     """Questions of the first split that such a point is tested on, one answer each."""
+    same_judge: str | None = None
+    """Allows `eval_judge` to be the model that the policy learned from, if it holds the name of that option: scores by
+    one's own teacher say how well it is pleased. Null: refused."""
 
 
 @dataclass
@@ -173,6 +176,9 @@ class RunConfig:
     tracker: Any = MISSING
     budget: Any = MISSING
     sweep: Any = MISSING
+    eval_judge: Any = None
+    """An option of the group `judge` that scores the answers of the final test, as in eval_judge=few_shot; none by
+    default."""
     sft: SFTConfig = field(default_factory=SFTConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

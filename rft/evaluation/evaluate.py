@@ -20,6 +20,7 @@ from rft.store.names import ROWS_FILE
 
 if TYPE_CHECKING:
     from rft.data.on_policy import RewardSource
+    from rft.evaluation.judged import JudgedRows
     from rft.tasks.base import GoldReward
 
 
@@ -112,8 +113,8 @@ class FinalTest:
         return [{name: row[name] for name in kept} | {"sample": 0} for row in rows]
 
     @torch.no_grad()
-    def run(self, out: Path, best_of: int = 1) -> dict[str, float]:
-        """Sample, score and write ``evaluation.parquet``; returns means by split.
+    def run(self, out: Path, best_of: int = 1, judge: JudgedRows | None = None) -> dict[str, Any]:
+        """Sample, score and write ``evaluation.parquet``; returns means by split, with `judge` those of its scores too.
 
         ``best_of`` responses are sampled for each row, of which the proxy picks one, which adds the bound
         log n − (n−1)/n to the KL; the first is what one alone would be.
@@ -137,8 +138,8 @@ class FinalTest:
                         rows.append(best | {"sample": sample, "kl": kl})
                     progress.advance(len(of_split[part]))
         self._score(rows)
+        means: dict[str, Any] = judge.add(rows) if judge else {}
         pq.write_table(pa.Table.from_pylist(rows), out / ROWS_FILE)
-        means = {}
         for split in config.splits:
             some = [r for r in rows if r["split"] == split]
             for name in ("gold", "proxy", "kl", "length", "truncated"):

@@ -12,7 +12,7 @@ from rft.report.records import FailedTrial, Trial
 from rft.report.rows import Questions, row_names
 from rft.report.wording import shortlist
 
-COSMETIC = frozenset(("seed", "study", "arm", "until", "tracker"))
+COSMETIC = frozenset(("seed", "study", "arm", "until", "tracker", "audit"))
 """Settings that decide no result, or are the seed."""
 LISTED = 5
 
@@ -32,8 +32,17 @@ def names(items: Sequence[str]) -> str:
 
 def settings(config: Mapping[str, Any]) -> str:
     """What the seeds of an arm have in common: all that decides results but the seed."""
-    kept = {key: value for key, value in config.items() if key not in COSMETIC}
-    return json.dumps(kept, sort_keys=True, default=str)
+    kept = {key: value for key, value in config.items() if key not in COSMETIC and (key, value) != ("eval_judge", None)}
+    return json.dumps(kept | tested_with(config), sort_keys=True, default=str)
+
+
+def tested_with(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the final test; whether its judge may be the policy's own teacher decides no result."""
+    test = config.get("evaluation")
+    if not isinstance(test, Mapping):
+        return {}
+    judge = {"eval_judge": config["eval_judge"]} if config.get("eval_judge") else {}
+    return {"evaluation": {key: value for key, value in test.items() if key != "same_judge"}} | judge
 
 
 def left_out(trial: Trial, why: str) -> FailedTrial:

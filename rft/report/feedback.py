@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rft.report.load import StageUse, StudyResults
+from rft.report.wording import number, shortlist
 
 STAGES = ("preferences", "reward_model")
 LABELS_FILE = "labels.parquet"
@@ -70,6 +71,22 @@ def is_rule(group: Mapping[str, Any]) -> bool:
     return bool(group["metrics"].get("train_pairs", {}).get("mean") == 0)
 
 
+def excluded(feedback: Mapping[str, Any]) -> list[str]:
+    """A sentence for each feedback of which a judge's verdicts could not be read; `feedback` as in the summary."""
+    told = []
+    for group in feedback["preferences"]:
+        lost, pairs = (group["metrics"].get(name) for name in ("excluded", "pairs"))
+        if lost and lost["max"] > 0:
+            mean = "" if lost["min"] == lost["max"] else ", in the mean"
+            of = f" of {number(pairs['mean'], 0)}" if pairs else ""
+            told.append(
+                f"{number(lost['mean'], 0 if not mean else 1)}{of} pairs of {group['source'] or 'the'} feedback "
+                f"({shortlist(group['arms'])}) are excluded{mean}: the judge's verdict could not be read, and no label "
+                "was guessed."
+            )
+    return told
+
+
 def option(results: StudyResults, arm: str, group: str) -> str:
     """The name of a group's option: its module's in rft, its class's elsewhere; empty if the record does not say."""
     target = str((results.arm(arm)[0].config.get(group) or {}).get("_target_", ""))
@@ -102,7 +119,7 @@ def _agreement(results: StudyResults, arms: Sequence[str]) -> list[dict[str, Any
 
 
 def _labels(path: Path | None) -> Mapping[Any, float]:
-    """Pair → preference for its first answer."""
+    """Pair → preference for its first answer; a pair whose verdict is excluded has none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -112,4 +129,5 @@ def _labels(path: Path | None) -> Mapping[Any, float]:
         table = pq.read_table(path, columns=["pair", "preference"])
     except (pa.ArrowException, OSError):
         return {}
-    return dict(zip(table.column("pair").to_pylist(), table.column("preference").to_pylist(), strict=True))
+    found = zip(table.column("pair").to_pylist(), table.column("preference").to_pylist(), strict=True)
+    return {pair: preference for pair, preference in found if preference is not None}

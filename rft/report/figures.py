@@ -19,16 +19,16 @@ FOREST_ARMS = 40
 SCATTER_ARMS = 24
 FIT_POINTS = 40
 
-Kind = Literal["interval", "path", "final", "line", "fit", "steps"]
+Kind = Literal["interval", "path", "final", "line", "fit", "steps", "trend"]
 Value = float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points of one arm; ``None`` in `x` and `y` [N] ends a piece of a line.
+    """Points of one arm, or of one of the figure's own `names`; ``None`` in `x` and `y` [N] ends a piece of a line.
 
-    `low` and `high` [N] bound the x of an interval, `notes` [N] are what a point says when it is pointed at, and
-    `axes` has further x [N] by axis, of a curve that can be drawn over any of them.
+    `low` and `high` [N] bound the x of an interval and the y of a trend, `notes` [N] are what a point says when it is
+    pointed at, and `axes` has further x [N] by axis, of a curve that can be drawn over any of them.
     """
 
     arm: int
@@ -46,7 +46,11 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure; `rows` are the names of the places 0, 1, … on a vertical axis of names, topmost first."""
+    """A figure; `rows` are the names of the places 0, 1, … on a vertical axis of names, topmost first.
+
+    With `names` it is not about arms: the number of a series is its place among them. One without a name is in no
+    legend.
+    """
 
     name: str
     title: str
@@ -56,6 +60,7 @@ class Figure:
     caption: str
     rows: tuple[str, ...] = ()
     zero: bool = False
+    names: tuple[str, ...] = ()
 
 
 def numbering(summary: Mapping[str, Any]) -> dict[str, int]:

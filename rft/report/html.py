@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 import rft
-from rft.report import figures, learning, palette, plots, samples, views, wording
+from rft.report import figures, judge_views, learning, palette, plots, samples, views, wording
+from rft.report.feedback import excluded
 from rft.report.figures import Figure
+from rft.report.judge_figures import judge_figures
 from rft.report.load import StudyResults
 from rft.report.resources import name
 from rft.report.selection import leading, left_out, ranked
@@ -35,6 +37,7 @@ STAGE_TITLES = {
     "sft": "start policy",
     "candidates": "answers to label",
     "preferences": "feedback",
+    "audit": "audit of the judge",
     "reward_model": "reward model",
     "policy": "improvement",
     "evaluation": "final test",
@@ -54,6 +57,7 @@ def render(
     """
     final, (main, more) = figures.final_test(summary), learning.curves(summary)
     others = {one.name: one for one in (figures.ranking(summary), learning.tuning(summary)) if one}
+    others |= {one.name: one for one in judge_figures(summary)}
     drawn = bool(final or others or main or more)
     scripts = {"plotly": plotly() if drawn else "", "page": _page_script()}
     whole = summary_text or json.dumps(summary, ensure_ascii=False, allow_nan=False)
@@ -121,6 +125,12 @@ def _tables(summary: Mapping[str, Any]) -> dict[str, Any]:
         "matrix": views.win_matrix(summary),
         "two_way": _two_way(summary),
         "learned_from": views.learned_from(summary),
+        "judge_notes": views.judge_notes(summary),
+        "excluded": excluded(summary["feedback"]),
+        "judges": judge_views.judges(summary),
+        "unaudited": judge_views.unaudited(summary),
+        "economics": judge_views.economics(summary),
+        "quality": summary["label_quality"],
         "duels": views.duels(summary),
         "most_pairs": views.PAIRS,
         "budget": views.budget(summary),

@@ -67,7 +67,7 @@ def _canvas(figures: Sequence[Figure], arms: Sequence[str]) -> Canvas:
     for place, figure in enumerate(figures):
         _draw(canvas.add_subplot(lines, columns, place + 1), figure)
     if not rows:
-        _legend(canvas, figures, arms)
+        _legend(canvas, figures, figures[0].names or arms)
     canvas.draw_without_rendering()
     canvas.set_layout_engine("none")  # it is laid out, and would be again for every file
     return canvas
@@ -106,6 +106,10 @@ def _series(axes: Axes, one: Series) -> None:
         bars = [[value - low for value, low in zip(x, one.low, strict=True)],
                 [high - value for value, high in zip(x, one.high, strict=True)]]  # fmt: skip
         axes.errorbar(x, y, xerr=bars, fmt=mark, color=colour, markerfacecolor=face, markersize=6, elinewidth=1.6)
+    elif one.kind == "trend":
+        spread = [[value - low for value, low in zip(y, one.low, strict=True)],
+                  [high - value for value, high in zip(y, one.high, strict=True)]] if one.low else None  # fmt: skip
+        axes.errorbar(x, y, yerr=spread, fmt=mark, color=colour, markersize=6, elinewidth=1.6, linestyle="-")
     elif one.kind == "path":
         axes.plot(x, y, marker=mark, color=colour, markerfacecolor=face, markersize=4, linewidth=0.8, alpha=0.75)
     elif one.kind == "final":
@@ -119,10 +123,10 @@ def _series(axes: Axes, one: Series) -> None:
 
 
 def _legend(canvas: Canvas, figures: Sequence[Figure], arms: Sequence[str]) -> None:
-    """The arms that are drawn, beside the figure; lines of curves have no marks."""
+    """The arms, or names of the figure's own, that are drawn, beside it; lines of curves have no marks."""
     from matplotlib.lines import Line2D
 
-    drawn = sorted({one.arm for figure in figures for one in figure.series})
+    drawn = sorted({one.arm for figure in figures for one in figure.series if arms[one.arm]})
     lines = all(one.kind == "line" for figure in figures for one in figure.series)
     handles = [
         Line2D(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from rft.errors import UserError
-from rft.report.alike import common_splits, names, same_questions, settings, vanished
+from rft.report.alike import common_splits, names, same_questions, settings, tested_with, vanished
 from rft.report.joint_tuning import join_tuning
 from rft.report.records import StudyResults, Trial
 
@@ -159,7 +159,7 @@ def _evaluations(trials: Sequence[Trial]) -> set[str]:
     """The settings of the final test that the trials had, as text."""
     return {
         json.dumps(
-            [t.config.get("evaluation"), (t.config.get("task") or {}).get("response_tokens")],
+            [tested_with(t.config), (t.config.get("task") or {}).get("response_tokens")],
             sort_keys=True,
             default=str,
         )

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rft.report import views, wording
+from rft.report import judge_views, views, wording
+from rft.report.feedback import excluded
+from rft.report.label_quality import quality_sentences
 from rft.report.selection import ranked
 from rft.report.wording import duration, number, percent, span
 
@@ -31,8 +33,9 @@ def markdown(summary: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         "\n".join(f"- {escape(note)}" for note in views.budget_notes(summary)),
         _left_out(summary),
         *(_split(summary, split) for split in summary["splits"]),
-        "\n".join(f"- {escape(sentence)}" for sentence in summary["verdict"]["sentences"]),
+        "\n".join(f"- {escape(one)}" for one in (*summary["verdict"]["sentences"], *views.judge_notes(summary))),
         *(f"![{name}]({name})" for name in figures),
+        _judges(summary),
         _pairs(summary),
         _costs(summary),
         _fine_print(summary),
@@ -73,13 +76,17 @@ def _split(summary: Mapping[str, Any], split: str) -> str:
                 MARKS.get(difference["verdict"], difference["verdict"]),
                 _share(row.get("win_rate")), _share(row.get("win_rate_lc")),
             ]  # fmt: skip
+        scored = [_interval(row["judge"])] if summary["eval_judge"] else []
+        if scored and control:
+            scored.append(_interval((row["judge"] or {}).get("difference"), sign=True))
         rows.append(
-            [escape(arm), _interval(row["gold"]), number((row.get("iqm") or {}).get("mean"), 3), *compared,
+            [escape(arm), _interval(row["gold"]), number((row.get("iqm") or {}).get("mean"), 3), *compared, *scored,
              number(row["kl"], 1), number(row["length"], 1), str(len(arms[arm]["seeds"]))]
         )  # fmt: skip
     level = wording.level(summary)
     heading = f"## {escape(split)}: {escape(wording.title(split))}, {prompts} prompts"
-    columns = ["arm", f"gold reward ({level} interval)", "IQM", *against, "KL, nats", "length", "seeds"]
+    scores = ["judge", *([f"judge minus {escape(control)}"] if control else [])] if summary["eval_judge"] else []
+    columns = ["arm", f"gold reward ({level} interval)", "IQM", *against, *scores, "KL, nats", "length", "seeds"]
     return f"{heading}\n\n{table(columns, rows)}"
 
 
@@ -116,6 +123,55 @@ def _costs(summary: Mapping[str, Any]) -> str:
         ]
         body = table(["arm", "own time a seed", "shared stages"], rows)
     return f"## What it cost\n\n{body}"
+
+
+def _judges(summary: Mapping[str, Any]) -> str:
+    """The audits, who could label at what price, and what the quality of the labels does."""
+    told = [*judge_views.unaudited(summary), *excluded(summary["feedback"]), *quality_sentences(summary)]
+    parts = ["\n".join(f"- {escape(sentence)}" for sentence in told), _audits(summary)]
+    if rows := judge_views.economics(summary):
+        cells = [
+            [
+                escape(row["source"]),
+                escape(row["judge"]),
+                row["people"],
+                _two(row["agreement"], row["range"]),
+                row["cost"],
+            ]
+            for row in rows
+        ]
+        parts.append(table(["who labels", "judge", "labelled by people", "agreement", "cost a label"], cells, left=2))
+    parts.append(_quality(summary))
+    known = [part for part in parts if part]
+    return "\n\n".join(["## The judges and their labels", *known]) if known else ""
+
+
+def _audits(summary: Mapping[str, Any]) -> str:
+    found = judge_views.judges(summary)
+    if found is None:
+        return ""
+    heads = [
+        "<br>".join(
+            escape(text) for text in (head["title"], head["model"], f"taught {head['arms']}", head["results"]) if text
+        )
+        for head in found["heads"]
+    ]
+    rows = [[title, *(_two(*cell) for cell in cells)] for title, cells in found["rows"]]
+    return table(["what was asked", *heads], rows, left=1 + len(heads))
+
+
+def _two(value: str, note: str) -> str:
+    """A cell of a figure and what is said beside it."""
+    return f"{escape(value)} ({escape(note)})" if note else escape(value)
+
+
+def _quality(summary: Mapping[str, Any]) -> str:
+    rows = [
+        [escape(line["optimiser"]), escape(point["arm"]), percent(point["agreement"]), _interval(point["gold"])]
+        for line in summary["label_quality"] or ()
+        for point in line["points"]
+    ]
+    return table(["optimiser", "arm", "labels agree with gold", "gold reward"], rows, left=2) if rows else ""
 
 
 def _left_out(summary: Mapping[str, Any]) -> str:

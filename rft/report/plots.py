@@ -1,7 +1,7 @@
 """The figures as plotly specifications for the page; their colours follow the reader's theme and are set there.
 
-Every trace says in ``meta`` which arm it is of. Text in them is names and numbers, never a model's: plotly reads a
-little HTML in labels, so names are escaped.
+Every trace says in ``meta`` which arm it is of, or that its number is the figure's own. Text in them is names and
+numbers, never a model's: plotly reads a little HTML in labels, so names are escaped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ def label(name: str) -> str:
 
 def specification(figure: Figure) -> dict[str, Any]:
     """``{"data", "layout"}`` of a figure."""
-    return {"data": [_trace(one) for one in figure.series], "layout": _layout(figure)}
+    data = [_trace(one) for one in figure.series]
+    if figure.names:
+        for trace in data:
+            trace["meta"]["own"] = True  # it stays when an arm of its number is hidden
+    return {"data": data, "layout": _layout(figure)}
 
 
 def switchable(figures: Sequence[Figure]) -> dict[str, Any]:
@@ -77,12 +81,10 @@ def _trace(one: Series) -> dict[str, Any]:
     if one.notes:
         trace |= {"hovertext": [plain(note) for note in one.notes], "hoverinfo": "text"}
     if one.kind == "interval":
-        bars = {
-            "array": [high - x for high, x in zip(one.high, one.x, strict=True) if x is not None],
-            "arrayminus": [x - low for low, x in zip(one.low, one.x, strict=True) if x is not None],
-        }
-        error = {"type": "data", "symmetric": False, "thickness": 2, "width": 0, **bars}
-        return trace | {"mode": "markers", "marker": {"symbol": mark, "size": 10}, "error_x": error}
+        return trace | {"mode": "markers", "marker": {"symbol": mark, "size": 10}, "error_x": _bars(one, one.x)}
+    if one.kind == "trend":
+        trace |= {"mode": "lines+markers", "marker": {"symbol": mark, "size": 9}, "line": {"width": 1.6}}
+        return trace | ({"error_y": _bars(one, one.y)} if one.low else {})
     if one.kind == "path":
         marker = {"symbol": mark, "size": 6}
         return trace | {"mode": "lines+markers", "marker": marker, "line": {"width": 1}, "opacity": 0.75}
@@ -96,6 +98,15 @@ def _trace(one: Series) -> dict[str, Any]:
     if one.faint:
         return trace | {"mode": "lines", "line": {"width": 1}, "opacity": 0.4, "hoverinfo": "skip"}
     return trace | {"mode": "lines", "line": {"width": 2.4, "dash": dash}}
+
+
+def _bars(one: Series, middle: Sequence[float | None]) -> dict[str, Any]:
+    """The bars around `middle` [N]."""
+    return {
+        "type": "data", "symmetric": False, "thickness": 2, "width": 0,
+        "array": [high - x for high, x in zip(one.high, middle, strict=True) if x is not None],
+        "arrayminus": [x - low for low, x in zip(one.low, middle, strict=True) if x is not None],
+    }  # fmt: skip
 
 
 def _layout(figure: Figure) -> dict[str, Any]:

@@ -28,6 +28,8 @@ IntArray = npt.NDArray[np.int64]
 
 SPLIT, PROMPT_ID, SAMPLE, PROMPT = ASKED = ("split", "prompt_id", "sample", "prompt")
 NUMBERS = ("gold", "proxy", "kl", "length")
+OPTIONAL = ("gold_logit", "judge")
+"""Columns that rows may be without."""
 MAY_LACK = ("proxy", "gold_logit")
 """Columns that may be NaN throughout a split: there is no reward model, or the rows are of before the column."""
 POSSIBLE = {"gold": (0.0, 1.0), "length": (1.0, np.inf)}
@@ -109,6 +111,7 @@ class Rows:
     length: FloatArray  # counted response tokens
     truncated: npt.NDArray[np.bool_]
     gold_logit: FloatArray  # log-odds; all NaN if the rows do not hold them
+    judge: FloatArray  # score by the judge of the final test; NaN where its verdict is excluded, or throughout
 
     @property
     def prompt_ids(self) -> tuple[str, ...]:
@@ -153,7 +156,7 @@ class Pool:
             LeftOut: the file cannot be read, lacks a column or a value, holds a row twice, a number that is none or one
                 that cannot be.
         """
-        table = read_columns(path, COLUMNS, more=("gold_logit",))
+        table = read_columns(path, COLUMNS, more=OPTIONAL)
         if table.num_rows == 0:
             raise LeftOut(f"{path.name} has no rows")
         for name in (*ASKED, "response", "truncated"):
@@ -162,7 +165,7 @@ class Pool:
         try:
             asked = tuple(tuple(_texts(table.column(name))) for name in (SPLIT, PROMPT_ID, PROMPT))
             samples = tuple(_cast(table.column(SAMPLE), "int64").to_pylist())
-            columns = {name: _floats(table, name) for name in (*NUMBERS, "gold_logit")}
+            columns = {name: _floats(table, name) for name in (*NUMBERS, *OPTIONAL)}
             truncated = _cast(table.column("truncated"), "bool").to_numpy()
             _cast(table.column("response"), "string")
         except ValueError as error:  # ArrowInvalid is one
@@ -254,7 +257,7 @@ def _floats(table: pa.Table, name: str) -> FloatArray:
 
 def _require_finite(columns: Mapping[str, FloatArray], questions: Questions, where: str) -> None:
     for name, values in columns.items():
-        finite = np.isfinite(values)
+        finite = np.isfinite(values) | (np.isnan(values) if name == "judge" else False)
         if finite.all() or (name in MAY_LACK and np.isnan(values).all()):
             continue
         raise LeftOut(f"{where}: {_first(name, values, ~finite, questions)}")

@@ -13,11 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rft.evaluation.statistics import Resampling
+from rft.report.audits import audits
 from rft.report.costs import costs
 from rft.report.curves import axes, curves, frontier
 from rft.report.environment import environment
 from rft.report.factors import feedback_of, optimiser_of, two_way
 from rft.report.feedback import feedback
+from rft.report.judged import eval_judge, judged
+from rft.report.label_quality import label_quality
 from rft.report.load import StudyResults, Trial
 from rft.report.overoptimisation import overoptimisation
 from rft.report.provenance import differences, replicate_of, replicated, shared_stages
@@ -45,6 +48,9 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         for split in results.splits
     }
     numbers = {split: found.numbers() for split, found in splits.items()}
+    for split, found in splits.items():
+        for arm, scores in judged(found).items():
+            numbers[split]["arms"][arm]["judge"] = scores
     stages = shared_stages(results, arms)
     summary: dict[str, Any] = {
         "schema": SCHEMA,
@@ -58,6 +64,7 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "ranking": {split: found["ranking"] for split, found in numbers.items()},
         "stages": stages,
         "feedback": feedback(results, arms),
+        **audits(results, arms),
         "curves": curves(results, arms),
         "frontier": frontier(results, arms, compared),
         "tuning": results.tuning,
@@ -68,7 +75,11 @@ def summarise(results: StudyResults, *, control: str = CONTROL, settings: Resamp
         "warnings": list(results.warnings),
         "incomplete": results.incomplete,
     }
+    summary["eval_judge"] = eval_judge(results, summary["arms"])
     summary["two_way"] = {split: two_way(found.bootstrap, summary["arms"]) for split, found in splits.items()}
+    summary["label_quality"] = (
+        label_quality(results, next(iter(splits.values())).bootstrap, summary["arms"]) if splits else None
+    )
     summary["overoptimisation"] = overoptimisation(summary)
     summary["statistics"]["covers_text"] = covers_text(summary)
     summary["provenance"] = {"differences": differences(results, arms)}

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rft.report import views
-from rft.report.feedback import is_rule
+from rft.report import judge_views, views
+from rft.report.feedback import excluded, is_rule
+from rft.report.label_quality import quality_sentences
 from rft.report.wording import brief, level, listing, number, p_figure, percent, shortlist, span, title
 
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
     _say(console, summary["cost"]["sentence"])
     for note in views.budget_notes(summary):
         _say(console, note)
-    for sentence in (*summary["verdict"]["sentences"], *_feedback(summary), *_covered(summary)):
+    judged = (
+        *views.judge_notes(summary),
+        *excluded(summary["feedback"]),
+        *judge_views.lines(summary),
+        *quality_sentences(summary),
+    )
+    for sentence in (*summary["verdict"]["sentences"], *_feedback(summary), *judged, *_covered(summary)):
         _say(console, sentence, indent=2)
     for trial in summary["failed"]:
         _say(console, f"left out: {trial['trial']}: {brief(trial['error'])}", "red", indent=2)
@@ -97,6 +104,14 @@ def _groups(summary: Mapping[str, Any], split: str) -> list[list[Column]]:
     groups.append(
         [_column("KL nats", numbers, "kl", lambda x: number(x, 1)), _column("proxy", numbers, "proxy", number)]
     )
+    if summary["eval_judge"]:
+        judged = [row["judge"] or {} for row in numbers]
+        groups.append([_column("judge", numbers, "judge", _mean), _column(interval, numbers, "judge", _span)])
+        if summary["control"]:
+            groups[-1] += [
+                _column(f"judge minus {summary['control']}", judged, "difference", lambda d: _mean(d, sign=True)),
+                _column(interval, judged, "difference", lambda d: _span(d, sign=True)),
+            ]
     groups.append(
         [
             _column("length", numbers, "length", lambda x: number(x, 1)),
@@ -111,7 +126,7 @@ def _groups(summary: Mapping[str, Any], split: str) -> list[list[Column]]:
 def _column(
     heading: str, numbers: Sequence[Mapping[str, Any]], name: str, write: Any, justify: str = "right"
 ) -> Column:
-    return Column(heading, tuple(write(row[name]) for row in numbers), justify)
+    return Column(heading, tuple(write(row.get(name)) for row in numbers), justify)
 
 
 def _mean(interval: Mapping[str, Any] | None, *, sign: bool = False) -> str:

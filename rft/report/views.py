@@ -122,6 +122,11 @@ def budget_notes(summary: Mapping[str, Any]) -> list[str]:
     return list((summary["cost"].get("budget") or {}).get("notes") or ())
 
 
+def judge_notes(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader of the judge's scores has to know; nothing without them."""
+    return list((summary["eval_judge"] or {}).get("sentences") or ())
+
+
 def laws(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The arms with a fitted law of over-optimisation or a gap between proxy and gold."""
     if not summary["splits"]:

@@ -14,6 +14,7 @@ from rft.report import figures, learning
 from rft.report.figures import Figure
 from rft.report.html import render
 from rft.report.images import images
+from rft.report.judge_figures import judge_figures
 from rft.report.load import StudyResults
 from rft.report.markdown import markdown
 from rft.store.space import disk_full_reason
@@ -54,7 +55,7 @@ def write_report(results: StudyResults, summary: Mapping[str, Any], out_dir: Pat
 
 def panels(summary: Mapping[str, Any]) -> dict[str, list[Figure]]:
     """The pictures by file name, and the figures that stand side by side in each."""
-    found = {figure.name: [figure] for figure in figures.final_test(summary)}
+    found = {figure.name: [figure] for figure in (*figures.final_test(summary), *judge_figures(summary))}
     main = [figure for figure in learning.curves(summary)[0] if any(one.x for one in figure.series)]
     return {**found, "curves": main} if main else found
 

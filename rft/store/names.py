@@ -10,5 +10,7 @@ ORDERS = ("shown_first", "shown_second")
 """Columns of the labels of a judge that is asked in both orders: P(first is better), shown first and second."""
 LABELLER = "labeller"
 """Column of the labels of a source with several labellers: who gave the preference."""
+AUDIT_FILE = "audit.json"
+"""The figures of the audit of a judge, in its entry."""
 VERDICTS_FILE = "verdicts.sqlite"
 """Beside the stages: what judges answered."""

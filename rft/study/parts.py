@@ -15,6 +15,7 @@ from rft.errors import UserError
 BASES: Mapping[str, str] = {
     "reward": "rft.rewards.base.Reward",
     "judge": "rft.feedback.judges.base.Judge",
+    "eval_judge": "rft.feedback.judges.base.Judge",
     "feedback": "rft.feedback.base.Feedback",
     "task": "rft.tasks.base.Task",
 }

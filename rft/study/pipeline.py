@@ -23,6 +23,7 @@ from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
 from rft.study.diverged import diverges_once
+from rft.study.final_judge import FinalJudge, refuse_own_judge
 from rft.study.parts import part_class, plain, settings_of, version_of
 from rft.study.replicate import with_own_draws
 from rft.study.room import require_room
@@ -349,12 +350,15 @@ class Pipeline:
             "gold": self.gold,
             "questions": self.questions,
         }
-        address = plain(self.cfg.evaluation) | {
+        judge = FinalJudge(self)
+        address = judge.address() | {
             "trial_seed": int(self.cfg.seed),
             "lora": asdict(self.lora),
             "response_tokens": self.response_tokens,
             "strategy": self.strategy.identity(distributed=False),
         }
+
+        judges = judge.inputs()
 
         def make(out: Path) -> Mapping[str, Any]:
             from rft.study.shared import make_evaluation
@@ -371,9 +375,10 @@ class Pipeline:
                 seed=int(self.cfg.seed),
                 out=out,
                 best_of=self.algorithm_class.best_of(to_config(self.cfg.algorithm)),
+                judge=judge.make(judges),
             )
 
-        return self._stage("evaluation", address, inputs, make)
+        return self._stage("evaluation", address, inputs | {f"eval_{name}": one for name, one in judges.items()}, make)
 
     def run(self, until: str) -> Entry | None:
         """Compute the stages up to and including one; returns its entry (None in a DDP child).
@@ -390,6 +395,7 @@ class Pipeline:
         )  # whatever is wrong with them is said before anything is fetched
         if "judge" in part_class("feedback", self.cfg.feedback).needs:
             _ = self.judge_entries
+        refuse_own_judge(self.cfg)
         entry: Entry | None = None
         for name in STAGES[: STAGES.index(until) + 1]:
             entry = getattr(self, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from rft.data.offline import (
 )
 from rft.errors import UserError
 from rft.evaluation.evaluate import FinalTest
+from rft.evaluation.judged import JudgedRows
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.annotators import load_annotators
 from rft.feedback.base import Answer
@@ -334,8 +335,9 @@ def make_evaluation(
     seed: int,
     out: Path,
     best_of: int = 1,
+    judge: Callable[[], JudgedRows] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a policy entry on the unseen questions."""
+    """Evaluate a policy entry on the unseen questions; `judge` makes the one that scores its answers, if one does."""
     scorer = [Role.reward] if "role" in target_class(reward_node).needs else []
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, [Role.policy, *scorer])
     reward = load_reward(inputs["reward_model"].path, reward_node, backbone)
@@ -344,7 +346,8 @@ def make_evaluation(
     test = FinalTest(backbone, engine, questions, gold, reward, config, response_tokens=response_tokens, seed=seed)
     _test_snapshots(test, inputs["policy"].path, out)
     backbone.load_role(Role.policy, load_file(inputs["policy"].path / "policy.safetensors"))
-    return dict(test.run(out, best_of))
+    judged = judge() if judge else None
+    return test.run(out, best_of, judged) | ({} if judged is None else {COST: judged.cost})
 
 
 def _test_snapshots(test: FinalTest, policy: Path, out: Path) -> None:

@@ -19,6 +19,7 @@ from rft.config.overrides import written
 from rft.config.schemas import Replicate, RunConfig
 from rft.errors import UserError
 from rft.runtime import cores
+from rft.study.final_judge import refuse_own_judge
 from rft.study.launch import Job, Launcher, may_fork
 from rft.study.replicate import is_pipeline
 
@@ -145,6 +146,7 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
             cfg = compose(common)
         except UserError as error:
             raise UserError(f"arm {arm}: {error}") from error
+        refuse_own_judge(cfg, f"arm {arm}: ")
         forks = may_fork(plain_node(cfg.strategy))
         folder = runs / name / "shared"
         replicates[arm] = is_pipeline(cfg)

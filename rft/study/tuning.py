@@ -243,7 +243,7 @@ class FairTuning:
             Job(
                 f"{arm.name} tuning {trial} seed {seed}",
                 (
-                    *arm.overrides,
+                    *(one for one in arm.overrides if not one.startswith("eval_judge")),  # the winners alone are tested
                     f"arm={quoted(f'{arm.name}-tuning-{trial:03}')}",
                     *chosen,
                     f"evaluation.splits=[{SPLIT}]",

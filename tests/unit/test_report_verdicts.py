@@ -53,6 +53,7 @@ def trial(
         length=np.full(count, 20.0),
         truncated=np.zeros(count, dtype=np.bool_),
         gold_logit=np.full(count, np.nan),
+        judge=np.full(count, np.nan),
     )
     return Trial(arm, algorithm or arm, seed, stages or {}, {"test": rows}, (), config or {})
 

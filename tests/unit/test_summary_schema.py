@@ -14,9 +14,11 @@ from rft.report.summary import SCHEMA
 from tests.synthetic_study import Study
 
 PAGE = Path(__file__).parents[2] / "docs" / "summary.md"
+MEASURED = ("value", "low", "high", "n")
 INTERVAL = ("mean", "low", "high", "covers")
 SHAPES = {
     "interval": INTERVAL,
+    "measured share": MEASURED,
     "comparison": (*INTERVAL, "excludes_zero", "p_value", "holm_p", "verdict", "seeds_needed"),
 }
 ANY = "<>"
@@ -26,7 +28,10 @@ Keys = tuple[str, ...]
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A study in which every key has a value: points of training let the laws be fitted."""
-    study = Study(tmp_path_factory.mktemp("study"), checkpoints=3).fill(seeds=2)
+    study = Study(tmp_path_factory.mktemp("study"), checkpoints=3, eval_judge=True).fill(seeds=2)
+    study.trial("rlaif_dpo", 0, audit=None)
+    for quality in (0.6, 0.8, 1.0):
+        study.labelled(f"ppo-{quality}", 0, "ppo", quality, 0.5 + 0.2 * quality)
     study.trial("gone", 0, change=lambda record: record.update(status="failed", error="out of memory"))
     return summarise(study.load())
 

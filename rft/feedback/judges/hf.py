@@ -144,10 +144,10 @@ class LocalModel:
     def _check_length(self, rows: Sequence[list[int]], requests: Sequence[Request]) -> None:
         config = self.model.config
         # Rotary positions go on beyond what was trained; learned ones end.
-        positions = (
-            None if getattr(config, "rope_parameters", None) else getattr(config, "max_position_embeddings", None)
-        )
-        for row, request in zip(rows, requests, strict=True) if positions else ():
+        positions = getattr(config, "max_position_embeddings", None)
+        if not positions or getattr(config, "rope_parameters", None):
+            return
+        for row, request in zip(rows, requests, strict=True):
             if len(row) + request.max_tokens > positions:
                 raise UserError(
                     f"judge: a question has {len(row)} tokens and an answer may have {request.max_tokens}, but the "

@@ -34,9 +34,9 @@
   }
 
   function traceOf(template, palette) {
-    const { arm, grid } = template.meta;
+    const { arm, grid, own } = template.meta;
     const colour = palette.arms[arm % palette.arms.length];
-    const trace = { ...template, visible: !hiddenArms.has(String(arm)) };
+    const trace = { ...template, visible: own || !hiddenArms.has(String(arm)) };
     if (grid !== undefined) {
       const x = plots.curves.grids[grid][axis];
       trace.x = x || [];
@@ -44,7 +44,9 @@
     }
     if (trace.marker) trace.marker = { ...trace.marker, color: colour, line: { color: colour } };
     if (trace.line) trace.line = { ...trace.line, color: colour };
-    if (trace.error_x) trace.error_x = { ...trace.error_x, color: colour };
+    for (const bars of ["error_x", "error_y"]) {
+      if (trace[bars]) trace[bars] = { ...trace[bars], color: colour };
+    }
     return trace;
   }
 

@@ -1,0 +1,80 @@
+"""The figures about judges and their labels: calibration, and gold against the quality of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rft.report import wording
+from rft.report.figures import Figure, Series
+from rft.report.judge_views import titles
+from rft.report.wording import number, percent, span
+
+MOST = 8
+"""Judges that are drawn: more lines on one diagonal hide one another."""
+
+
+def judge_figures(summary: Mapping[str, Any]) -> list[Figure]:
+    """Those that the study has numbers for."""
+    return [figure for figure in (calibration(summary), label_quality(summary)) if figure]
+
+
+def calibration(summary: Mapping[str, Any]) -> Figure | None:
+    """How often people agree with a judge over how sure it is; None without an audit that tells."""
+    named = [
+        (title, kept)
+        for title, audit in zip(titles(summary), summary["audits"], strict=True)
+        if (kept := [one for one in (audit.get("calibration") or {}).get("bins") or () if one["pairs"]])
+    ]
+    if not named:
+        return None
+    series = [Series(0, "calibrated", "fit", [0.0, 1.0], [0.0, 1.0])]
+    for place, (title, bins) in enumerate(named[:MOST], 1):
+        notes = [
+            f"{title}: preference {number(one['judge'])}, people {percent(one['human'])} of "
+            f"{wording.counted(one['pairs'], 'pair')}"
+            for one in bins
+        ]
+        x, y = ([one[which] for one in bins] for which in ("judge", "human"))
+        series.append(Series(place, title, "trend", x, y, notes=notes))
+    caption = (
+        "A point is the pairs of which the judge was about as sure. On the dotted line people agree as often as it "
+        "says; a curve that is flatter than the line is of a judge that is surer than it is right."
+    )
+    if len(named) > MOST:
+        caption += f" Shown are the first {MOST} of {len(named)} judges."
+    return Figure(
+        "calibration", "How sure the judge is, and how right", "judge's preference for an answer",
+        "share of people's verdicts for it", tuple(series), caption,
+        names=("", *(title for title, _ in named[:MOST])),
+    )  # fmt: skip
+
+
+def label_quality(summary: Mapping[str, Any]) -> Figure | None:
+    """Mean gold over the agreement of the labels with gold, a line an optimiser; None if there is no line."""
+    found = summary["label_quality"]
+    if not found:
+        return None
+    series = []
+    control = summary["control"]
+    if control:
+        ends = [point["agreement"] for line in found for point in line["points"]]
+        level = summary["arms"][control]["splits"][summary["splits"][0]]["gold"]["mean"]
+        series.append(Series(0, control, "fit", [min(ends), max(ends)], [level, level]))
+    for place, line in enumerate(found, 1):
+        gold = [point["gold"] for point in line["points"]]
+        notes = [
+            f"{point['arm']}: labels {percent(point['agreement'])}, gold {number(point['gold']['mean'], 3)} "
+            f"({span(point['gold'], 3)})"
+            for point in line["points"]
+        ]
+        x, y = [point["agreement"] for point in line["points"]], [one["mean"] for one in gold]
+        low, high = [one["low"] for one in gold], [one["high"] for one in gold]
+        series.append(Series(place, line["optimiser"], "trend", x, y, low, high, notes))
+    caption = f"A point is an arm; bars are {wording.level(summary)} intervals of its mean."
+    if control:
+        caption += f" The dotted line is the control {control}, which learned from no labels."
+    return Figure(
+        "label_quality", "Gold reward against the quality of the labels", "labels that agree with gold, share",
+        "mean gold reward", tuple(series), caption, names=("", *(line["optimiser"] for line in found)),
+    )  # fmt: skip
