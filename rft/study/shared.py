@@ -52,6 +52,7 @@ from rft.study.training import fit_shared, load_reward, make_backbone
 from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, to_device
 
 if TYPE_CHECKING:
+    from rft.feedback.base import Feedback
     from rft.feedback.judges.base import Judge
     from rft.tasks.base import Task
 
@@ -145,8 +146,13 @@ def make_candidates(
     }
 
 
-def make_judge(node: DictConfig, inputs: Mapping[str, Entry], strategy: Strategy, task: Task, store: Store) -> Judge:
-    """The judge, with what it needs: a model, the verdicts that are kept, or for a simulated one the gold reward."""
+def make_judge(
+    node: DictConfig, inputs: Mapping[str, Entry], strategy: Strategy, task: Task, store: Store, *, trial: bool = False
+) -> Judge:
+    """The judge, with what it needs: a model, the verdicts that are kept, or for a simulated one the gold reward.
+
+    Of a ``trial`` the bits must not depend on what others have asked: a model that answers here is asked anew.
+    """
     needs, runtime = target_class(node).needs, dict[str, Any]()
     if "annotators" in needs:
         runtime["gold"] = task.load_gold(inputs["gold"].path)
@@ -159,9 +165,39 @@ def make_judge(node: DictConfig, inputs: Mapping[str, Entry], strategy: Strategy
         weights.to(device=strategy.device)  # type: ignore[call-arg]
         runtime |= {"model": weights, "tokenizer": tokenizer}
     if "verdicts" in needs:
-        runtime["verdicts"] = KeptVerdicts(store.root / VERDICTS_FILE, known)
+        recall = not (trial and "model" in needs)
+        runtime["verdicts"] = KeptVerdicts(store.root / VERDICTS_FILE, known, recall=recall)
     judge: Judge = build(node, **runtime)
     return judge
+
+
+def make_feedback(
+    node: DictConfig,
+    judge_node: DictConfig,
+    inputs: Mapping[str, Entry],
+    strategy: Strategy,
+    task: Task,
+    *,
+    trial: bool = False,
+) -> Feedback:
+    """The feedback source with what it needs; ``trial`` as of `make_judge`."""
+    needs, runtime = target_class(node).needs, dict[str, Any]()
+    if "judge" in needs:
+        runtime["judge"] = make_judge(judge_node, inputs, strategy, task, task.store, trial=trial)
+    if "annotators" in needs:
+        runtime["gold"] = task.load_gold(inputs["gold"].path)
+        runtime["annotators"] = load_annotators(inputs["annotators"].path)
+    source: Feedback = build(node, **runtime)
+    return source
+
+
+def reward_runtime(
+    node: DictConfig, judge_node: DictConfig, inputs: Mapping[str, Entry], strategy: Strategy, task: Task
+) -> dict[str, Any]:
+    """What the constructor of a reward source is given by its `needs`, besides settings and backbone."""
+    if "judge" not in target_class(node).needs:
+        return {}
+    return {"judge": make_judge(judge_node, inputs, strategy, task, task.store, trial=True)}
 
 
 def make_labels(
@@ -179,12 +215,7 @@ def make_labels(
     candidates = read_table(inputs["candidates"].path / "candidates.parquet")
     pairs = read_table(inputs["candidates"].path / "pairs.parquet")
     gold = task.load_gold(inputs["gold"].path)
-    needs, runtime = target_class(feedback_node).needs, dict[str, Any]()
-    if "judge" in needs:
-        runtime["judge"] = make_judge(judge_node, inputs, strategy, task, task.store)
-    if "annotators" in needs:
-        runtime |= {"gold": gold, "annotators": load_annotators(inputs["annotators"].path)}
-    source = build(feedback_node, **runtime)
+    source = make_feedback(feedback_node, judge_node, inputs, strategy, task)
     answers = [Answer(c["prompt"], c["response"]) for c in candidates]
     index = np.array([[p["first"], p["second"]] for p in pairs], dtype=np.int64).reshape(-1, 2)
     labels = source.label(answers, index)
@@ -201,7 +232,7 @@ def make_labels(
     ]
     pq.write_table(pa.Table.from_pylist(rows), out / "labels.parquet")
     agreement = _gold_agreement([answer.text for answer in answers], index, labels.preference, gold)
-    asked = {"kept": labels.work.kept, "judge_seconds": labels.work.seconds} if "judge" in needs else {}
+    asked = {"kept": labels.work.kept, "judge_seconds": labels.work.seconds} if "judge" in source.needs else {}
     return {
         "pairs": len(rows),
         "ties": int((labels.preference == 0.5).sum()),
@@ -237,11 +268,13 @@ def _scores(source: Reward, seq: Sequences) -> torch.Tensor:
 
 
 def _pair_accuracy(source: Reward, pairs: PreferenceBatch) -> float | None:
-    """Share of pairs whose chosen response scores higher, equal scores as half; None if there is no pair."""
+    """Share of pairs whose chosen response scores higher, equal scores as half; None if no pair has two scores."""
     if len(pairs) == 0:
         return None
     chosen, rejected = _scores(source, pairs.chosen), _scores(source, pairs.rejected)
-    return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
+    known = ~(chosen.isnan() | rejected.isnan())
+    right = ((chosen > rejected).float() + 0.5 * (chosen == rejected).float())[known]
+    return float(right.mean()) if len(right) else None
 
 
 def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[PreferenceBatch, float]:
@@ -261,14 +294,14 @@ def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[Pref
 
 
 def fit_reward(
-    node: DictConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy
+    node: DictConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy, runtime: Mapping[str, Any]
 ) -> tuple[Standardised, Sequences]:
     """The reward source, fitted and standardised, and the candidates that it was standardised on."""
     found: type[Reward] = target_class(node)
     config, learns = to_config(node), "labels" in found.needs
     roles = [Role.reward] if "role" in found.needs else []
     backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, roles, roles, int(getattr(config, "seed", 0)))
-    source = found(config, backbone)
+    source = found(config, backbone, **runtime)
     folders = inputs["candidates"].path, inputs["preferences"].path
     answers = load_answers(folders[0], backbone.pad_id)
     answers = backbone.with_trunk(answers) if roles else answers
@@ -287,14 +320,19 @@ def fit_reward(
 
 
 def make_reward_model(
-    node: DictConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy, out: Path
+    node: DictConfig,
+    lora: LoraConfig,
+    inputs: Mapping[str, Entry],
+    strategy: Strategy,
+    out: Path,
+    runtime: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Make the reward source; measure it on held-out labels and on human ratings that it never saw.
 
     A source that needs no labels has no training pairs (``train_pairs`` is 0) and is measured in the same way, on the
     same held-out ones.
     """
-    standard, answers = fit_reward(node, lora, inputs, strategy)
+    standard, answers = fit_reward(node, lora, inputs, strategy, runtime)
     usage = standard.source.backbone.usage.counted()  # what measures it is no part of making it
     standard.save(out)
     source, folders = standard.source, (inputs["candidates"].path, inputs["preferences"].path)
@@ -325,12 +363,13 @@ def make_evaluation(
     response_tokens: int,
     seed: int,
     out: Path,
+    runtime: Mapping[str, Any],
     best_of: int = 1,
 ) -> dict[str, Any]:
-    """Evaluate a policy entry on the unseen questions."""
+    """Evaluate a policy entry on the unseen questions; `runtime` is the reward source's."""
     scorer = [Role.reward] if "role" in target_class(reward_node).needs else []
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, [Role.policy, *scorer])
-    reward = load_reward(inputs["reward_model"].path, reward_node, backbone)
+    reward = load_reward(inputs["reward_model"].path, reward_node, backbone, runtime)
     questions = read_table(inputs["questions"].path / "questions.parquet")
     gold = task.load_gold(inputs["gold"].path)
     test = FinalTest(backbone, engine, questions, gold, reward, config, response_tokens=response_tokens, seed=seed)

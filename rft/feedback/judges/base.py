@@ -56,7 +56,10 @@ class Judge(ABC):
 
     @property
     def one_by_one(self) -> bool:
-        """Whether it can score an answer by itself; no order of presentation can then sway it."""
+        """Whether it can score an answer by itself; no order of presentation can then sway it.
+
+        Tell it from ``self.config`` alone: it is asked before a model is loaded.
+        """
         return False
 
     def score(self, answers: Sequence[Answer]) -> Verdicts:
