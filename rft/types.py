@@ -83,6 +83,7 @@ class Rollouts:
     values: Tensor | None = None  # [B, R] of the critic at the state before each token, if needed
     greedy_rewards: Tensor | None = None  # [B] reward of the most likely response to the same prompt, if needed
     metrics: Mapping[str, float] = field(default_factory=dict)  # named parts of the reward and timings
+    preferences: Tensor | None = None  # [B] P(better than the other of its pair), if needed; 0.5: tie, or excluded
 
     def __len__(self) -> int:
         return len(self.sequences)

@@ -25,7 +25,7 @@ from rft.ops.enumerable import Enumerable
 from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts, UnpairedBatch
 
 DataKind = Literal["none", "on_policy", "preference", "unpaired"]
-Need = Literal["reference", "value", "reward", "greedy"]
+Need = Literal["reference", "value", "reward", "greedy", "feedback"]
 
 
 class Algorithm(Module):

@@ -68,6 +68,7 @@ def check_rollouts(rollouts: Rollouts, needs: frozenset[str], where: str) -> Non
         "reference": rollouts.ref_logprobs,
         "value": rollouts.values,
         "greedy": rollouts.greedy_rewards,
+        "feedback": rollouts.preferences,
     }
     for need in sorted(needs & set(given)):
         if given[need] is None:

@@ -92,7 +92,7 @@ class GRPO(Algorithm):
         """The group's advantage at every token."""
         config, seq = self.config, rollouts.sequences
         rewards_B = self._less_penalty(rollouts.rewards, seq.lengths)
-        advantages_B = group_relative(rewards_B, rollouts.group, scale=config.scale_by_std)
+        advantages_B = group_relative(rewards_B, rollouts.group, seq.lengths > 0, scale=config.scale_by_std)
         if config.overlong is OverlongEnum.mask:
             seq = replace(seq, response_mask=seq.response_mask & ~rollouts.truncated[:, None])
         mask, ref = seq.response_mask, rollouts.ref_logprobs

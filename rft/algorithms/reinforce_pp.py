@@ -66,7 +66,7 @@ class ReinforcePP(Algorithm):
         assert rollouts.ref_logprobs is not None  # checked by the base class
         rewards_B = rollouts.rewards
         if config.group_baseline:
-            rewards_B = group_relative(rewards_B, rollouts.group, scale=False)
+            rewards_B = group_relative(rewards_B, rollouts.group, mask.any(-1), scale=False)
         kl_BR = kl_k1(rollouts.logprobs, rollouts.ref_logprobs)
         returns_BR = rewards_to_go(token_rewards(rewards_B, kl_BR, mask, config.kl_coef), mask, config.gamma)
         return OnPolicyBatch(rollouts.sequences, rollouts.logprobs, whiten(returns_BR, mask))

@@ -46,7 +46,8 @@ class RLOO(Algorithm):
         mask = rollouts.sequences.response_mask
         assert rollouts.ref_logprobs is not None  # checked by the base class
         kl_B = sequence_kl(rollouts.logprobs, rollouts.ref_logprobs, mask)
-        advantages_B = leave_one_out(rollouts.rewards - self.config.kl_coef * kl_B, rollouts.group)
+        rewards_B = rollouts.rewards - self.config.kl_coef * kl_B
+        advantages_B = leave_one_out(rewards_B, rollouts.group, mask.any(-1))
         return OnPolicyBatch(rollouts.sequences, rollouts.logprobs, advantages_B[:, None] * mask)
 
     def loss(self, batch: OnPolicyBatch) -> LossOutput:
@@ -57,7 +58,7 @@ class RLOO(Algorithm):
         loss_B1, metrics = clipped_surrogate(
             logprobs.sum(-1, keepdim=True),
             batch.logprobs.sum(-1, keepdim=True),
-            batch.advantages[:, :1],  # the first token of a response always counts
+            batch.advantages[:, :1],  # of a response, at its first token; 0 if none of its tokens counts
             whole,
             clip,
             clip,

@@ -168,18 +168,18 @@ def _check_group(group: str, node: Any) -> type[Any]:
     return declared
 
 
-def _check_feedback(cfg: DictConfig) -> None:
-    """Refuse another feedback than the algorithm's name stands for, by the classes that the options name."""
-    needed, target = cfg.algorithm.requires_feedback, str(cfg.feedback["_target_"])
+def _check_meant(cfg: DictConfig, group: str, needed: str | None) -> None:
+    """Refuse another option of a group than the algorithm's name stands for, by the classes that the options name."""
     if needed is None:
         return
-    files = {path.stem: path for group, path in option_files() if group == "feedback"}
+    target = str(cfg[group]["_target_"])
+    files = {path.stem: path for of, path in option_files() if of == group}
     options = {
         name: (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("_target_") for name, path in files.items()
     }
     if options.get(needed) != target:
         given = next((name for name, other in options.items() if other == target), target)
-        raise UserError(f"feedback={given}: algorithm={cfg.algorithm.name} means feedback={needed}; leave it out")
+        raise UserError(f"{group}={given}: algorithm={cfg.algorithm.name} means {group}={needed}; leave it out")
 
 
 def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -199,7 +199,8 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             merged[place] = merged[place] or None  # an option that holds nothing leaves an empty node
             if merged[place] is not None:
                 classes[place] = _check_group(place, merged[place])
-        _check_feedback(merged)
+        _check_meant(merged, "feedback", merged.algorithm.requires_feedback)
+        _check_meant(merged, "reward", merged.algorithm.requires_reward)
         OmegaConf.to_container(merged, resolve=True)
         check_ranges(RunConfig, merged, "")
         check_names(merged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -50,6 +50,11 @@ class AlgorithmConfig:
     """AdamW's decoupled weight decay, at least 0."""
     requires_feedback: str | None = None
     """The only feedback that this algorithm's name stands for; none if any will do."""
+    requires_reward: str | None = None
+    """The only reward source that this algorithm's name stands for; none if any will do."""
+    same_optimiser: ClassVar[bool] = False
+    """Whether it optimises as the algorithm whose Config this one extends, on other labels; says nothing of a Config
+    that extends this one in turn."""
 
     def conflict(self) -> str | None:
         """What does not fit together in these settings and how to mend it, from the key on; None if all fits."""

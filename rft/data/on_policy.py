@@ -9,7 +9,7 @@ Dimensions: ``B`` sequences, ``R`` response tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -22,18 +22,26 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from rft.budget import Meter, Prices, Usage
 from rft.config import OnPolicyConfig
+from rft.data.judged import label_pairs, leave_out_unscored
 from rft.data.ranks import all_max, all_rows, all_sum
 from rft.errors import UserError
+from rft.feedback.base import Feedback, require_mostly_read
 from rft.models.backbone import Backbone, Role
 from rft.ops.kl import sequence_kl
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences
 
+SCORES = ("reward", "greedy_reward")  # of these NaN means that there is none
 Batch: TypeAlias = OnPolicyBatch | PreferenceBatch  # what an algorithm makes of rollouts
 
 
 class RewardSource(Protocol):
     """Scores rollouts. Gold is none of these: only evaluation reads it."""
+
+    @property
+    def may_lack(self) -> bool:
+        """Whether a response may have no score, which is NaN."""
+        ...
 
     def score(self, sequences: Sequences) -> Tensor:
         """One number a sequence. Shape [B]."""
@@ -121,19 +129,15 @@ class RolloutStream(IterableDataset[Batch]):
         rank: int = 0,
         world: int = 1,
         meter: Meter | None = None,
+        feedback: Feedback | None = None,
     ) -> None:
         config = algorithm.config
         assert isinstance(config, OnPolicyConfig)
         self.meter = meter or Meter(algorithm.backbone.usage, Prices(0.0, 0.0, 0.0))
         self.taken = 0
         """Optimiser steps of the first pass over the last iteration: how much of it was made."""
-        self.algorithm, self.engine, self.reward, self.prompts, self.config = (
-            algorithm,
-            engine,
-            reward,
-            prompts,
-            config,
-        )
+        self.algorithm, self.engine, self.prompts, self.config = algorithm, engine, prompts, config
+        self.reward, self.feedback = reward, feedback
         self.response_tokens, self.seed, self.accumulate = response_tokens, seed, accumulate
         self.rank, self.world = rank, world
         rows, learnt = config.prompts_per_iteration * config.samples_per_prompt, config.batch_rows
@@ -169,13 +173,17 @@ class RolloutStream(IterableDataset[Batch]):
         orders = {p: np.random.default_rng([self.seed, p]).permutation(n) for p in {place // n for place in places}}
         return [int(orders[place // n][place % n]) for place in places]
 
-    def _draw(self, iteration: int) -> tuple[Sequences, list[int]]:
-        """This rank's responses, and the row of each among all ranks'."""
+    def _draw(self, iteration: int) -> tuple[Sequences, Tensor, Tensor | None]:
+        """This rank's responses, the group of each [B], and if the algorithm needs them their labels [B].
+
+        What is drawn at once is labelled at once, so that a limit on labels is met as soon as one on tokens.
+        """
         drawn, k, backbone = self.draw_prompts(iteration), self.config.samples_per_prompt, self.algorithm.backbone
         width = max(len(self.prompts[i]) for i in drawn)
         numbers = uniforms(len(drawn) * k, self.response_tokens, self.seed, iteration)
         found: list[Sequences] = []
-        rows: list[int] = []
+        groups: list[Tensor] = []
+        labels: list[Tensor] = []
         for part in self._parts(len(drawn)):
             share = len(part) * k // self.world
             mine = list(range(part.start * k + self.rank * share, part.start * k + (self.rank + 1) * share))
@@ -183,9 +191,13 @@ class RolloutStream(IterableDataset[Batch]):
             ids, mask = pad_prompts(asked, backbone.pad_id, backbone.device, width)
             seq = self.engine.generate(ids, mask, numbers[mine].to(ids.device), self.config.temperature)
             found.append(widen(seq, all_max(seq.response_ids.shape[1]), backbone.pad_id))
-            rows += mine
+            # A prompt that is drawn twice in an iteration makes two groups, so that all have the same size.
+            groups.append(torch.tensor(mine, device=backbone.device) // k)
             backbone.usage.prompts += len(mine) // k
-        return join(found, backbone.pad_id), rows
+            if "feedback" in self.algorithm.needs:
+                assert self.feedback is not None
+                labels.append(label_pairs(self.feedback, seq, groups[-1], backbone))
+        return join(found, backbone.pad_id), torch.cat(groups), torch.cat(labels) if labels else None
 
     def _parts(self, prompts: int) -> Iterator[range]:
         """The places of an iteration's prompts that are generated at once: all, or near a limit a minibatch's."""
@@ -216,7 +228,7 @@ class RolloutStream(IterableDataset[Batch]):
         backbone: Backbone = self.algorithm.backbone
         k = self.config.samples_per_prompt
         self.engine.sync(backbone)
-        seq, rows = self._draw(iteration)
+        seq, group, labels = self._draw(iteration)
         seq = backbone.with_trunk(seq)
         parts = [seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)]
         needs, t = self.algorithm.needs, self.config.temperature
@@ -233,11 +245,35 @@ class RolloutStream(IterableDataset[Batch]):
             measured["greedy_reward"] = greedy = greedy.repeat_interleave(k)
         if ref is not None:
             measured["kl"] = sequence_kl(logprobs, ref, seq.response_mask)
-        count, *sums = all_sum([len(seq), *(float(x.double().sum()) for x in measured.values())])
-        metrics = {f"rollout/{name}": total / count for name, total in zip(measured, sums, strict=True)}
-        # A prompt that is drawn twice in an iteration makes two groups, so that all have the same size.
-        group = torch.tensor(rows, device=backbone.device) // k
-        return Rollouts(seq, logprobs, rewards, truncated, group, ref, values, greedy, metrics)
+        metrics = self._means(measured) | self._missing(rewards, labels)
+        if labels is not None:
+            labels = labels.nan_to_num(nan=0.5).to(logprobs)
+        made = Rollouts(seq, logprobs, rewards, truncated, group, ref, values, greedy, metrics, labels)
+        return leave_out_unscored(made) if self.reward is not None and self.reward.may_lack else made
+
+    def _means(self, measured: Mapping[str, Tensor]) -> dict[str, float]:
+        """Means over the responses of all ranks, by metric; of rewards over those that have one."""
+        known = [x[~x.isnan()] if name in SCORES else x for name, x in measured.items()]
+        found = all_sum([v for x in known for v in (float(x.double().sum()), len(x))])
+        return {
+            f"rollout/{name}": total / max(count, 1.0)
+            for name, total, count in zip(measured, found[::2], found[1::2], strict=True)
+        }
+
+    def _missing(self, rewards: Tensor, labels: Tensor | None) -> dict[str, float]:
+        """Responses without a score, and pairs without a label, on all ranks.
+
+        Raises:
+            UserError: if these are most of them.
+        """
+        found: dict[str, float] = {}
+        if self.reward is not None and self.reward.may_lack:
+            found["rollout/unjudged"], asked = all_sum([float(rewards.isnan().sum()), len(rewards)])
+            require_mostly_read(found["rollout/unjudged"], asked, "the responses of an iteration")
+        if labels is not None:
+            found["rollout/excluded"], asked = all_sum([float(labels.isnan().sum()) / 2, len(labels) / 2])
+            require_mostly_read(found["rollout/excluded"], asked, "the pairs of an iteration")
+        return found
 
     def _score(self, parts: Sequence[Sequences]) -> Tensor:
         assert self.reward is not None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,7 @@ class FinalTest:
                     part = slice(start, start + config.batch_size)
                     drawn = [self._sample(of_split[part], uniform_BR[part]) for uniform_BR in draws]
                     for options in zip(*drawn, strict=True):
-                        best = max(options, key=lambda row: float(row["proxy"]))
+                        best = max(options, key=_proxy)
                         kl, sample = best["kl"] + best_of_n_kl(best_of), len(rows) % config.samples_per_prompt
                         rows.append(best | {"sample": sample, "kl": kl})
                     progress.advance(len(of_split[part]))
@@ -143,5 +144,13 @@ class FinalTest:
         for split in config.splits:
             some = [r for r in rows if r["split"] == split]
             for name in ("gold", "proxy", "kl", "length", "truncated"):
-                means[f"eval/{split}/{name}"] = sum(float(r[name]) for r in some) / max(len(some), 1)
+                known = [r for r in some if name != "proxy" or not isnan(r["proxy"])]
+                means[f"eval/{split}/{name}"] = sum(float(r[name]) for r in known) / max(len(known), 1)
+            if self.proxy.may_lack:
+                means[f"eval/{split}/unjudged"] = float(sum(isnan(r["proxy"]) for r in some))
         return means
+
+
+def _proxy(row: Mapping[str, Any]) -> float:
+    """What the best of several is picked by; one that has no score is picked last."""
+    return -inf if isnan(row["proxy"]) else float(row["proxy"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from rft.budget import Usage
+from rft.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +55,11 @@ class Work:
             sum(paid) if paid else None,
         )
 
+    @property
+    def tokens(self) -> int:
+        """Those that the price list pays for: all, or none if the endpoint has asked for money."""
+        return 0 if self.money is not None else self.read + self.written
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -70,10 +76,11 @@ class Labels:
     @property
     def usage(self) -> Usage:
         """What the labels cost."""
-        paid = self.work.money
-        tokens = 0 if paid is not None else self.work.read + self.work.written
         return Usage(
-            labels=len(self.preference), human_labels=self.human_labels, judge_tokens=tokens, judge_money=paid or 0.0
+            labels=len(self.preference),
+            human_labels=self.human_labels,
+            judge_tokens=self.work.tokens,
+            judge_money=self.work.money or 0.0,
         )
 
 
@@ -102,6 +109,19 @@ class Feedback(ABC):
             ValueError: if `pairs` has another shape or type.
             IndexError: if a pair names a row that there is not.
         """
+
+
+def require_mostly_read(missing: float, asked: float, what: str) -> None:
+    """Refuse to go on with verdicts most of which are excluded.
+
+    Raises:
+        UserError: if more than half are missing, saying of what.
+    """
+    if 2 * missing > asked:
+        raise UserError(
+            f"judge: {missing:.0f} of {asked:.0f} verdicts on {what} could not be read: too few are left; "
+            "ask it in another way, or choose another judge"
+        )
 
 
 def check_pairs(answers: Sequence[Answer], pairs: NDArray[np.int64]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rft.ops.masked import (
+    check_boolean,
     check_dimensions,
     check_integer,
     check_same_shape,
@@ -74,13 +75,21 @@ def rewards_to_go(rewards_BR: Tensor, mask_BR: Tensor, gamma: float = 1.0) -> Te
     return gae(rewards_BR, torch.zeros_like(rewards_BR), mask_BR, gamma, 1.0)[0]
 
 
-def _centred(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _centred(
+    rewards_B: Tensor, group_B: Tensor, counted_B: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """In float64: rewards less their group's mean [B] and the size of its group [B]; then each row's group among
-    the sorted ids [B], and these ids [G].
+    the sorted ids [B], and these ids [G]. A row that is not counted is a group by itself.
     """
     check_vectors(rewards=rewards_B)
     check_integer(group=group_B)
     check_same_shape(rewards=rewards_B, group=group_B)
+    if counted_B is not None:
+        check_boolean(counted=counted_B)
+        check_same_shape(rewards=rewards_B, counted=counted_B)
+        if not bool(counted_B.all()):
+            own_B = group_B.max() + 1 + torch.arange(len(group_B), device=group_B.device)
+            group_B = torch.where(counted_B, group_B, own_B.to(group_B.dtype))
     ids_G, place_B = group_B.unique(return_inverse=True)
     zeros_G = torch.zeros(len(ids_G), dtype=torch.float64, device=rewards_B.device)
     sizes_G = zeros_G.index_add(0, place_B, torch.ones_like(rewards_B, dtype=torch.float64))
@@ -91,17 +100,20 @@ def _centred(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor
     return x_B - means_G[place_B], sizes_G[place_B], place_B, ids_G
 
 
-def group_relative(rewards_B: Tensor, group_B: Tensor, *, scale: bool, eps: float = 1e-6) -> Tensor:
+def group_relative(
+    rewards_B: Tensor, group_B: Tensor, counted_B: Tensor | None = None, *, scale: bool, eps: float = 1e-6
+) -> Tensor:
     """A_i = r_i − mean(r of its group), over (std(r of its group) + eps) if ``scale``. Shape [B].
 
+    A row that is not in ``counted_B`` (all are, if it is None) is no member of its group and gets 0.
     Normaliser: the sample standard deviation (unbiased, n − 1) of the group; a group of one gets 0. Source: Shao et
     al. 2024 (arXiv 2402.03300), section 4.1.2; without ``scale``, Dr. GRPO (Liu et al. 2025, arXiv 2503.20783).
 
     Raises:
-        TypeError: unless rewards are floating-point numbers and group ids whole ones.
-        ValueError: unless both are [B].
+        TypeError: unless rewards are floating-point numbers, group ids whole ones, and ``counted_B`` boolean.
+        ValueError: unless all are [B].
     """
-    centred_B, sizes_B, place_B, ids_G = _centred(rewards_B, group_B)
+    centred_B, sizes_B, place_B, ids_G = _centred(rewards_B, group_B, counted_B)
     if scale:
         squares_G = torch.zeros_like(ids_G, dtype=torch.float64).index_add(0, place_B, centred_B.square())
         std_B = (squares_G[place_B] / (sizes_B - 1).clamp(min=1)).sqrt()
@@ -109,15 +121,16 @@ def group_relative(rewards_B: Tensor, group_B: Tensor, *, scale: bool, eps: floa
     return centred_B.to(rewards_B.dtype)
 
 
-def leave_one_out(rewards_B: Tensor, group_B: Tensor) -> Tensor:
+def leave_one_out(rewards_B: Tensor, group_B: Tensor, counted_B: Tensor | None = None) -> Tensor:
     """A_i = r_i − (1/(n−1)) Σ_{j≠i} r_j, over the n members of its group. Shape [B].
 
-    It equals n/(n−1) times the reward less the group's mean. Source: Kool et al. 2019 ("Buy 4 REINFORCE samples, get
-    a baseline for free!"); Ahmadian et al. 2024 (arXiv 2402.14740), equation 8.
+    A row that is not in ``counted_B`` (all are, if it is None) is no member of its group and gets 0; so does one whose
+    others all are not. It equals n/(n−1) times the reward less the group's mean. Source: Kool et al. 2019 ("Buy 4
+    REINFORCE samples, get a baseline for free!"); Ahmadian et al. 2024 (arXiv 2402.14740), equation 8.
 
     Raises:
-        TypeError: unless rewards are floating-point numbers and group ids whole ones.
-        ValueError: unless both are [B]; for a group of one, which has no others.
+        TypeError: unless rewards are floating-point numbers, group ids whole ones, and ``counted_B`` boolean.
+        ValueError: unless all are [B]; for a group of one, which has no others.
     """
     centred_B, sizes_B, place_B, ids_G = _centred(rewards_B, group_B)
     alone_B = sizes_B < 2
@@ -127,7 +140,9 @@ def leave_one_out(rewards_B: Tensor, group_B: Tensor) -> Tensor:
             f"group {int(ids_G[place_B[row]])} (row {row}) has one member, so there are no others to compare it with; "
             "sample at least two responses a prompt, and keep those of a prompt in one call"
         )
-    return (centred_B * sizes_B / (sizes_B - 1)).to(rewards_B.dtype)
+    if counted_B is not None:
+        centred_B, sizes_B, *_ = _centred(rewards_B, group_B, counted_B)
+    return (centred_B * sizes_B / (sizes_B - 1).clamp(min=1)).to(rewards_B.dtype)
 
 
 def group_extremes(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,6 +165,53 @@ def group_extremes(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
     best = [max(rows, key=reward.__getitem__) for rows in members.values()]
     worst = [min(rows, key=reward.__getitem__) for rows in members.values()]
     return group_B.new_tensor(best, dtype=torch.int64), group_B.new_tensor(worst, dtype=torch.int64)
+
+
+def fill_missing(rewards_B: Tensor, group_B: Tensor) -> Tensor:
+    """Rewards in which NaN, a response that has none, is the mean of the group's others; 0 if all are NaN. Shape [B].
+
+    There it changes neither the mean of its group nor, since it stays between them, the best and the worst of it.
+
+    Raises:
+        TypeError: unless rewards are floating-point numbers and group ids whole ones.
+        ValueError: unless both are [B].
+    """
+    check_vectors(rewards=rewards_B)
+    check_integer(group=group_B)
+    check_same_shape(rewards=rewards_B, group=group_B)
+    missing_B = rewards_B.isnan()
+    ids_G, place_B = group_B.unique(return_inverse=True)
+    known_K, group_K = rewards_B[~missing_B].double(), place_B[~missing_B]
+    zeros_G = torch.zeros(len(ids_G), dtype=torch.float64, device=rewards_B.device)
+    counts_G = zeros_G.index_add(0, group_K, torch.ones_like(known_K)).clamp(min=1)
+    least_G, most_G = (zeros_G.scatter_reduce(0, group_K, known_K, how, include_self=False) for how in ("amin", "amax"))
+    # Rounding must not take the mean of equal rewards out of them: it would be the best.
+    means_G = (zeros_G.index_add(0, group_K, known_K) / counts_G).clamp(least_G, most_G)
+    return torch.where(missing_B, means_G[place_B].to(rewards_B.dtype), rewards_B)
+
+
+def pairs_in_groups(group_B: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of each group two by two, in their order: first and second of each pair. Two tensors [M], int64.
+
+    Groups stand in the order in which they first appear.
+
+    Raises:
+        TypeError: unless group ids are whole numbers.
+        ValueError: unless they are [B], and every group has an even number of rows.
+    """
+    check_integer(group=group_B)
+    check_dimensions("B", group=group_B)
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(group_B.tolist()):
+        members.setdefault(group, []).append(row)
+    for group, rows in members.items():
+        if len(rows) % 2:
+            raise ValueError(
+                f"group {group} has {len(rows)} rows: an even number is wanted, to compare them two by two"
+            )
+    first = [row for rows in members.values() for row in rows[::2]]
+    second = [row for rows in members.values() for row in rows[1::2]]
+    return group_B.new_tensor(first, dtype=torch.int64), group_B.new_tensor(second, dtype=torch.int64)
 
 
 def overlong_penalty(lengths_B: Tensor, limit: int, buffer: int) -> Tensor:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from rft.errors import UserError
+from rft.feedback.base import require_mostly_read
 from rft.models.backbone import Backbone, Role
 from rft.models.module import Module
+from rft.models.text import decoded
 from rft.types import ComparisonBatch, Sequences
 
-Need = Literal["labels", "role"]
+Need = Literal["labels", "role", "judge"]
 STANDARD = "standardise.json"
 LEAST_STD = 1e-6
 
@@ -50,12 +52,15 @@ class Reward(ABC):
 
     The constructor takes ``(config, backbone)``: the module's ``Config`` and the backbone, whose tokenizer it may use.
     Declare in ``needs``: ``labels`` to learn from comparisons, ``role`` to have the backbone's role ``reward`` (an
-    adapter and a head, or a copy of the weights). Name in ``assets`` what `rft.store.assets` must fetch for ``fit``.
+    adapter and a head, or a copy of the weights), ``judge`` to be given a ``judge`` by name, which scores answers one
+    by one. Name in ``assets`` what `rft.store.assets` must fetch for ``fit``. A source that ``may_lack`` a score gives
+    NaN for a response that it cannot score: nothing learns from that one.
     Raise ``version`` when the code changes what the scores are: results under the old one are then not reused.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     assets: ClassVar[tuple[str, ...]] = ()
+    may_lack: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def __init__(self, config: Any, backbone: Backbone) -> None:
@@ -63,7 +68,7 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, sequences: Sequences) -> Tensor:
-        """Finite scores, without gradient. Shape [B], floating point.
+        """Finite scores, without gradient, or NaN if it ``may_lack`` one. Shape [B], floating point.
 
         A row's score depends on its own counted tokens alone: not on the other rows, their order or the padding.
         """
@@ -91,15 +96,11 @@ class Reward(ABC):
 
     def responses(self, sequences: Sequences) -> list[str]:
         """The counted tokens of each response as text, without special tokens."""
-        return self._texts(sequences.response_ids, sequences.response_mask)
+        return decoded(self.backbone.tokenizer, sequences.response_ids, sequences.response_mask)
 
     def prompts(self, sequences: Sequences) -> list[str]:
         """The counted tokens of each prompt as text, without special tokens."""
-        return self._texts(sequences.prompt_ids, sequences.prompt_mask)
-
-    def _texts(self, ids_BT: Tensor, mask_BT: Tensor) -> list[str]:
-        rows = [ids[mask].tolist() for ids, mask in zip(ids_BT, mask_BT, strict=True)]
-        return [str(self.backbone.tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
+        return decoded(self.backbone.tokenizer, sequences.prompt_ids, sequences.prompt_mask)
 
 
 class Standardised:
@@ -114,14 +115,26 @@ class Standardised:
 
     @classmethod
     def on(cls, source: Reward, scores_N: Tensor) -> Standardised:
-        """Standardised on the candidates' scores [N]; scores that are all equal stay in their own unit."""
-        scores = scores_N.double()
+        """Standardised on the candidates' scores [N]; scores that are all equal stay in their own unit.
+
+        Candidates without a score are left out.
+
+        Raises:
+            UserError: if more than half have none.
+        """
+        scores = scores_N.double()[~scores_N.isnan()]
+        require_mostly_read(len(scores_N) - len(scores), len(scores_N), "the candidates")
         std = float(scores.std())
         return cls(source, float(scores.mean()), std if std >= LEAST_STD else 1.0)
 
+    @property
+    def may_lack(self) -> bool:
+        """Whether a response may have no score."""
+        return self.source.may_lack
+
     @torch.no_grad()
     def score(self, sequences: Sequences) -> Tensor:
-        """Standard scores. Shape [B].
+        """Standard scores, NaN where the source has none. Shape [B].
 
         Raises:
             UserError: if the source's scores are not [B], floating point and finite.
@@ -148,7 +161,7 @@ class Standardised:
 
 
 def check_scores(source: Reward, scores: Any, rows: int) -> None:
-    """Refuse what is not one finite floating-point number for each of the sequences.
+    """Refuse what is not one finite floating-point number for each of the sequences, or NaN where that is allowed.
 
     Raises:
         UserError: saying what came, what was wanted, and from which class.
@@ -161,6 +174,7 @@ def check_scores(source: Reward, scores: Any, rows: int) -> None:
             f"reward: {name} gives shape {list(scores.shape)} and {scores.dtype} for {rows} sequences: shape [{rows}] "
             "and a floating-point type are wanted"
         )
-    if not torch.isfinite(scores).all():
-        row = int(torch.isfinite(scores).logical_not().nonzero()[0])
+    fit = torch.isfinite(scores) | (scores.isnan() & source.may_lack)
+    if not fit.all():
+        row = int(fit.logical_not().nonzero()[0])
         raise UserError(f"reward: {name} gives {float(scores[row])} for row {row} of {rows}: finite numbers are wanted")

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from rft.config import build, compose
 from rft.errors import UserError
 from rft.store import Store
-from rft.study.parts import part_class, settings_of
+from rft.study.parts import part_class, require_scoring_judge, settings_of
 from rft.study.pipeline import Pipeline
 from rft.testing.parts_rows import row
 from rft.testing.result import CheckResult, Report
@@ -93,17 +93,20 @@ def _reward(pipeline: Pipeline) -> list[CheckResult]:
     from rft.testing.parts_reward import reward_rows
 
     node, lora, strategy = pipeline.cfg.reward, pipeline.lora, pipeline.strategy
-    found, inputs = part_class("reward", node), pipeline.reward_inputs
+    found = part_class("reward", node)
+    require_scoring_judge(pipeline.cfg)
+    inputs = pipeline.reward_inputs | (pipeline.judge.inputs() if "judge" in found.needs else {})
+    runtime = {"judge": pipeline.judge.make(inputs)} if "judge" in found.needs else {}
     fitted: list[Any] = []
 
     def fit() -> str:
-        fitted.extend(fit_reward(node, lora, inputs, strategy))
+        fitted.extend(fit_reward(node, lora, inputs, strategy, runtime))
         return f"mean {fitted[0].mean:.3g}, standard deviation {fitted[0].std:.3g} on the candidates"
 
     def fresh() -> Reward:
         roles = [Role.policy, Role.critic, *([Role.reward] if "role" in found.needs else [])]
         backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, roles, [Role.policy, Role.critic], seed=1)
-        source: Reward = build(node, backbone=backbone)
+        source: Reward = build(node, backbone=backbone, **runtime)
         return source
 
     rows = [_settings(pipeline, "reward"), row("can be fitted", found, "fit", fit)]
@@ -111,11 +114,7 @@ def _reward(pipeline: Pipeline) -> list[CheckResult]:
 
 
 def _make_judge(pipeline: Pipeline) -> Judge:
-    from rft.study.shared import make_judge
-
-    part_class("judge", pipeline.cfg.judge)
-    inputs = pipeline.judge_inputs()
-    return make_judge(pipeline.cfg.judge, inputs, pipeline.strategy, pipeline.task, pipeline.store)
+    return pipeline.judge.make(pipeline.judge.inputs())
 
 
 def _judge(pipeline: Pipeline) -> list[CheckResult]:
@@ -125,21 +124,16 @@ def _judge(pipeline: Pipeline) -> list[CheckResult]:
 
 
 def _feedback(pipeline: Pipeline) -> list[CheckResult]:
-    from rft.feedback.annotators import load_annotators
+    from rft.study.judging import make_feedback
     from rft.testing.parts_judge import feedback_rows
 
-    node = pipeline.cfg.feedback
-    needs = part_class("feedback", node).needs
+    needs = part_class("feedback", pipeline.cfg.feedback).needs
+    inputs = pipeline.judge.inputs() if "judge" in needs else {}
+    if "annotators" in needs:
+        inputs |= {"gold": pipeline.gold, "annotators": pipeline.annotators}
 
     def make() -> Feedback:
-        runtime: dict[str, Any] = {}
-        if "judge" in needs:
-            runtime["judge"] = _make_judge(pipeline)
-        if "annotators" in needs:
-            runtime["gold"] = pipeline.task.load_gold(pipeline.gold.path)
-            runtime["annotators"] = load_annotators(pipeline.annotators.path)
-        source: Feedback = build(node, **runtime)
-        return source
+        return make_feedback(pipeline, inputs)
 
     return [_settings(pipeline, "feedback"), *feedback_rows(make)]
 

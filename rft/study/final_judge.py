@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,13 @@ from omegaconf import DictConfig
 from rft.config import to_config
 from rft.config.options import NOBODY, names_of, options
 from rft.errors import UserError, nearest
+from rft.study.judging import JudgePart
 from rft.study.parts import part_class, plain
 
 if TYPE_CHECKING:
     from rft.evaluation.judged import JudgedRows
     from rft.store import Entry
-    from rft.study.pipeline import Pipeline
+    from rft.study.chosen import Chosen
 
 PERMISSION = "same_judge"
 """Of the settings of the evaluation, the one that decides no result."""
@@ -88,7 +88,7 @@ def refuse_own_judge(cfg: DictConfig, where: str = "") -> None:
     if cfg.eval_judge is None:
         return
     judge = part_class("eval_judge", cfg.eval_judge)
-    if not _scores(judge, cfg.eval_judge):
+    if not judge.scores(to_config(cfg.eval_judge)):
         raise UserError(
             f"{where}eval_judge: {judge.__name__} compares answers as it is set and scores none by itself; choose one "
             "that does, such as eval_judge=few_shot"
@@ -119,47 +119,31 @@ def _chosen(node: DictConfig, names: list[str]) -> str:
     return min(names, key=unlike, default=str(node["_target_"]))
 
 
-def _scores(judge: Any, node: DictConfig) -> bool:
-    """Whether a judge scores answers by themselves, told from its settings before anything is loaded for it."""
-    bare = object.__new__(judge)
-    bare.config = to_config(node)
-    try:
-        return bool(bare.one_by_one)
-    except AttributeError:  # it can tell only once it is made, and says so when it is asked for scores
-        return True
-
-
 class FinalJudge:
     """What the stage `evaluation` takes from the judge of the final test; nothing without one."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.cfg, self.chosen = pipeline.cfg, pipeline.cfg.eval_judge is not None
-        # The same pipeline with that judge in the place of training's: its inputs and address are made in one way.
-        self.view = copy.copy(pipeline)
-        if self.chosen:
-            self.view.cfg = copy.deepcopy(pipeline.cfg)
-            self.view.cfg.judge = pipeline.cfg.eval_judge
+    def __init__(self, chosen: Chosen) -> None:
+        self.cfg = chosen.cfg
+        self.judge = None if chosen.cfg.eval_judge is None else JudgePart(chosen, "eval_judge")
 
     def address(self) -> dict[str, Any]:
         """The settings of the final test, with those of its judge."""
         own: dict[str, Any] = {name: value for name, value in plain(self.cfg.evaluation).items() if name != PERMISSION}
-        return own | ({"eval_judge": self.view.judge_address()["judge"]} if self.chosen else {})
+        return own | ({} if self.judge is None else {"eval_judge": self.judge.settings()})
 
     def inputs(self) -> dict[str, Entry]:
         """What the judge is made from."""
-        return self.view.judge_inputs() if self.chosen else {}
+        return {} if self.judge is None else self.judge.inputs()
 
     def make(self, inputs: Mapping[str, Entry]) -> Callable[[], JudgedRows] | None:
         """What makes the judge, once the answers are about to be scored."""
-        if not self.chosen:
+        judge = self.judge
+        if judge is None:
             return None
 
         def made() -> JudgedRows:
             from rft.evaluation.judged import JudgedRows
-            from rft.study.shared import make_judge
 
-            view = self.view
-            judge = make_judge(view.cfg.judge, inputs, view.strategy, view.task, view.store)
-            return JudgedRows(judge, taught=taught_by(self.cfg))
+            return JudgedRows(judge.make(inputs, trial=True), taught=taught_by(self.cfg))
 
         return made

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from rft.config.build import target_class
+from rft.config.build import target_class, to_config
 from rft.config.plugins import class_digest
 from rft.errors import UserError
 
@@ -19,6 +19,8 @@ BASES: Mapping[str, str] = {
     "feedback": "rft.feedback.base.Feedback",
     "task": "rft.tasks.base.Task",
 }
+UNADDRESSED = ("name", "requires_feedback", "requires_reward")
+"""Settings that change no result: what they ask for is in the addresses of other stages."""
 
 
 def plain(node: Any) -> Any:
@@ -30,7 +32,7 @@ def settings_of(node: DictConfig) -> dict[str, Any]:
     """An option's settings with its class, and with the code of a plugin: what a stage's address takes from it."""
     found = plain(node)
     code = class_digest(target_class(node), str(found["_target_"]))
-    kept = {k: v for k, v in found.items() if k not in ("name", "requires_feedback")}
+    kept = {k: v for k, v in found.items() if k not in UNADDRESSED}
     return kept if code is None else kept | {"code": code}
 
 
@@ -64,6 +66,23 @@ def part_class(group: str, node: DictConfig | Mapping[str, Any]) -> Any:
                 f"{group}: {name} needs {', '.join(unknown)}; what can be needed is {', '.join(sorted(known))}"
             )
     return found
+
+
+def require_scoring_judge(cfg: DictConfig) -> None:
+    """Refuse a judge that scores no answer by itself where the reward is its score.
+
+    It is told from the judge's settings alone, before anything is loaded for it.
+
+    Raises:
+        UserError: naming the judge and the mend.
+    """
+    if "judge" not in part_class("reward", cfg.reward).needs:
+        return
+    from rft.rewards.judge import scores_none
+
+    judge = part_class("judge", cfg.judge)
+    if not judge.scores(to_config(cfg.judge)):
+        raise UserError(scores_none(judge))
 
 
 def _known_needs(base: type[Any]) -> set[str]:

@@ -13,28 +13,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from rft.budget import Budget
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
-from rft.config.build import target_class
-from rft.config.plugins import class_digest
 from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
+from rft.study.chosen import Chosen
 from rft.study.diverged import diverges_once
 from rft.study.final_judge import FinalJudge, refuse_own_judge
-from rft.study.parts import part_class, plain, settings_of, version_of
-from rft.study.replicate import with_own_draws
+from rft.study.judging import make_feedback
+from rft.study.parts import part_class, plain, require_scoring_judge, settings_of
 from rft.study.room import require_room
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
     from transformers import PreTrainedTokenizerBase
 
-    from rft.algorithms.base import Algorithm
-    from rft.strategy import Strategy
-    from rft.tasks.base import Task
 
 VERSIONS = {
     "sft": 2,
@@ -47,66 +42,8 @@ VERSIONS = {
 STAGES = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
 
 
-class Pipeline:
-    """Computes, or finds, the stages of one configuration.
-
-    Args:
-        cfg: a checked ``RunConfig``.
-        store: where results are kept.
-        folder: the trial's folder, for checkpoints.
-        logger: gives the trial's tracker, made when a policy is about to be trained or evaluated.
-    """
-
-    def __init__(
-        self, cfg: DictConfig, store: Store, folder: Path, logger: Callable[[], Logger | None] = lambda: None
-    ) -> None:
-        self.cfg, self.store, self.folder, self.make_logger = with_own_draws(cfg), store, folder, logger
-        self.done: dict[str, dict[str, Any]] = {}
-
-    @cached_property
-    def strategy(self) -> Strategy:
-        """Devices and precision; sets this process's threads."""
-        from rft.study.training import use_threads
-
-        strategy: Strategy = build(self.cfg.strategy)
-        use_threads(strategy)
-        return strategy
-
-    @cached_property
-    def task(self) -> Task:
-        """What the questions are about and what counts as good."""
-        part_class("task", self.cfg.task)
-        task: Task = build(self.cfg.task, store=self.store)
-        return task
-
-    @cached_property
-    def model(self) -> Entry:
-        """The pretrained model."""
-        code = class_digest(target_class(self.cfg.model), str(self.cfg.model["_target_"]))
-        store = self.store if code is None else self.store.with_code("model", code)
-        entry: Entry = build(self.cfg.model, store=store).prepare()
-        return entry
-
-    @cached_property
-    def lora(self) -> Any:
-        """Adapter settings of all roles."""
-        return to_config(self.cfg.model).lora
-
-    @cached_property
-    def algorithm_class(self) -> type[Algorithm]:
-        """The algorithm under comparison."""
-        found: type[Algorithm] = part_class("algorithm", self.cfg.algorithm)
-        return found
-
-    @property
-    def response_tokens(self) -> int:
-        """Longest response, in tokens."""
-        return int(self.cfg.task.response_tokens)
-
-    def _part(self, group: str) -> tuple[Any, dict[str, Any]]:
-        """The class of a group's option and what the addresses of its stages take from it."""
-        found = part_class(group, self.cfg[group])
-        return found, settings_of(self.cfg[group]) | version_of(found)
+class Pipeline(Chosen):
+    """Computes, or finds, the stages of one configuration."""
 
     def _stage(
         self,
@@ -118,20 +55,6 @@ class Pipeline:
         keys = {k: v.key if isinstance(v, Entry) else v for k, v in inputs.items()}
         entry = self.store.get_or_compute(name, version=VERSIONS[name], config=config, inputs=keys, build=make)
         return self._note(entry)
-
-    def _note(self, entry: Entry) -> Entry:
-        self.done[entry.stage] = {
-            "key": entry.key,
-            "digest": entry.digest,
-            "seconds": entry.cost["seconds"],
-            "computed": entry.key in self.store.computed,
-        }
-        return entry
-
-    @cached_property
-    def gold(self) -> Entry:
-        """The hidden gold reward."""
-        return self._note(self.task.gold_entry())
 
     @cached_property
     def questions(self) -> Entry:
@@ -181,44 +104,6 @@ class Pipeline:
         return self._stage("candidates", address, {"sft": self.sft, "questions": self.questions}, make)
 
     @cached_property
-    def annotators(self) -> Entry:
-        """The simulated annotators, fitted to the real human ratings."""
-        from rft.feedback.annotators import annotators_entry
-
-        return self._note(annotators_entry(self.task))
-
-    @cached_property
-    def judge_entries(self) -> dict[str, Entry]:
-        """Store entries that the judge's settings name."""
-        judge = part_class("judge", self.cfg.judge)
-        found: dict[str, Entry] = judge.entries(to_config(self.cfg.judge), self.store)
-        return found
-
-    def judge_inputs(self) -> dict[str, Entry]:
-        """What the judge is made from."""
-        needs = part_class("judge", self.cfg.judge).needs
-        found = dict(self.judge_entries)
-        if "model" in needs:
-            found["model"] = self._judge_model()
-        return found | ({"gold": self.gold, "annotators": self.annotators} if "annotators" in needs else {})
-
-    def _judge_model(self) -> Entry:
-        """The model that a judge names as its own by `asset` or `path`; else the study's."""
-        own = {name: self.cfg.judge.get(name) for name in ("asset", "path", "revision")}
-        if own["asset"] is None and own["path"] is None:
-            return self.model
-        from rft.models.pretrained import Config, Pretrained
-
-        return Pretrained(Config(**own), self.store, key="judge").prepare()
-
-    def judge_address(self) -> dict[str, Any]:
-        """What the address of a stage that asks the judge takes from it."""
-        judge, settings = self._part("judge")
-        computes = bool({"model", "entries"} & judge.needs)
-        strategy = {"strategy": self.strategy.identity(distributed=False)} if computes else {}
-        return {"judge": {k: v for k, v in settings.items() if k not in judge.located}} | strategy
-
-    @cached_property
     def preferences(self) -> Entry:
         """Step 3: labels on the pairs, by the feedback source."""
         source, settings = self._part("feedback")
@@ -226,15 +111,16 @@ class Pipeline:
         # The gold labels for simulated annotators; for a judge it only measures how far the labels agree with it.
         inputs: dict[str, Entry] = {"candidates": self.candidates, "gold": self.gold}
         if "judge" in source.needs:
-            inputs |= self.judge_inputs()
-            address |= self.judge_address()
+            inputs |= self.judge.inputs()
+            address |= self.judge.address()
         if "annotators" in source.needs:
             inputs["annotators"] = self.annotators
 
         def make(out: Path) -> Mapping[str, Any]:
             from rft.study.shared import make_labels
 
-            return make_labels(self.cfg.feedback, self.cfg.judge, self.task, inputs, self.strategy, out)
+            gold = self.task.load_gold(self.gold.path)
+            return make_labels(make_feedback(self, inputs), gold, self.candidates.path, out)
 
         return self._stage("preferences", address, inputs, make)
 
@@ -255,17 +141,18 @@ class Pipeline:
 
         A source that learns from no labels, a rule, depends on them all the same: they measure it.
         """
-        address = {
+        asked, asks = self._asks("reward")
+        address = asked | {
             "reward": self._part("reward")[1],
             "lora": asdict(self.lora),
             "strategy": self.strategy.identity(distributed=False),
         }
-        inputs = self.reward_inputs
+        inputs = self.reward_inputs | asks
 
         def make(out: Path) -> Mapping[str, Any]:
             from rft.study.shared import make_reward_model
 
-            return make_reward_model(self.cfg.reward, self.lora, inputs, self.strategy, out)
+            return make_reward_model(self.cfg.reward, self.lora, inputs, self.strategy, out, self._runtime(inputs))
 
         return self._stage("reward_model", address, inputs, make)
 
@@ -283,6 +170,15 @@ class Pipeline:
             found += [self.candidates, self.preferences]
         return [*found, self.reward_model] if "reward_model" in inputs else found
 
+    def _policy_address(self) -> dict[str, Any]:
+        """What the policy's address takes from those who are asked about fresh responses."""
+        needs, found = self.algorithm_class.needs, dict[str, Any]()
+        if {"reward", "value"} & needs:
+            found |= self._asks("reward")[0]
+        if "feedback" in needs:
+            found |= {"feedback": self._part("feedback")[1]} | self._asks("feedback")[0]
+        return found
+
     def _policy_inputs(self) -> dict[str, Entry]:
         inputs = {"sft": self.sft}
         kind, needs = self.algorithm_class.data_kind, self.algorithm_class.needs
@@ -291,7 +187,9 @@ class Pipeline:
         if kind in ("preference", "unpaired"):
             inputs |= {"candidates": self.candidates, "preferences": self.preferences}
         if {"reward", "value"} & needs:
-            inputs["reward_model"] = self.reward_model
+            inputs |= {"reward_model": self.reward_model} | self._asks("reward")[1]
+        if "feedback" in needs:
+            inputs |= self._asks("feedback")[1]
         return inputs
 
     @cached_property
@@ -300,7 +198,7 @@ class Pipeline:
         inputs = self._policy_inputs()
         trains = self.algorithm_class.data_kind != "none"
         address: dict[str, Any] = {"algorithm": settings_of(self.cfg.algorithm), "lora": asdict(self.lora)}
-        address["strategy"] = self.strategy.identity(distributed=trains)
+        address |= {"strategy": self.strategy.identity(distributed=trains)} | self._policy_address()
         if trains:
             address |= {"seed": int(self.cfg.seed), "response_tokens": self.response_tokens} | self.budget.address()
         if trains and self.cfg.evaluation.checkpoints:
@@ -327,6 +225,7 @@ class Pipeline:
                 checkpoints=checkpoints,
                 logger=self.make_logger() if out is not None else None,
                 out=out,
+                asked=self._asked(inputs),
             )
 
         if int(os.environ.get("LOCAL_RANK", "0")) > 0:
@@ -343,7 +242,8 @@ class Pipeline:
         config: EvaluationConfig = OmegaConf.to_object(self.cfg.evaluation)  # type: ignore[assignment]
         policy = self.policy
         assert policy is not None
-        inputs = {
+        asked, asks = self._asks("reward")
+        inputs = asks | {
             "policy": policy,
             "sft": self.sft,
             "reward_model": self.reward_model,
@@ -351,12 +251,16 @@ class Pipeline:
             "questions": self.questions,
         }
         judge = FinalJudge(self)
-        address = judge.address() | {
-            "trial_seed": int(self.cfg.seed),
-            "lora": asdict(self.lora),
-            "response_tokens": self.response_tokens,
-            "strategy": self.strategy.identity(distributed=False),
-        }
+        address = (
+            judge.address()
+            | asked
+            | {
+                "trial_seed": int(self.cfg.seed),
+                "lora": asdict(self.lora),
+                "response_tokens": self.response_tokens,
+                "strategy": self.strategy.identity(distributed=False),
+            }
+        )
 
         judges = judge.inputs()
 
@@ -374,6 +278,7 @@ class Pipeline:
                 response_tokens=self.response_tokens,
                 seed=int(self.cfg.seed),
                 out=out,
+                runtime=self._runtime(inputs),
                 best_of=self.algorithm_class.best_of(to_config(self.cfg.algorithm)),
                 judge=judge.make(judges),
             )
@@ -388,14 +293,12 @@ class Pipeline:
         """
         if until not in STAGES:
             raise UserError(f"until={until}: no such stage; valid are {', '.join(STAGES)}")
-        _ = (
-            self.algorithm_class,
-            self.strategy,
-            self.task,
-        )  # whatever is wrong with them is said before anything is fetched
-        if "judge" in part_class("feedback", self.cfg.feedback).needs:
-            _ = self.judge_entries
+        # Whatever is wrong with them is said before anything is fetched.
+        _ = (self.algorithm_class, self.strategy, self.task)
+        require_scoring_judge(self.cfg)
         refuse_own_judge(self.cfg)
+        if "judge" in part_class("feedback", self.cfg.feedback).needs | part_class("reward", self.cfg.reward).needs:
+            _ = self.judge.entries
         entry: Entry | None = None
         for name in STAGES[: STAGES.index(until) + 1]:
             entry = getattr(self, name)

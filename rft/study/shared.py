@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from rft.budget import USAGE, Usage
 from rft.callbacks.training import SNAPSHOTS
-from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
+from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, to_config
 from rft.config.build import target_class
 from rft.data.offline import (
     comparison_batches,
@@ -34,10 +34,7 @@ from rft.errors import UserError
 from rft.evaluation.evaluate import FinalTest
 from rft.evaluation.judged import JudgedRows
 from rft.feedback.agreement import human_ceiling
-from rft.feedback.annotators import load_annotators
 from rft.feedback.base import Answer
-from rft.feedback.judges.base import JUDGE_ENTRY
-from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.ratings import human_pairs, read_ratings
 from rft.models.backbone import Role
@@ -47,16 +44,16 @@ from rft.models.supervised import SupervisedFineTuning
 from rft.progress import bar
 from rft.rewards.base import Fitting, Reward, Standardised, check_scores
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
-from rft.store import Entry, Store
+from rft.store import Entry
 from rft.store.cost import COST
-from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS, VERDICTS_FILE
+from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS
 from rft.strategy import Strategy
 from rft.study.training import fit_shared, load_reward, make_backbone
 from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, to_device
 
 if TYPE_CHECKING:
-    from rft.feedback.judges.base import Judge
-    from rft.tasks.base import Task
+    from rft.feedback.base import Feedback
+    from rft.tasks.base import GoldReward, Task
 
 BATCH = 64  # sequences scored or generated at once
 
@@ -148,50 +145,13 @@ def make_candidates(
     }
 
 
-def make_judge(node: DictConfig, inputs: Mapping[str, Entry], strategy: Strategy, task: Task, store: Store) -> Judge:
-    """The judge, with what it needs: a model, the verdicts that are kept, or for a simulated one the gold reward."""
-    needs, runtime = target_class(node).needs, dict[str, Any]()
-    if "annotators" in needs:
-        runtime["gold"] = task.load_gold(inputs["gold"].path)
-        runtime["annotators"] = load_annotators(inputs["annotators"].path)
-    if "entries" in needs:
-        own = {name: entry for name, entry in inputs.items() if name.startswith(JUDGE_ENTRY)}
-        runtime |= {"entries": own, "strategy": strategy}
-    known: dict[str, Any] = {}
-    if "model" in needs:
-        model = inputs["model"]
-        known = {"model": model.digest, "strategy": strategy.identity(distributed=False)}
-        weights, tokenizer = load_folder(model.path, strategy.dtype)
-        weights.to(device=strategy.device)  # type: ignore[call-arg]
-        runtime |= {"model": weights, "tokenizer": tokenizer}
-    if "verdicts" in needs:
-        # A model here answers to the last bit by what is in its batch: labels must not depend on what others asked.
-        runtime["verdicts"] = KeptVerdicts(store.root / VERDICTS_FILE, known, recall="model" not in needs)
-    judge: Judge = build(node, **runtime)
-    return judge
-
-
-def make_labels(
-    feedback_node: DictConfig,
-    judge_node: DictConfig,
-    task: Task,
-    inputs: Mapping[str, Entry],
-    strategy: Strategy,
-    out: Path,
-) -> dict[str, Any]:
+def make_labels(source: Feedback, gold: GoldReward, candidates_folder: Path, out: Path) -> dict[str, Any]:
     """Label the pairs by the feedback source.
 
     A pair whose verdict could not be read has no preference: nothing learns from it.
     """
-    candidates = read_table(inputs["candidates"].path / "candidates.parquet")
-    pairs = read_table(inputs["candidates"].path / "pairs.parquet")
-    gold = task.load_gold(inputs["gold"].path)
-    needs, runtime = target_class(feedback_node).needs, dict[str, Any]()
-    if "judge" in needs:
-        runtime["judge"] = make_judge(judge_node, inputs, strategy, task, task.store)
-    if "annotators" in needs:
-        runtime |= {"gold": gold, "annotators": load_annotators(inputs["annotators"].path)}
-    source = build(feedback_node, **runtime)
+    candidates = read_table(candidates_folder / "candidates.parquet")
+    pairs = read_table(candidates_folder / "pairs.parquet")
     answers = [Answer(c["prompt"], c["response"]) for c in candidates]
     index = np.array([[p["first"], p["second"]] for p in pairs], dtype=np.int64).reshape(-1, 2)
     labels = source.label(answers, index)
@@ -209,7 +169,7 @@ def make_labels(
     ]
     pq.write_table(pa.Table.from_pylist(rows), out / "labels.parquet")
     agreement = _gold_agreement([answer.text for answer in answers], index, labels.preference, gold)
-    asked = {"kept": labels.work.kept, "judge_seconds": labels.work.seconds} if "judge" in needs else {}
+    asked = {"kept": labels.work.kept, "judge_seconds": labels.work.seconds} if "judge" in source.needs else {}
     return {
         "pairs": len(rows),
         "ties": int((labels.preference == 0.5).sum()),
@@ -246,11 +206,13 @@ def _scores(source: Reward, seq: Sequences) -> torch.Tensor:
 
 
 def _pair_accuracy(source: Reward, pairs: PreferenceBatch) -> float | None:
-    """Share of pairs whose chosen response scores higher, equal scores as half; None if there is no pair."""
+    """Share of pairs whose chosen response scores higher, equal scores as half; None if no pair has two scores."""
     if len(pairs) == 0:
         return None
     chosen, rejected = _scores(source, pairs.chosen), _scores(source, pairs.rejected)
-    return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
+    known = ~(chosen.isnan() | rejected.isnan())
+    right = ((chosen > rejected).float() + 0.5 * (chosen == rejected).float())[known]
+    return float(right.mean()) if len(right) else None
 
 
 def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[PreferenceBatch, float]:
@@ -270,14 +232,14 @@ def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[Pref
 
 
 def fit_reward(
-    node: DictConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy
+    node: DictConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy, runtime: Mapping[str, Any]
 ) -> tuple[Standardised, Sequences]:
     """The reward source, fitted and standardised, and the candidates that it was standardised on."""
     found: type[Reward] = target_class(node)
     config, learns = to_config(node), "labels" in found.needs
     roles = [Role.reward] if "role" in found.needs else []
     backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, roles, roles, int(getattr(config, "seed", 0)))
-    source = found(config, backbone)
+    source = found(config, backbone, **runtime)
     folders = inputs["candidates"].path, inputs["preferences"].path
     answers = load_answers(folders[0], backbone.pad_id)
     answers = backbone.with_trunk(answers) if roles else answers
@@ -296,14 +258,19 @@ def fit_reward(
 
 
 def make_reward_model(
-    node: DictConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy, out: Path
+    node: DictConfig,
+    lora: LoraConfig,
+    inputs: Mapping[str, Entry],
+    strategy: Strategy,
+    out: Path,
+    runtime: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Make the reward source; measure it on held-out labels and on human ratings that it never saw.
 
     A source that needs no labels has no training pairs (``train_pairs`` is 0) and is measured in the same way, on the
     same held-out ones.
     """
-    standard, answers = fit_reward(node, lora, inputs, strategy)
+    standard, answers = fit_reward(node, lora, inputs, strategy, runtime)
     usage = standard.source.backbone.usage.counted()  # what measures it is no part of making it
     standard.save(out)
     source, folders = standard.source, (inputs["candidates"].path, inputs["preferences"].path)
@@ -334,13 +301,17 @@ def make_evaluation(
     response_tokens: int,
     seed: int,
     out: Path,
+    runtime: Mapping[str, Any],
     best_of: int = 1,
     judge: Callable[[], JudgedRows] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a policy entry on the unseen questions; `judge` makes the one that scores its answers, if one does."""
+    """Evaluate a policy entry on the unseen questions.
+
+    `runtime` is what the reward source is given by its needs; `judge` makes the one that scores the answers too.
+    """
     scorer = [Role.reward] if "role" in target_class(reward_node).needs else []
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, [Role.policy, *scorer])
-    reward = load_reward(inputs["reward_model"].path, reward_node, backbone)
+    reward = load_reward(inputs["reward_model"].path, reward_node, backbone, runtime)
     questions = read_table(inputs["questions"].path / "questions.parquet")
     gold = task.load_gold(inputs["gold"].path)
     test = FinalTest(backbone, engine, questions, gold, reward, config, response_tokens=response_tokens, seed=seed)

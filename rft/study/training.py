@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from rft.data.offline import (
     to_unpaired,
 )
 from rft.data.on_policy import OnPolicyData, RolloutStream
+from rft.feedback.base import Feedback
 from rft.models.backbone import Backbone, Role
 from rft.models.pretrained import LoraConfig, load_folder
 from rft.rewards.base import Reward, Standardised
@@ -45,6 +47,16 @@ from rft.types import PreferenceBatch, UnpairedBatch
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who is asked about fresh responses while a policy is trained."""
+
+    reward: Mapping[str, Any] = field(default_factory=dict)
+    """What the constructor of the reward source is given by its `needs`."""
+    feedback: Feedback | None = None
+    """The source of labels, for an algorithm that needs it."""
 
 
 def quiet() -> None:
@@ -97,9 +109,9 @@ def fit_shared(module: Any, batches: Any, total: int, name: str, strategy: Strat
     module.backbone.to(strategy.device)
 
 
-def load_reward(folder: Path, node: DictConfig, backbone: Backbone) -> Standardised:
-    """The reward source that the stage ``reward_model`` left in a folder, on this backbone."""
-    return Standardised.load(build(node, backbone=backbone), folder)
+def load_reward(folder: Path, node: DictConfig, backbone: Backbone, runtime: Mapping[str, Any]) -> Standardised:
+    """The reward source that the stage ``reward_model`` left in a folder; `runtime` is what it `needs`."""
+    return Standardised.load(build(node, backbone=backbone, **runtime), folder)
 
 
 def roles_of(algorithm: type[Algorithm], reward: type[Reward]) -> tuple[list[Role], list[Role]]:
@@ -120,6 +132,7 @@ def make_data(
     seed: int,
     meter: Meter,
     label: Usage,
+    feedback: Feedback | None = None,
 ) -> OnPolicyData | OfflineData:
     """The data module that an algorithm's ``data_kind`` asks for; ``label`` is what one of a pair cost."""
     rank = int(os.environ.get("LOCAL_RANK", "0")) if strategy.world_size > 1 else 0
@@ -129,9 +142,8 @@ def make_data(
     if isinstance(config, OnPolicyConfig):
         questions = read_table(inputs["questions"].path / "questions.parquet")
         prompts = [q["token_ids"] for q in questions if q["split"] == "train"]
-        return OnPolicyData(
-            RolloutStream(algorithm, engine, reward, prompts, response_tokens=response_tokens, seed=seed, **share)
-        )
+        share |= {"response_tokens": response_tokens, "seed": seed, "feedback": feedback}
+        return OnPolicyData(RolloutStream(algorithm, engine, reward, prompts, **share))
     assert isinstance(config, PreferenceConfig)
     data = labelled(algorithm, inputs["candidates"].path, inputs["preferences"].path)
     rows = config.pairs_per_step * (2 if isinstance(data, UnpairedBatch) else 1)
@@ -202,6 +214,7 @@ def train_policy(
     checkpoints: Path,
     logger: Logger | None,
     out: Path | None,
+    asked: Asked | None = None,
 ) -> dict[str, Any]:
     """Train one arm's policy from the start policy, resuming from the last checkpoint if there is one.
 
@@ -211,7 +224,9 @@ def train_policy(
     quiet()
     roles, trained = roles_of(algorithm_class, target_class(reward_node))
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, roles, trained, seed)
-    reward = load_reward(inputs["reward_model"].path, reward_node, backbone) if "reward_model" in inputs else None
+    asked, reward = asked or Asked(), None
+    if "reward_model" in inputs:
+        reward = load_reward(inputs["reward_model"].path, reward_node, backbone, asked.reward)
     if reward is not None and Role.critic in roles:
         reward.start_critic()
     algorithm = algorithm_class(config, backbone)
@@ -230,6 +245,7 @@ def train_policy(
             seed=seed,
             meter=meter,
             label=charge.label,
+            feedback=asked.feedback,
         )
         meter.prepared()
         watch = [BudgetKeeper(meter, data.stream), taken, history]

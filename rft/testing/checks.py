@@ -289,7 +289,9 @@ def no_credit_no_update(subject: Subject) -> Found:
             batch = replace(batch, advantages=torch.zeros_like(batch.advantages))
         else:
             rollouts = world.rollouts()
-            batch = world.algorithm.assign_credit(replace(rollouts, rewards=torch.ones_like(rollouts.rewards)))
+            ties = None if rollouts.preferences is None else torch.full_like(rollouts.preferences, 0.5)
+            even = replace(rollouts, rewards=torch.ones_like(rollouts.rewards), preferences=ties)
+            batch = world.algorithm.assign_credit(even)
             where = subject.learns
         what = "zero advantages"
     else:

@@ -145,7 +145,14 @@ class Arena:
             self.table.values(seq) if "value" in needs else None,
             problem.rewards[x_B, greedy[x_B]] if "greedy" in needs else None,
             {"rollout/kl": float((logprobs - ref).sum(-1).mean())},
+            self._preferences(problem.rewards[x_B, y_B]) if "feedback" in needs else None,
         )
+
+    @staticmethod
+    def _preferences(rewards_B: Tensor) -> Tensor:
+        """Bradley and Terry's P(better than the other), responses two by two: σ(r − r of the other). Shape [B]."""
+        pair_M2 = rewards_B.view(-1, 2)
+        return torch.sigmoid(pair_M2 - pair_M2.flip(1)).flatten()
 
     def _greedy(self) -> Tensor:
         """Number of the greedy response to each prompt. Shape [X]."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,28 +19,57 @@ from rft.algorithms.base import Algorithm
 from rft.config import OnPolicyConfig, PreferenceConfig
 from rft.data.offline import Comparison, OfflineStream, mismatched, reference_logprobs, to_pairs, to_unpaired
 from rft.data.on_policy import RolloutStream
+from rft.feedback.base import Answer, Feedback, Labels
 from rft.models.backbone import Backbone, Role
 from rft.models.pretrained import LoraConfig
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.types import Rollouts, Sequences
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 EOS, PAD, VOCABULARY, TOKENS = 2, 0, 7, 5
 PROMPTS = [[3, 4, 5], [6, 3], [5, 5, 4, 3], [4], [3, 6, 6], [6, 5, 4], [5, 3], [4, 4, 6]]
 SAMPLES = 4
+VALUES = (0.0, 0.1, 0.4, 1.0, -0.7, 0.3, -0.2)  # of each token, to a reward or a label
 TEMPERATURE = 0.7  # another than 1, so that log-probs at the wrong one do not pass for right
 
 
 class TokenReward:
     """A reward that is a function of the counted tokens alone; it grows with the response's share of some tokens."""
 
+    may_lack = False
+
     def __init__(self, dtype: torch.dtype = torch.float64) -> None:
         self.dtype = dtype
 
     def score(self, sequences: Sequences) -> Tensor:
         """Shape [B]."""
-        value = torch.tensor([0.0, 0.1, 0.4, 1.0, -0.7, 0.3, -0.2], dtype=torch.float64)
+        value = torch.tensor(VALUES, dtype=torch.float64)
         per_token = torch.where(sequences.response_mask, value[sequences.response_ids], 0.0)
         return (per_token.sum(-1) / sequences.lengths + 0.01 * sequences.prompt_ids[:, -1]).to(self.dtype)
+
+
+class Tokenizer:
+    """Tokens as numbers."""
+
+    eos_token_id, pad_token_id = EOS, PAD
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The numbers, EOS among them: with it a response of EOS alone is no empty one."""
+        return " ".join(str(i) for i in ids if i != PAD or not skip_special_tokens)
+
+
+class TokenFeedback(Feedback):
+    """Bradley–Terry on the mean value of a response's tokens."""
+
+    symmetric = True
+
+    def label(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
+        """See the base class."""
+        scores = np.array([np.mean([VALUES[int(word)] for word in answer.response.split()]) for answer in answers])
+        apart = scores[pairs[:, 1]] - scores[pairs[:, 0]]
+        return Labels(scores, 1 / (1 + np.exp(apart)), ["{}"] * len(pairs))
 
 
 def make_model(seed: int = 7) -> Any:
@@ -97,7 +126,7 @@ class World:
         self.dtype = dtype
         self.engine = RolloutEngine(model, EOS, PAD)
         trained = [Role.policy] + ([Role.critic] if "value" in algorithm_class.needs else [])
-        tokenizer: Any = SimpleNamespace(eos_token_id=EOS, pad_token_id=PAD)
+        tokenizer: Any = Tokenizer()
         self.backbone = Backbone(model, tokenizer, LoraConfig(enabled=False), trained, trained, seed=1).to(dtype)
         self.config = settings_for_checks(config)
         self.algorithm = algorithm_class(self.config, self.backbone)
@@ -130,6 +159,7 @@ class World:
             accumulate=accumulate,
             rank=rank,
             world=world,
+            feedback=TokenFeedback() if "feedback" in self.algorithm.needs else None,
         )
 
     def rollouts(self) -> Rollouts:

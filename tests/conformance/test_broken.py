@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from rft.algorithms import best_of_n, dpo, grpo, kto, online_dpo, ppo, raft, rloo
+from rft.algorithms import best_of_n, dpo, grpo, kto, online_dpo, online_feedback, ppo, raft, rloo
 from rft.errors import UserError
 from rft.models.backbone import Role
 from rft.ops.advantages import leave_one_out
@@ -313,6 +313,22 @@ class TiesAreWins(online_dpo.OnlineDPO):
         return PreferenceBatch(seq[slice(0, None, k)], seq[slice(1, None, k)], won, ref_B[::k], ref_B[1::k])
 
 
+class SwapsLabels(online_feedback.OnlineFeedback):
+    """Takes the worse response for the better."""
+
+    def prepare(self, rollouts: Rollouts) -> PreferenceBatch:
+        assert rollouts.preferences is not None
+        return super().prepare(replace(rollouts, preferences=1 - rollouts.preferences))
+
+
+class ExcludedAreWins(online_feedback.OnlineFeedback):
+    """A pair without a label counts as won by the first."""
+
+    def prepare(self, rollouts: Rollouts) -> PreferenceBatch:
+        assert rollouts.preferences is not None
+        return super().prepare(replace(rollouts, preferences=(rollouts.preferences * 2).clamp(max=1)))
+
+
 class ChangesRewards(rloo.RLOO):
     """Works in place."""
 
@@ -372,6 +388,7 @@ BROKEN = [
     ("optimum", WrongBeta, dpo.Config, "pair_loss"),
     ("optimum", WrongPairLoss, dpo.Config, "expected_loss"),
     ("optimum", KeepsTheWorst, raft.Config, "prepare"),
+    ("optimum", SwapsLabels, online_feedback.Config, "prepare"),
     ("optimum", BestOfOneMore, best_of_n.Config, "optimum"),
     ("ratio", WrongTemperature, rloo.Config, "loss"),
     ("ratio", StaleLogprobs, grpo.Config, "prepare"),
@@ -402,6 +419,7 @@ BROKEN = [
     ("credit", ImitatesAnyway, rloo.Config, "loss"),
     ("credit", LearnsFromTies, dpo.Config, "loss"),
     ("credit", TiesAreWins, online_dpo.Config, "prepare"),
+    ("credit", ExcludedAreWins, online_feedback.Config, "prepare"),
     ("inputs", ChangesRewards, rloo.Config, "prepare"),
     ("ranks", MeanOfARank, rloo.Config, "prepare"),
     ("ranks", KLOfARank, kto.Config, "prepare_step"),

@@ -21,7 +21,7 @@ from rft.strategy import AcceleratorEnum, Strategy
 from rft.strategy import Config as StrategyConfig
 from rft.study.training import quiet
 from rft.testing.suite import algorithm_names
-from rft.testing.world import PROMPTS, TOKENS, TokenReward, World
+from rft.testing.world import PROMPTS, TOKENS, TokenFeedback, TokenReward, World
 from tests.plugin_package.rft_remax import remax
 
 ITERATIONS, MINIBATCHES, PASSES = 6, 4, 3
@@ -55,7 +55,14 @@ class Run:
             world.algorithm.config = dataclasses.replace(world.config, **size)
             reward = TokenReward() if "reward" in found.needs else None
             self.stream: Any = RolloutStream(
-                world.algorithm, world.engine, reward, PROMPTS, response_tokens=TOKENS, seed=3, meter=self.meter
+                world.algorithm,
+                world.engine,
+                reward,
+                PROMPTS,
+                response_tokens=TOKENS,
+                seed=3,
+                meter=self.meter,
+                feedback=TokenFeedback() if "feedback" in found.needs else None,
             )
             data: Any = OnPolicyData(self.stream)
             epochs = ITERATIONS
@@ -109,7 +116,9 @@ def test_stops_within_a_minibatch_of_every_count(name: str, tmp_path: Path) -> N
     assert whole.meter.stopped_by is None
     counted = [resource for resource in COUNTS if whole.used[resource] > 0]
     expected = {"prompts", "trained_tokens", "flops"}
-    assert set(counted) == expected | ({"generated_tokens"} if found.data_kind == "on_policy" else {"labels"})
+    bought = {"labels"} if found.data_kind != "on_policy" or "feedback" in found.needs else set()
+    sampled = {"generated_tokens"} if found.data_kind == "on_policy" else set()
+    assert set(counted) == expected | sampled | bought
     for resource in counted:
         limit = 0.55 * whole.used[resource]
         limited = Run(found, config, tmp_path, {resource: limit})

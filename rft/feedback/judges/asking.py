@@ -117,10 +117,10 @@ class AskedJudge(Judge):
         other._again = self._again + times
         return other
 
-    @property
-    def one_by_one(self) -> bool:
-        """Whether the form is pointwise."""
-        return self.config.form == FormEnum.pointwise
+    @classmethod
+    def scores(cls, config: Any) -> bool:
+        """Whether its form is pointwise."""
+        return bool(config.form == FormEnum.pointwise)
 
     def score(self, answers: Sequence[Answer]) -> Verdicts:
         """See the base class. Raw answers: ``{"logprobs": {…}}`` or ``{"text": …}``, with what else was said."""

@@ -69,10 +69,15 @@ class Judge(ABC):
         """
         return {}
 
+    @classmethod
+    def scores(cls, config: Any) -> bool:  # noqa: ARG003 - a subclass reads it there
+        """Whether a judge of these settings scores an answer by itself; no order of presentation can then sway it."""
+        return False
+
     @property
     def one_by_one(self) -> bool:
-        """Whether it can score an answer by itself; no order of presentation can then sway it."""
-        return False
+        """Whether this one does."""
+        return self.scores(getattr(self, "config", None))
 
     def score(self, answers: Sequence[Answer]) -> Verdicts:
         """A score for each answer, if the judge is `one_by_one`."""
@@ -106,8 +111,8 @@ class Judge(ABC):
 class PointwiseJudge(Judge):
     """Scores answers one by one; write ``score``."""
 
-    @property
-    def one_by_one(self) -> bool:
+    @classmethod
+    def scores(cls, config: Any) -> bool:  # noqa: ARG003
         """It does."""
         return True
 

@@ -95,10 +95,10 @@ class SimulatedJudge(PointwiseJudge):
             raise UserError(f"judge.{told}")
         self.config, self.gold = config, gold
 
-    @property
-    def one_by_one(self) -> bool:
-        """Whether it is pointwise."""
-        return self.config.form is FormEnum.pointwise
+    @classmethod
+    def scores(cls, config: Any) -> bool:
+        """Whether its form is pointwise."""
+        return bool(config.form is FormEnum.pointwise)
 
     def score(self, answers: Sequence[Answer]) -> Verdicts:
         """s(x) of each answer, if pointwise. Raw answers: ``{"score": …}``."""
