@@ -88,7 +88,7 @@ def refuse_own_judge(cfg: DictConfig, where: str = "") -> None:
     if cfg.eval_judge is None:
         return
     judge = part_class("eval_judge", cfg.eval_judge)
-    if not judge.scores(to_config(cfg.eval_judge)):
+    if not judge.scores_alone(to_config(cfg.eval_judge)):
         raise UserError(
             f"{where}eval_judge: {judge.__name__} compares answers as it is set and scores none by itself; choose one "
             "that does, such as eval_judge=few_shot"

@@ -81,7 +81,7 @@ def require_scoring_judge(cfg: DictConfig) -> None:
     from rft.rewards.judge import scores_none
 
     judge = part_class("judge", cfg.judge)
-    if not judge.scores(to_config(cfg.judge)):
+    if not judge.scores_alone(to_config(cfg.judge)):
         raise UserError(scores_none(judge))
 
 

@@ -118,7 +118,7 @@ class AskedJudge(Judge):
         return other
 
     @classmethod
-    def scores(cls, config: Any) -> bool:
+    def scores_alone(cls, config: Any) -> bool:
         """Whether its form is pointwise."""
         return bool(config.form == FormEnum.pointwise)
 

@@ -70,14 +70,14 @@ class Judge(ABC):
         return {}
 
     @classmethod
-    def scores(cls, config: Any) -> bool:  # noqa: ARG003 - a subclass reads it there
+    def scores_alone(cls, config: Any) -> bool:  # noqa: ARG003 - a subclass reads it there
         """Whether a judge of these settings scores an answer by itself; no order of presentation can then sway it."""
         return False
 
     @property
     def one_by_one(self) -> bool:
         """Whether this one does."""
-        return self.scores(getattr(self, "config", None))
+        return self.scores_alone(getattr(self, "config", None))
 
     def score(self, answers: Sequence[Answer]) -> Verdicts:
         """A score for each answer, if the judge is `one_by_one`."""
@@ -112,7 +112,7 @@ class PointwiseJudge(Judge):
     """Scores answers one by one; write ``score``."""
 
     @classmethod
-    def scores(cls, config: Any) -> bool:  # noqa: ARG003
+    def scores_alone(cls, config: Any) -> bool:  # noqa: ARG003
         """It does."""
         return True
 

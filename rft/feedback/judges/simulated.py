@@ -96,7 +96,7 @@ class SimulatedJudge(PointwiseJudge):
         self.config, self.gold = config, gold
 
     @classmethod
-    def scores(cls, config: Any) -> bool:
+    def scores_alone(cls, config: Any) -> bool:
         """Whether its form is pointwise."""
         return bool(config.form is FormEnum.pointwise)
 
