@@ -72,8 +72,9 @@ def budget(results: StudyResults, arms: Sequence[str]) -> dict[str, Any] | None:
 
     ``own``: the policy's training. ``full``: with every shared stage it depends on. ``shared``: with those stages
     divided over all trials of the study that depend on them. A trial's own labels are those that it learned from; the
-    shared stage has bought them, unless they are of its own fresh responses. The final test is in none: it measures. It asks every arm the same questions, but an
-    arm that picks among n answers samples n times as many, as it does at each use.
+    shared stage has bought them, unless they are of its own fresh responses. The final test is in none: it measures. It
+    asks every arm the same questions, but an arm that picks among n answers samples n times as many, as it does at each
+    use.
     """
     told = {arm: [trial for trial in results.arm(arm) if _policy(trial) is not None] for arm in arms}
     known = [trial for trials in told.values() for trial in trials]
