@@ -59,7 +59,7 @@ class OnlineFeedback(OnlineDPO):
 
     def prepare(self, rollouts: Rollouts) -> PreferenceBatch:
         """The pairs as they were labelled, the better response as chosen."""
-        assert rollouts.preferences is not None  # checked by the base class, as the next
+        assert rollouts.preferences is not None  # both checked by the base class
         assert rollouts.ref_logprobs is not None
         first_M, second_M = pairs_in_groups(rollouts.group)
         preference_M = rollouts.preferences[first_M]

@@ -81,7 +81,7 @@ class FinalTest:
                 "prompt_id": question["prompt_id"],
                 "prompt": question["text"],
                 "response": decode(seq.response_ids[i][seq.response_mask[i]]),
-                "proxy": float(scores[i]),
+                "proxy": None if isnan(scores[i]) else float(scores[i]),
                 "kl": float(kl[i]),
                 "length": int(seq.lengths[i]),
                 "truncated": bool(truncated[i]),
@@ -144,13 +144,13 @@ class FinalTest:
         for split in config.splits:
             some = [r for r in rows if r["split"] == split]
             for name in ("gold", "proxy", "kl", "length", "truncated"):
-                known = [r for r in some if name != "proxy" or not isnan(r["proxy"])]
+                known = [r for r in some if r[name] is not None]
                 means[f"eval/{split}/{name}"] = sum(float(r[name]) for r in known) / max(len(known), 1)
             if self.proxy.may_lack:
-                means[f"eval/{split}/unjudged"] = float(sum(isnan(r["proxy"]) for r in some))
+                means[f"eval/{split}/unjudged"] = float(sum(r["proxy"] is None for r in some))
         return means
 
 
 def _proxy(row: Mapping[str, Any]) -> float:
     """What the best of several is picked by; one that has no score is picked last."""
-    return -inf if isnan(row["proxy"]) else float(row["proxy"])
+    return -inf if row["proxy"] is None else float(row["proxy"])

@@ -77,8 +77,9 @@ def budget(results: StudyResults, arms: Sequence[str]) -> dict[str, Any] | None:
 
     ``own``: the policy's training. ``full``: with every shared stage it depends on. ``shared``: with those stages
     divided over all trials of the study that depend on them. A trial's own labels are those that it learned from; the
-    shared stage has bought them. The final test is in none: it measures. It asks every arm the same questions, but an
-    arm that picks among n answers samples n times as many, as it does at each use.
+    shared stage has bought them, unless they are of its own fresh responses. The final test is in none: it measures. It
+    asks every arm the same questions, but an arm that picks among n answers samples n times as many, as it does at each
+    use.
     """
     told = {arm: [trial for trial in results.arm(arm) if _policy(trial) is not None] for arm in arms}
     known = [trial for trials in told.values() for trial in trials]
@@ -106,8 +107,8 @@ def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
         assert policy is not None
         prices = prices_of(trial.config, policy)
         used = usage_of(policy)
-        # The labels that it learned from are those of the shared stage, which are charged whole.
-        whole, part = prices.amounts(_unlabelled(used)), prices.amounts(_unlabelled(used))
+        alone = _without_bought(policy, used)
+        whole, part = prices.amounts(alone), prices.amounts(alone)
         for entry in _charged(trial):
             for name, amount in _amounts(trial, entry).items():
                 whole[name] += amount
@@ -130,7 +131,13 @@ def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _unlabelled(used: Usage) -> Usage:
+def _without_bought(policy: Entry, used: Usage) -> Usage:
+    """A policy's usage without labels that a shared stage has bought, which is charged whole.
+
+    A policy that learns from the stage's labels buys none; one that does not has bought its own: of fresh responses.
+    """
+    if "preferences" not in policy.inputs:
+        return used
     return replace(used, labels=0.0, human_labels=0.0, judge_tokens=0.0, judge_money=0.0)
 
 
@@ -179,7 +186,7 @@ def charges_full(trial: Trial) -> bool:
 def spent(trial: Trial, counted: Mapping[str, float], clock: Mapping[str, float]) -> dict[str, float]:
     """Every resource at a point of a trial's training, as its budget counts it.
 
-    With `budget.charge=full` that includes the shared stages; the labels that it learned from are among theirs.
+    With `budget.charge=full` that includes the shared stages; labels that one of them has bought are among theirs.
 
     Args:
         trial: whose prices count.
@@ -192,5 +199,5 @@ def spent(trial: Trial, counted: Mapping[str, float], clock: Mapping[str, float]
     if not charges_full(trial):
         return prices_of(trial.config, policy).amounts(used)
     stages = [_amounts(trial, entry) for entry in _charged(trial)]
-    own = prices_of(trial.config, policy).amounts(_unlabelled(used))
+    own = prices_of(trial.config, policy).amounts(_without_bought(policy, used))
     return {name: amount + sum(one[name] for one in stages) for name, amount in own.items()}

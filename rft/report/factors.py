@@ -12,30 +12,51 @@ from rft.report.feedback import option
 from rft.report.load import StudyResults
 
 LABELLED = ("preferences", "reward_model")
+DIRECT = "ai (direct)"
 
 
 def feedback_of(results: StudyResults, arm: str) -> str | None:
-    """The feedback's short name; None for an arm whose policy used neither labels nor a reward made of them."""
-    use = results.arm(arm)[0].stages.get("policy")
-    inputs = use.entry.inputs if use and use.entry else {}
-    if inputs and not set(LABELLED) & set(inputs):
+    """The feedback's short name; None for an arm whose policy used neither labels nor a reward made of them.
+
+    With how it came to the policy, where neither old labels nor a reward model that learned from them stood between:
+    ``(online)`` if the source labelled fresh responses, ``ai (direct)`` if the reward was the judge's own score.
+    """
+    trial = results.arm(arm)[0]
+    use, named = trial.stages.get("policy"), option(results, arm, "feedback") or None
+    entry = use.entry if use else None
+    asked = entry.manifest["config"] if entry else {}
+    if "feedback" in asked:
+        return f"{named} (online)"
+    # Where the store has lost the entry, the algorithm's name may still say it.
+    if "judge" in asked or (entry is None and (trial.config.get("algorithm") or {}).get("requires_reward") == "judge"):
+        return DIRECT
+    if entry and entry.inputs and not set(LABELLED) & set(entry.inputs):
         return None
-    return option(results, arm, "feedback") or None
+    return named
 
 
 def optimiser_of(results: StudyResults, arm: str) -> str:
-    """The algorithm's name; of one whose name stands for a feedback as well, that of the algorithm it builds on."""
+    """The algorithm's name; of one that differs from another by what it learns from alone, that of the other."""
     trial = results.arm(arm)[0]
     settings = trial.config.get("algorithm") or {}
-    if not settings.get("requires_feedback"):
-        return trial.algorithm
     try:
         declared = config_class(str(settings.get("_target_", "")).rpartition(".")[0])
     except UserError:  # a plugin that is not installed where the report is made
         return trial.algorithm
-    # An algorithm's Config is extracted from its module's source and says so by a colon.
-    parent, extracted, _ = declared.__mro__[1].__module__.partition(":")
-    return parent.rpartition(".")[2] if extracted else trial.algorithm
+    for found in declared.__mro__:
+        # An algorithm's Config is extracted from its module's source and says so by a colon.
+        module, extracted, _ = found.__module__.partition(":")
+        if not extracted:
+            break
+        if not _same_optimiser(found):
+            return trial.algorithm if found is declared else module.rpartition(".")[2]
+    return trial.algorithm
+
+
+def _same_optimiser(config: type[Any]) -> bool:
+    """Whether a Config itself says that it is for the optimiser of the one that it extends."""
+    own = vars(config)
+    return bool(own.get("same_optimiser") or own.get("requires_feedback") or own.get("requires_reward"))
 
 
 def two_way(bootstrap: Bootstrap, arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -166,6 +166,7 @@ class Pool:
             asked = tuple(tuple(_texts(table.column(name))) for name in (SPLIT, PROMPT_ID, PROMPT))
             samples = tuple(_cast(table.column(SAMPLE), "int64").to_pylist())
             columns = {name: _floats(table, name) for name in (*NUMBERS, *OPTIONAL)}
+            unscored = table.column("proxy").is_null().to_numpy()
             truncated = _cast(table.column("truncated"), "bool").to_numpy()
             _cast(table.column("response"), "string")
         except ValueError as error:  # ArrowInvalid is one
@@ -174,6 +175,7 @@ class Pool:
         found = {}
         for split, (order, questions) in layout.items():
             own = {name: values[order] for name, values in columns.items()}
+            own["proxy"] = _filled(own["proxy"], unscored[order])
             _require_finite(own, questions, f"{path.name}: split {split}")
             _require_possible(own, questions, f"{path.name}: split {split}", longest)
             found[split] = Rows(questions, Responses(path, order), truncated=truncated[order], **own)
@@ -253,6 +255,13 @@ def _floats(table: pa.Table, name: str) -> FloatArray:
         return np.full(table.num_rows, np.nan)
     found: FloatArray = _cast(table.column(name), "double").to_numpy()
     return found
+
+
+def _filled(proxy: FloatArray, unscored: npt.NDArray[np.bool_]) -> FloatArray:
+    """The proxy [M], of a response that the judge left without a score the mean of the others': it changes no mean."""
+    if not unscored.any() or unscored.all():
+        return proxy
+    return np.where(unscored, proxy[~unscored].mean(), proxy)
 
 
 def _require_finite(columns: Mapping[str, FloatArray], questions: Questions, where: str) -> None:

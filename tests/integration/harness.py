@@ -54,6 +54,7 @@ OF = {
     "ppo": ("algorithm=ppo", *ON_POLICY),
     "dpo": ("algorithm=dpo", "algorithm.pairs_per_step=4", "algorithm.epochs=4"),
     "rlaif": ("algorithm=rlaif", *ON_POLICY),
+    "rlaif_online": ("algorithm=rlaif_online", *ON_POLICY),
     "kto": ("algorithm=kto", "algorithm.pairs_per_step=4", "algorithm.epochs=4"),
 }
 

@@ -23,7 +23,7 @@ from rft.feedback.judges.base import PointwiseJudge
 from rft.rewards.base import Reward
 from rft.rewards.learned import LearnedReward
 from rft.store import Store
-from rft.study.parts import part_class, version_of
+from rft.study.parts import part_class, require_scoring_judge, settings_of, version_of
 from rft.study.pipeline import Pipeline
 from rft.tasks.base import Task
 
@@ -235,6 +235,48 @@ def test_an_algorithms_feedback_is_told_by_its_class_not_by_the_name_of_its_modu
     with pytest.raises(UserError, match=r"feedback=simulated: algorithm=ppo means feedback=ai"):
         compose(["algorithm.requires_feedback=ai"])
     assert compose(["algorithm.requires_feedback=ai", "feedback=ai"]).algorithm.name == "ppo"
+
+
+def test_the_direct_mode_means_the_judges_score() -> None:
+    with pytest.raises(UserError, match="reward=learned: algorithm=rlaif_direct means reward=judge; leave it out"):
+        compose(["algorithm=rlaif_direct", "reward=learned"])
+    chosen = compose(["algorithm=rlaif_direct"])
+    assert chosen.reward["_target_"] == "rft.rewards.judge.JudgeReward"
+    assert settings_of(chosen.algorithm).keys().isdisjoint({"name", "requires_feedback", "requires_reward"})
+
+
+COMPARES = """
+from dataclasses import dataclass
+from rft.feedback.judges.base import Judge
+@dataclass
+class Config:
+    pointwise: bool = False
+class Compares(Judge):
+    needs = frozenset({"model"})
+    def __init__(self, config, model, tokenizer):
+        raise AssertionError("it is refused before it is made")
+    @property
+    def one_by_one(self):
+        return self.config.pointwise
+    def compare(self, answers, pairs): ...
+"""
+
+
+def test_a_judge_that_only_compares_is_no_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "comparing.py").write_text(COMPARES, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("RFT_ALLOWED_PACKAGES", "comparing")
+    allowed_packages.cache_clear()
+    cfg = compose(["model=tiny", "algorithm=ppo", "feedback=ai", "reward=judge"])
+    cfg.judge = {"_target_": "comparing.Compares", "pointwise": False}
+    store = Store(tmp_path / "store")
+    with pytest.raises(UserError, match="Compares compares answers as it is set and scores none by itself"):
+        Pipeline(cfg, store, tmp_path).run("sft")
+    assert not store.root.exists()
+    cfg.judge.pointwise = True
+    require_scoring_judge(cfg)
+    cfg.judge.pointwise, cfg.reward = False, compose([]).reward
+    require_scoring_judge(cfg)
 
 
 MINE = """

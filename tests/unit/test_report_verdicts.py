@@ -324,16 +324,25 @@ def test_feedback_and_optimiser_are_told_apart() -> None:
             "ppo": "rft.algorithms.ppo.PPO",
             "rlaif": "rft.algorithms.rlaif.RLAIF",
             "dpo": "rft.algorithms.dpo.DPO",
+            "rlaif_dpo": "rft.algorithms.rlaif_dpo.RLAIFDPO",
+            "rlaif_direct": "rft.algorithms.rlaif_direct.RLAIFDirect",
+            "rlaif_online": "rft.algorithms.rlaif_online.RLAIFOnline",
         }
         return {
             "feedback": {"_target_": f"rft.feedback.{feedback}.Source"},
-            "algorithm": {"_target_": target[algorithm], "requires_feedback": needed},
+            "algorithm": {
+                "_target_": target[algorithm],
+                "requires_feedback": needed,
+                "requires_reward": "judge" if algorithm == "rlaif_direct" else None,
+            },
         }
 
     gold = np.linspace(0.3, 0.7, 12)
     own = {
         "ppo": settings("simulated", "ppo"), "rlaif": settings("ai", "rlaif", "ai"),
         "dpo": settings("simulated", "dpo"), "dpo-2": settings("simulated", "dpo"),
+        "rlaif_direct": settings("ai", "rlaif_direct", "ai"), "rlaif_dpo": settings("ai", "rlaif_dpo", "ai"),
+        "rlaif_online": settings("ai", "rlaif_online", "ai"),
     }  # fmt: skip
     trials = [
         trial(arm, seed, gold + 0.1 * k + 0.01 * seed, algorithm=arm.removesuffix("-2"), config=config)
@@ -343,10 +352,16 @@ def test_feedback_and_optimiser_are_told_apart() -> None:
     summary = summarise(StudyResults("s", tuple(trials), ()), settings=QUICK)
     assert {arm: (r["feedback"], r["optimiser"]) for arm, r in summary["arms"].items()} == {
         "dpo": ("simulated", "dpo"), "dpo-2": ("simulated", "dpo"), "ppo": ("simulated", "ppo"), "rlaif": ("ai", "ppo"),
+        "rlaif_direct": ("ai (direct)", "ppo"), "rlaif_dpo": ("ai", "dpo"), "rlaif_online": ("ai", "online_dpo"),
     }  # fmt: skip
     table = summary["two_way"]["test"]
-    assert (table["feedbacks"], table["optimisers"]) == (["ai", "simulated"], ["dpo", "ppo"])
-    cell = next(cell for cell in table["cells"] if cell["optimiser"] == "dpo")
+    assert (table["feedbacks"], table["optimisers"]) == (
+        ["ai", "ai (direct)", "simulated"],
+        ["dpo", "online_dpo", "ppo"],
+    )
+    found = [(cell["feedback"], cell["optimiser"]) for cell in table["cells"]]
+    assert ("ai (direct)", "ppo") in found
+    cell = next(cell for cell in table["cells"] if (cell["feedback"], cell["optimiser"]) == ("simulated", "dpo"))
     assert cell["arms"] == ["dpo", "dpo-2"]
     assert cell["mean"] == pytest.approx(0.5 + 0.25 + 0.005)
 
