@@ -36,19 +36,13 @@ def full(summary: dict[str, Any]) -> dict[str, Any]:
         summary["overoptimisation"] = {arm: None if arm == summary["control"] else _law() for arm in arms}
     if not any((summary.get("two_way") or {}).values()):
         summary["two_way"] = {name: _two_way(summary, name) for name in summary["splits"]}
-    _of_judges(summary, split)
+    told = "The column judge is the mean score by few_shot, in its own unit; it decides no verdict."
+    summary["eval_judge"] = summary["eval_judge"] or {"judges": ["few_shot"], "taught": [], "sentences": [told]}
+    summary["label_quality"] = summary["label_quality"] or [_quality(summary, name, split) for name in ("ppo", "dpo")]
     summary["cost"].setdefault("budget", _budget(arms))
     if not summary.get("tuning"):
         summary["tuning"] = _tuning([arm for arm in arms if arm != summary["control"]][:6])
     return summary
-
-
-def _of_judges(summary: dict[str, Any], split: str) -> None:
-    if not summary.get("label_quality"):
-        summary["label_quality"] = [_quality(summary, optimiser, split) for optimiser in ("ppo", "dpo")]
-    if not summary.get("eval_judge"):
-        told = "The column judge is the mean score by few_shot, in its own unit; it decides no verdict."
-        summary["eval_judge"] = {"judges": ["few_shot"], "taught": [], "sentences": [told]}
 
 
 def _interval(mean: float, half: float) -> dict[str, Any]:

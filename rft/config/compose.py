@@ -204,7 +204,7 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         OmegaConf.to_container(merged, resolve=True)
         check_ranges(RunConfig, merged, "")
         check_names(merged)
-        for group in (group for group in GROUPS if group != "algorithm"):  # an algorithm's is told by check_fit
+        for group in (group for group in classes if group != "algorithm"):  # an algorithm's is told by check_fit
             check_conflict(group, classes[group], merged[group])
         check_fit(merged, classes["algorithm"])
         search_space(classes["algorithm"])

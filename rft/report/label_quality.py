@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rft.evaluation.statistics import Bootstrap
@@ -60,7 +61,8 @@ def _agreement(results: StudyResults, arm: str) -> float | None:
         if "preferences" in trial.stages and "preferences" in learned_from(trial)
     ]
     known = [float(value) for value in values if isinstance(value, int | float)]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
+    # Rounded, or seeds with one and the same value would make another quality of it.
+    return round(fmean(known), 12) if known and len(known) == len(values) else None
 
 
 def _line(bootstrap: Bootstrap, optimiser: str, agreements: Mapping[str, float]) -> Numbers:

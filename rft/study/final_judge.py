@@ -38,8 +38,8 @@ def learns_from_judge(cfg: DictConfig) -> bool:
 def who_answers(cfg: DictConfig, place: str) -> tuple[str, ...]:
     """The model behind the judge at a place of the configuration. Two of one model are one judge, however they ask.
 
-    It is what the judge's settings name: an endpoint (`base_url`) and the `model` there, an `asset` or a `path`; if
-    they name none, the study's model for a judge that needs a model, else the judge's class.
+    It is what the judge's settings name: an endpoint (`base_url`) and the `model` there, an `asset`, a `path` or an
+    `entry` of the store; if they name none, the study's model for a judge that needs a model, else the judge's class.
     """
     node = cfg[place]
     model, where = node.get("model"), node.get("base_url")
@@ -53,9 +53,10 @@ def who_answers(cfg: DictConfig, place: str) -> tuple[str, ...]:
 
 
 def _weights(node: DictConfig) -> tuple[str, ...]:
-    """The asset or path that a node names; empty if none."""
-    if node.get("asset"):
-        return ("asset", str(node.asset))
+    """The asset, the entry of the store or the path that a node names; empty if none."""
+    for key in ("asset", "entry"):
+        if node.get(key):
+            return (key, str(node[key]))
     if not node.get("path"):
         return ()
     folder = Path(str(node.path)).expanduser()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from rft.config import compose, expand_sweep
 from rft.errors import UserError
+from rft.study.final_judge import refuse_own_judge, who_answers
 
 
 @pytest.mark.parametrize("algorithm", ["sft", "ppo", "dpo", "rlaif"])
@@ -36,6 +39,10 @@ def test_rlaif_means_ai_feedback() -> None:
         ("modle=tiny", "modle", "did you mean 'model'"),
         ("model.lora.rnk=4", "model.lora.rnk", "did you mean 'rank'"),
         ("model=hf", "model.path", "has no value"),
+        ("eval_judge=few_sho", "eval_judge=few_sho", "did you mean 'few_shot'"),
+        ("eval_judg=few_shot", "eval_judg", "did you mean 'eval_judge'"),
+        ("eval_judge.batch_size=3", "eval_judge.batch_size", "as in eval_judge=few_shot"),
+        ("+eval_judge.batch_size=3", "eval_judge", "as in eval_judge=few_shot"),
         ("model._target_=os.system", "_target_=os.system", "RFT_ALLOWED_PACKAGES"),
     ],
 )
@@ -51,6 +58,83 @@ def test_a_wrong_override_is_one_line_with_the_mend(override: str, where: str, m
 def test_another_feedback_than_the_name_says_is_refused() -> None:
     with pytest.raises(UserError, match="means feedback=ai"):
         compose(["algorithm=rlaif", "feedback=simulated"])
+
+
+@pytest.mark.parametrize(
+    ("override", "mend"),
+    [
+        ("eval_judge.bach_size=3", "did you mean 'batch_size'"),
+        ("++eval_judge.bach_size=3", "did you mean 'batch_size'"),
+        ("eval_judge.batch_size=many", "Integer"),
+        ("eval_judge._target_=os.system", "RFT_ALLOWED_PACKAGES"),
+    ],
+)
+def test_a_setting_of_the_judge_that_tests_is_checked_as_one_of_training(override: str, mend: str) -> None:
+    with pytest.raises(UserError, match=mend) as caught:
+        compose(["eval_judge=few_shot", override])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_judge_that_tests_is_an_option_of_the_group_judge() -> None:
+    assert compose([]).eval_judge is None
+    assert compose(["eval_judge=none"]).eval_judge is None
+    cfg = compose(["eval_judge=few_shot", "eval_judge.batch_size=4"])
+    assert cfg.eval_judge == compose(["judge=few_shot", "judge.batch_size=4"]).judge
+    assert cfg.judge.batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("overrides", "taught"),
+    [
+        (["algorithm=rlaif"], True),
+        (["algorithm=dpo", "feedback=ai"], True),
+        (["algorithm=best_of_n", "feedback=ai"], True),
+        (["algorithm=rlaif", "eval_judge.batch_size=4", "eval_judge.max_text_tokens=9"], True),
+        (["algorithm=ppo"], False),
+        (["algorithm=sft", "feedback=ai"], False),
+        (["algorithm=ppo", "feedback=ai", "reward=lexicon"], False),
+    ],
+)
+def test_ones_own_teacher_is_refused_as_the_judge_that_tests(overrides: list[str], taught: bool) -> None:
+    cfg = compose(["eval_judge=few_shot", *overrides])
+    if not taught:
+        refuse_own_judge(cfg)
+        return
+    with pytest.raises(UserError, match=r"evaluation\.same_judge=few_shot") as caught:
+        refuse_own_judge(cfg, "arm x: ")
+    assert str(caught.value).startswith("arm x: eval_judge: the policy learns from the same judge, few_shot")
+    refuse_own_judge(compose(["eval_judge=few_shot", *overrides, "evaluation.same_judge=few_shot"]))
+    with pytest.raises(UserError, match="no such judge; did you mean 'few_shot'"):
+        refuse_own_judge(compose(["eval_judge=few_shot", *overrides, "evaluation.same_judge=few"]))
+
+
+NAMED = {"_target_": "rft.feedback.judges.few_shot.FewShotJudge"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ({}, {}, True),
+        ({"asset": "smollm2-135m-instruct"}, {}, True),
+        ({"asset": "other"}, {}, False),
+        ({"path": "hub/model", "seed": 1}, {"path": "hub/model"}, True),
+        ({"path": "hub/model"}, {"path": "hub/other"}, False),
+        ({"entry": "0a1b"}, {"entry": "0a1b"}, True),
+        ({"entry": "0a1b"}, {"entry": "2c3d"}, False),
+        (
+            {"model": "m", "base_url": "http://localhost:8000/v1"},
+            {"model": "m", "base_url": "http://127.0.0.1:8000/v1/"},
+            True,
+        ),
+        ({"model": "m", "base_url": "http://a/v1"}, {"model": "m", "base_url": "http://b/v1"}, False),
+        ({"model": "m", "base_url": "http://a/v1"}, {"model": "n", "base_url": "http://a/v1"}, False),
+    ],
+)
+def test_two_judges_of_one_model_are_one_judge(ours: dict[str, Any], theirs: dict[str, Any], same: bool) -> None:
+    cfg = OmegaConf.create(
+        {"model": {"asset": "smollm2-135m-instruct"}, "judge": NAMED | ours, "eval_judge": NAMED | theirs}
+    )
+    assert (who_answers(cfg, "judge") == who_answers(cfg, "eval_judge")) is same
 
 
 def test_a_sweep_is_the_product_of_its_choices() -> None:
