@@ -62,7 +62,7 @@ def _arm(algorithm: str) -> str:
     # A sweep writes 3e-3 as 0.003, and the order of overrides means nothing: neither makes another arm.
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
         key, value = override.key_or_group, override.value()
-        if key not in _COSMETIC and not key.startswith(("tracker", "strategy.threads")):
+        if key not in _COSMETIC and not key.startswith(("tracker", "strategy.threads", "audit.")):
             kept.append(f"{key.removeprefix('algorithm.')}={value}")
     name = re.sub(r"[^\w.,=+-]", "_", "-".join([algorithm, *sorted(kept)]))
     if len(name) <= LONGEST_ARM:

@@ -12,6 +12,9 @@ from rft.config.ranges import out_of_range
 from rft.config.schemas import SPLITS, OnPolicyConfig, PreferenceConfig
 from rft.errors import UserError, nearest
 
+LEAST_AUDITED = 10
+"""Pairs of an audit: fewer may leave a figure undefined, and say nothing."""
+
 
 def check_ranges(config: type[Any], node: DictConfig, where: str) -> None:
     """Refuse a value that is out of the range its field declares, in the node or in a dataclass anywhere below it.
@@ -63,6 +66,10 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
         raise UserError(
             f"candidates.pairs_per_prompt={pairs}: {samples} samples a prompt make {possible} pairs; "
             "ask for fewer, or raise candidates.samples_per_prompt"
+        )
+    if 0 < cfg.audit.pairs < LEAST_AUDITED:
+        raise UserError(
+            f"audit.pairs={cfg.audit.pairs}: so few tell nothing; ask for {LEAST_AUDITED} at least, or 0 to audit nothing"
         )
     ranks, accumulate = int(cfg.strategy.get("devices", 1)), int(cfg.strategy.get("accumulate", 1))
     typed, told, rows = _settings(algorithm, cfg.algorithm)

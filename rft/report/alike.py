@@ -12,7 +12,7 @@ from rft.report.records import FailedTrial, Trial
 from rft.report.rows import Questions, row_names
 from rft.report.wording import shortlist
 
-COSMETIC = frozenset(("seed", "study", "arm", "until", "tracker"))
+COSMETIC = frozenset(("seed", "study", "arm", "until", "tracker", "audit"))
 """Settings that decide no result, or are the seed."""
 LISTED = 5
 

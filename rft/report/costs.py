@@ -10,7 +10,7 @@ from typing import Any
 from rft.budget import RESOURCES, Prices, Usage
 from rft.budget.stages import ran_on_gpu, usage_of
 from rft.report.load import StudyResults, Trial
-from rft.report.provenance import OWN_STAGES, stage_names
+from rft.report.provenance import MEASURING_STAGES, OWN_STAGES, stage_names
 from rft.store import Entry
 
 CHARGED = ("sft", "candidates", "preferences", "reward_model")
@@ -63,7 +63,12 @@ def _arm_seconds(trials: Sequence[Trial], stage: str) -> float | None:
 
 
 def _per_seed(trials: Sequence[Trial], *, own: bool) -> float:
-    total = sum(use.seconds for trial in trials for stage, use in trial.stages.items() if (stage in OWN_STAGES) is own)
+    total = sum(
+        use.seconds
+        for trial in trials
+        for stage, use in trial.stages.items()
+        if (stage in OWN_STAGES) is own and stage not in MEASURING_STAGES
+    )
     return total / len(trials)
 
 

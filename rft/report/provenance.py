@@ -12,9 +12,11 @@ OWN_STAGES = ("policy", "evaluation")
 """What an arm does itself; every other stage is shared by the arms that ask for the same thing."""
 FEEDBACK_STAGES = ("preferences", "reward_model")
 """Shared stages that may differ between arms by intent: arms may learn from different feedback."""
+MEASURING_STAGES = ("audit",)
+"""Shared stages that nothing depends on: they may differ between arms, and no arm is charged for them."""
 DRAWN_STAGES = ("candidates", *FEEDBACK_STAGES)
 """Shared stages that a seed may draw anew."""
-STAGE_ORDER = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
+STAGE_ORDER = ("questions", "sft", "candidates", "preferences", "reward_model", "audit", "policy", "evaluation")
 
 
 def order(stage: str) -> tuple[int, str]:
@@ -37,10 +39,11 @@ def replicated(results: StudyResults, arms: Sequence[str]) -> dict[str, str | No
 
 def _repeats(trials: Sequence[Trial]) -> str | None:
     keys: dict[str, set[str]] = {}
+    unlike = {*OWN_STAGES, *MEASURING_STAGES}
     for trial in trials:
         for stage, use in trial.stages.items():
             keys.setdefault(stage, set()).add(use.key)
-    if any(len(distinct) > 1 for stage, distinct in keys.items() if stage not in OWN_STAGES):
+    if any(len(distinct) > 1 for stage, distinct in keys.items() if stage not in unlike):
         return "pipeline"
     return "policy" if len(trials) > 1 and keys.keys() & set(DRAWN_STAGES) else None
 
@@ -64,7 +67,7 @@ def shared_stages(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
     """
     stages: dict[str, Any] = {}
     for stage in stage_names(results):
-        if stage in OWN_STAGES:
+        if stage in (*OWN_STAGES, *MEASURING_STAGES):
             continue
         uses = [(trial.arm, trial.seed, trial.stages[stage]) for trial in results.trials if stage in trial.stages]
         seeds = {seed for _, seed, _ in uses}

@@ -8,5 +8,7 @@ CHECKPOINTS_FILE = "checkpoints.parquet"
 """Beside them: the rows of the points of training that were tested."""
 ORDERS = ("shown_first", "shown_second")
 """Columns of the labels of a judge that is asked in both orders: P(first is better), shown first and second."""
+AUDIT_FILE = "audit.json"
+"""The figures of the audit of a judge, in its entry."""
 VERDICTS_FILE = "verdicts.sqlite"
 """Beside the stages: what judges answered."""

@@ -42,6 +42,7 @@ VERSIONS = {
     "reward_model": 2,
     "policy": 2,
     "evaluation": 2,
+    "audit": 1,
 }
 STAGES = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
 
@@ -249,6 +250,19 @@ class Pipeline:
 
         return self._stage("reward_model", address, inputs, make)
 
+    @property
+    def judged(self) -> bool:
+        """Whether labels or rewards come from a judge."""
+        return any("judge" in part_class(group, self.cfg[group]).needs for group in ("feedback", "reward"))
+
+    @cached_property
+    def audit(self) -> Entry:
+        """What the judge is worth. Beside the six steps: nothing depends on it."""
+        from rft.study.auditing import plan_audit
+
+        planned = plan_audit(self)
+        return self._stage("audit", planned.address, planned.inputs, planned.make)
+
     @cached_property
     def budget(self) -> Budget:
         """What training may use, and prices."""
@@ -374,4 +388,6 @@ class Pipeline:
             entry = getattr(self, name)
             if entry is None:
                 return None
+            if name == "reward_model" and self.cfg.audit.pairs and self.judged:
+                _ = self.audit
         return entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -78,6 +78,10 @@ class Judge(ABC):
             ValueError: if `pairs` has another shape or type.
             IndexError: if a pair names a row that there is not.
         """
+
+    def asked_again(self, times: int = 1) -> Self:
+        """This judge asked anew, as often as `times` says: itself, unless it keeps answers or draws them."""
+        return self
 
     def write(self, requests: Sequence[str], max_tokens: int) -> tuple[list[str], Work]:
         """The judge's own text in answer to each request, if it is a model that writes."""
