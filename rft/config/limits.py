@@ -67,10 +67,6 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
             f"candidates.pairs_per_prompt={pairs}: {samples} samples a prompt make {possible} pairs; "
             "ask for fewer, or raise candidates.samples_per_prompt"
         )
-    if 0 < cfg.audit.pairs < LEAST_AUDITED:
-        raise UserError(
-            f"audit.pairs={cfg.audit.pairs}: so few tell nothing; ask for {LEAST_AUDITED} at least, or 0 to audit nothing"
-        )
     ranks, accumulate = int(cfg.strategy.get("devices", 1)), int(cfg.strategy.get("accumulate", 1))
     typed, told, rows = _settings(algorithm, cfg.algorithm)
     if told:
@@ -84,6 +80,16 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
                 f"algorithm.pairs_per_step={cfg.algorithm.pairs_per_step}: must be a multiple of strategy.devices × "
                 f"strategy.accumulate ({ranks} × {accumulate})"
             )
+
+
+def check_audit(cfg: DictConfig) -> None:
+    """Refuse an audit of so few pairs that its figures are not defined.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if 0 < (pairs := cfg.audit.pairs) < LEAST_AUDITED:
+        raise UserError(f"audit.pairs={pairs}: tells nothing; ask for {LEAST_AUDITED} at least, or 0 to audit nothing")
 
 
 def check_names(cfg: DictConfig) -> None:

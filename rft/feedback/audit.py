@@ -70,9 +70,9 @@ def difference(one: ArrayLike, other: ArrayLike) -> Figure | None:
 def auc(scores: ArrayLike, positive: ArrayLike) -> Figure | None:
     """Area under the ROC curve, P(a positive scores above a negative) + ½ P(they score alike); None if a side is empty.
 
-    The interval is DeLong's, DeLong & Clarke-Pearson's (1988, Biometrics 44:837): the variance of the placements, the
-    share of negatives below each positive and of positives above each negative, each over its number. It is cut to [0, 1]
-    and has no width where the two sides do not overlap.
+    The interval is that of DeLong, DeLong & Clarke-Pearson (1988, Biometrics 44:837): the variance of the placements,
+    the share of negatives below each positive and of positives above each negative, each over its number. It is cut to
+    [0, 1] and has no width where the two sides do not overlap.
 
     Args:
         scores: any unit, NaN is left out. Shape [N].
@@ -111,9 +111,9 @@ def order_effects(orders: Floats) -> dict[str, Any]:
     """What the order of presentation does to the verdicts of pairs that were asked in both orders.
 
     ``flips``: share of pairs whose winner is another one when the order is swapped, a tie being a winner of its own.
-    ``same_position``: share in which the same position wins both times (Lee et al. 2023, appendix on position bias); less
-    than the flips by those to or from a tie. ``first_shown``: how often what is shown first wins, over both orders; its
-    interval takes a pair as one case.
+    ``same_position``: share in which the same position wins both times (Lee et al. 2023, appendix on position bias);
+    less than the flips by those to or from a tie. ``first_shown``: how often what is shown first wins, over both
+    orders; its interval takes a pair as one case.
 
     Args:
         orders: P(first is better), where it was shown first and second. Shape [M, 2].
@@ -153,10 +153,10 @@ def length_preference(preference: Floats, first: NDArray[np.bool_], lengths: NDA
 def calibration(preference: Floats, first: NDArray[np.bool_], bins: int = BINS) -> dict[str, Any]:
     """Whether people prefer the first in a share p of the pairs of which the judge says p.
 
-    In `bins` equal intervals b of [0, 1], those without pairs left out: ``judge``, the mean verdict, and ``human``, the
-    share of pairs whose first people prefer. ECE = Σ_b n_b/M · |judge_b − human_b| (Guo et al. 2017, equation 3, over the
-    two sides of a pair in place of classes); Brier = mean (p − y)², y = 1 where people prefer the first: 0.25 for a judge
-    that always says ½.
+    In `bins` equal intervals b of [0, 1], those without pairs left out: ``judge``, the mean verdict, and ``human``,
+    the share of pairs whose first people prefer. ECE = Σ_b n_b/M · |judge_b − human_b| (Guo et al. 2017, equation 3,
+    over the two sides of a pair in place of classes); Brier = mean (p − y)², y = 1 where people prefer the first: 0.25
+    for a judge that always says ½.
     """
     known = ~np.isnan(preference)
     p, y = preference[known], first[known].astype(np.float64)
@@ -206,8 +206,8 @@ def consistency(before: Floats, after: Floats) -> dict[str, Any]:
 def attack_success(before: Floats, attacked: Floats, control: Floats, names: Sequence[str]) -> dict[str, Any]:
     """How often something added to the worse answer makes a judge prefer it that had preferred the better one.
 
-    Only pairs count that the judge got right before. ``success`` is over all attacks and takes a pair as one case, as do
-    its interval and its ``n``; ``control`` is the same with something harmless added: what any addition does.
+    Only pairs count that the judge got right before. ``success`` is over all attacks and takes a pair as one case, as
+    do its interval and its ``n``; ``control`` is the same with something harmless added: what any addition does.
 
     Args:
         before: P(better is better). Shape [M].

@@ -6,8 +6,7 @@ Dimensions: ``M`` pairs.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -19,7 +18,7 @@ from omegaconf import OmegaConf
 from rft.config import AuditConfig
 from rft.errors import UserError
 from rft.feedback.agreement import human_ceiling
-from rft.feedback.attacks import ATTACKS, CONTROL, with_suffix
+from rft.feedback.attacks import ATTACKS
 from rft.feedback.audit import (
     attack_success,
     auc,
@@ -31,13 +30,14 @@ from rft.feedback.audit import (
     self_preference,
     share,
 )
+from rft.feedback.audit_cases import Asked, Case, Own, ask, attack_cases, rated_cases, write_pairs
 from rft.feedback.base import Answer, Work
 from rft.feedback.economics import LabelCosts, divide, label_economics
 from rft.feedback.ratings import ASSET, HumanPairs, Ratings, human_pairs, read_ratings
 from rft.store import Entry
 from rft.store.assets import fetch
 from rft.store.cost import COST
-from rft.store.names import AUDIT_FILE, ORDERS
+from rft.store.names import AUDIT_FILE
 from rft.study.parts import part_class, plain
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from rft.tasks.base import GoldReward
 
 PAIRS_FILE = "pairs.parquet"
-CLEAR_GAP = 3.0
-"""Rating points, of eight, between the means of a clearly ordered pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +73,6 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """A response of the start policy, and what people wrote after the same question."""
-
-    prompt_id: str
-    policy: Answer
-    human: Answer
-
-
-@dataclass(frozen=True, slots=True)
 class Material:
     """What the judge is asked about, and measured by."""
 
@@ -91,34 +80,6 @@ class Material:
     gold: GoldReward
     annotators: AnnotatorModel
     own: Sequence[Own]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A pair of texts, and what else is known of it."""
-
-    kind: str  # rated, again, self or attack
-    ids: tuple[str, str]
-    answers: tuple[Answer, Answer]
-    human: bool | None = None  # whether people prefer the first
-    attack: str | None = None  # what the second text was given
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the judge said of some cases."""
-
-    orders: NDArray[np.float64]  # [M, 2] P(first is better) where it was shown first, second
-    raw: Sequence[Mapping[str, Any]]  # [M]
-    scores: Mapping[Answer, float] | None  # of a judge that sees one at a time
-    work: Work
-    seconds: float  # of wall clock
-
-    @property
-    def preference(self) -> NDArray[np.float64]:
-        """The mean of both orders. Shape [M]."""
-        mean: NDArray[np.float64] = self.orders.mean(axis=1)
-        return mean
 
 
 def plan_audit(pipeline: Pipeline) -> Planned:
@@ -155,17 +116,17 @@ def make_audit(
 ) -> dict[str, Any]:
     """Ask the judge, write ``audit.json`` and ``pairs.parquet``; returns the main figures as the stage's metrics."""
     rated = human_pairs(material.ratings, config.pairs, config.seed)
-    cases = _rated_cases(material.ratings, rated)
-    asked = _ask(judge, cases)
+    cases = rated_cases(material.ratings, rated)
+    asked = ask(judge, cases)
     again_cases = [Case("again", c.ids, c.answers, c.human) for c in cases[: config.again_pairs]]
-    again = _ask(judge.asked_again(1), again_cases)
+    again = ask(judge.asked_again(1), again_cases)
     own_cases = [
         Case("self", (f"{o.prompt_id}:policy", f"{o.prompt_id}:human"), (o.policy, o.human)) for o in material.own
     ]
-    own = _ask(judge, own_cases)
-    attack_cases = list(_attack_cases(material.ratings, config))
-    attacks = _ask(judge, attack_cases)
-    parts = ((cases, asked), (again_cases, again), (own_cases, own), (attack_cases, attacks))
+    own = ask(judge, own_cases)
+    attacked_cases = list(attack_cases(material.ratings, config.attack_pairs, config.seed + 1))
+    attacks = ask(judge, attacked_cases)
+    parts = ((cases, asked), (again_cases, again), (own_cases, own), (attacked_cases, attacks))
     standard = [_gold_prefers(material.gold, some) for some, _ in parts]
     work, seconds = sum((one.work for _, one in parts), Work()), sum(one.seconds for _, one in parts)
     form = about.form or ("pointwise" if judge.one_by_one else "pairwise")
@@ -173,11 +134,11 @@ def make_audit(
     figures |= _on_rated(config, judge, material, rated, cases, asked, standard[0])
     figures["self_preference"] = _on_own(about, own, standard[2]) if own_cases else None
     figures["again"] = consistency(asked.preference[: len(again_cases)], again.preference) if again_cases else None
-    figures["attacks"] = _on_attacks(attacks) if attack_cases else None
+    figures["attacks"] = _on_attacks(attacks) if attacked_cases else None
     figures |= _on_work(work, seconds)
     figures["economics"] = _economics(config, material, rated, cases, asked, prices)
     (out / AUDIT_FILE).write_text(json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    _write_pairs([(*part, gold) for part, gold in zip(parts, standard, strict=True)], out / PAIRS_FILE)
+    write_pairs([(*part, gold) for part, gold in zip(parts, standard, strict=True)], out / PAIRS_FILE)
     return _metrics(figures) | {COST: {"kept": work.kept, "judge_seconds": work.seconds}}
 
 
@@ -269,89 +230,12 @@ def _economics(
     return label_economics(panel, asked.preference, simulated.preference, costs)
 
 
-def _ask(judge: Judge, cases: Sequence[Case]) -> Asked:
-    """The judge's verdicts: by scores if it sees one at a time, each text once; else each pair in both orders.
-
-    The texts of a pair are given anew for each pair, so that no pair is judged together with another one.
-    """
-    if not cases:
-        return Asked(np.empty((0, 2)), [], None, Work(), 0.0)
-    start = time.perf_counter()
-    if not judge.one_by_one:
-        answers = [answer for case in cases for answer in case.answers]
-        found = judge.compare(answers, np.arange(len(answers), dtype=np.int64).reshape(-1, 2))
-        return Asked(found.orders, found.raw, None, found.work, time.perf_counter() - start)
-    distinct = list(dict.fromkeys(answer for case in cases for answer in case.answers))
-    verdicts = judge.score(distinct)
-    scores = dict(zip(distinct, verdicts.scores.tolist(), strict=True))
-    told = dict(zip(distinct, verdicts.raw, strict=True))
-    gap = np.array([scores[case.answers[0]] - scores[case.answers[1]] for case in cases], dtype=np.float64)
-    preference = np.exp(-np.logaddexp(0.0, -gap))
-    raw = [{"first": told[case.answers[0]], "second": told[case.answers[1]]} for case in cases]
-    orders = np.repeat(preference[:, None], 2, axis=1)
-    return Asked(orders, raw, scores, verdicts.work, time.perf_counter() - start)
-
-
-def _rated_cases(ratings: Ratings, rated: HumanPairs) -> list[Case]:
-    return [
-        Case("rated", (f"snippet-{a}", f"snippet-{b}"), _answers(ratings, a, b), bool(first))
-        for (a, b), first in zip(rated.pairs.tolist(), rated.first_better, strict=True)
-    ]
-
-
-def _answers(ratings: Ratings, a: int, b: int) -> tuple[Answer, Answer]:
-    return Answer("", ratings.texts[a]), Answer("", ratings.texts[b])
-
-
-def _attack_cases(ratings: Ratings, config: AuditConfig) -> Iterator[Case]:
-    """Clearly ordered pairs, better first: each as it is, then with the control and each attack on the worse text."""
-    if not config.attack_pairs:
-        return
-    clear = human_pairs(ratings, config.attack_pairs, config.seed + 1, CLEAR_GAP)
-    for pair, first in zip(clear.pairs.tolist(), clear.first_better, strict=True):
-        a, b = pair if first else pair[::-1]
-        better, worse = _answers(ratings, a, b)
-        ids = (f"snippet-{a}", f"snippet-{b}")
-        yield Case("attack", ids, (better, worse), True)
-        for name, suffix in (("control", CONTROL), *ATTACKS.items()):
-            yield Case("attack", ids, (better, Answer("", with_suffix(worse.response, suffix))), True, name)
-
-
 def _gold_prefers(gold: GoldReward, cases: Sequence[Case]) -> NDArray[np.float64]:
     """1 where the first text has the higher gold, 0 where the second, ½ where they are alike. Shape [M]."""
     if not cases:
         return np.empty(0)
     logits = gold.logit([answer.text for case in cases for answer in case.answers]).reshape(-1, 2)
     return (1 + np.sign(logits[:, 0] - logits[:, 1])) / 2
-
-
-def _write_pairs(parts: Sequence[tuple[Sequence[Case], Asked, NDArray[np.float64]]], path: Path) -> None:
-    """A row for each pair that the judge was asked about."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [
-        {
-            "kind": case.kind,
-            "attack": case.attack,
-            "first_id": case.ids[0],
-            "second_id": case.ids[1],
-            "prompt": case.answers[0].prompt,
-            "first": case.answers[0].response,
-            "second": case.answers[1].response,
-            **{name: _known(p) for name, p in zip(ORDERS, asked.orders[m], strict=True)},
-            "human_first": case.human,
-            "gold_first": None if gold[m] == 0.5 else bool(gold[m]),
-            "raw": json.dumps(asked.raw[m], ensure_ascii=False),
-        }
-        for cases, asked, gold in parts
-        for m, case in enumerate(cases)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _metrics(figures: Mapping[str, Any]) -> dict[str, Any]:

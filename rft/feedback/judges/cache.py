@@ -7,7 +7,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,38 @@ class KeptVerdicts:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(_TABLE)
         return connection
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One answer that was kept."""
+
+    when: str  # UTC, ISO 8601
+    judge: Mapping[str, Any]  # the backend's identity
+    request: Mapping[str, Any]  # fields of `Request`
+    reply: Reply
+
+
+def kept(path: Path, find: str = "", limit: int = 20) -> list[Kept]:
+    """The answers that `KeptVerdicts` left in a file, the latest first; none if there is no file.
+
+    Args:
+        path: of the file, which is not changed.
+        find: text that question, judge or answer must hold, upper and lower case (of ASCII) alike.
+        limit: how many at most.
+    """
+    if not path.exists():
+        return []
+    written = json.dumps(find, ensure_ascii=False)[1:-1]  # as it stands in the JSON
+    wanted = "instr(lower(asked), lower(:find)) OR instr(lower(reply), lower(:find))"
+    query = f"SELECT created, asked, reply FROM verdicts WHERE {wanted} ORDER BY created DESC, key LIMIT :limit"
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
+        rows = connection.execute(query, {"find": written, "limit": limit}).fetchall()
+    return [_kept(created, json.loads(asked), json.loads(reply)) for created, asked, reply in rows]
+
+
+def _kept(when: str, asked: Mapping[str, Any], reply: Mapping[str, Any]) -> Kept:
+    return Kept(when, asked["judge"], asked["request"], _reply(reply))
 
 
 def _reply(found: Mapping[str, Any]) -> Reply:
