@@ -11,6 +11,7 @@ from rft.config.overrides import quoted
 from rft.config.ranges import number
 from rft.config.schemas import (
     SPLITS,
+    AuditConfig,
     CandidatesConfig,
     EvaluationConfig,
     GroupConfig,
@@ -23,6 +24,7 @@ from rft.config.search import choice, integers, loguniform, searched, uniform
 
 __all__ = [
     "SPLITS",
+    "AuditConfig",
     "CandidatesConfig",
     "EvaluationConfig",
     "GroupConfig",

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rft.config.build import split_target
 from rft.config.extract import config_class, structured
 from rft.config.files import not_yaml, read_option
-from rft.config.limits import check_conflict, check_fit, check_names, check_ranges
+from rft.config.limits import check_audit, check_conflict, check_fit, check_names, check_ranges
 from rft.config.options import (
     GROUPS,
     NOBODY,
@@ -64,7 +64,7 @@ def _arm(algorithm: str) -> str:
     # A sweep writes 3e-3 as 0.003, and the order of overrides means nothing: neither makes another arm.
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
         key, value = override.key_or_group, override.value()
-        if key not in _COSMETIC and not key.startswith(("tracker", "strategy.threads", "eval_judge")):
+        if key not in _COSMETIC and not key.startswith(("tracker", "strategy.threads", "eval_judge", "audit.")):
             kept.append(f"{key.removeprefix('algorithm.')}={value}")
     name = re.sub(r"[^\w.,=+-]", "_", "-".join([algorithm, *sorted(kept)]))
     if len(name) <= LONGEST_ARM:
@@ -206,6 +206,7 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         check_names(merged)
         for group in (group for group in classes if group != "algorithm"):  # an algorithm's is told by check_fit
             check_conflict(group, classes[group], merged[group])
+        check_audit(merged)
         check_fit(merged, classes["algorithm"])
         search_space(classes["algorithm"])
     except OmegaConfBaseException as error:

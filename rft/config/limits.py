@@ -12,6 +12,9 @@ from rft.config.ranges import out_of_range
 from rft.config.schemas import SPLITS, OnPolicyConfig, PreferenceConfig
 from rft.errors import UserError, nearest
 
+LEAST_AUDITED = 10
+"""Pairs of an audit: fewer may leave a figure undefined, and say nothing."""
+
 
 def check_ranges(config: type[Any], node: DictConfig, where: str) -> None:
     """Refuse a value that is out of the range its field declares, in the node or in a dataclass anywhere below it.
@@ -106,6 +109,16 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
                 f"algorithm.pairs_per_step={cfg.algorithm.pairs_per_step}: must be a multiple of strategy.devices × "
                 f"strategy.accumulate ({ranks} × {accumulate})"
             )
+
+
+def check_audit(cfg: DictConfig) -> None:
+    """Refuse an audit of so few pairs that its figures are not defined.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if 0 < (pairs := cfg.audit.pairs) < LEAST_AUDITED:
+        raise UserError(f"audit.pairs={pairs}: tells nothing; ask for {LEAST_AUDITED} at least, or 0 to audit nothing")
 
 
 def check_names(cfg: DictConfig) -> None:

@@ -168,6 +168,22 @@ class EvaluationConfig:
 
 
 @dataclass
+class AuditConfig:
+    """The audit of the judge, where labels or rewards come from one. It measures; nothing else depends on it."""
+
+    pairs: int = number(400, at_least=0)
+    """Pairs of snippets that people rated; 0 audits nothing. With the default few-shot judge a minute on two cores."""
+    attack_pairs: int = number(30, at_least=0)
+    """Clearly ordered pairs whose worse text is given each of the attacks; 0: none."""
+    again_pairs: int = number(50, at_least=0)
+    """Of the pairs, those that are asked a second time, at most `pairs`; 0: none."""
+    self_pairs: int = number(100, at_least=0)
+    """Training questions at most whose first candidate stands against what people wrote there; 0: none."""
+    seed: int = number(0, at_least=0)
+    """Draws pairs, questions and the division of the raters."""
+
+
+@dataclass
 class RunConfig:
     """One trial: what `rft run` composes."""
 
@@ -187,6 +203,7 @@ class RunConfig:
     sft: SFTConfig = field(default_factory=SFTConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     study: str = "scratch"
     """The study that the trial belongs to; its folder under runs/."""
     arm: str = "${rft_arm:${algorithm.name}}"

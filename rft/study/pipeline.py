@@ -38,6 +38,7 @@ VERSIONS = {
     "reward_model": 2,
     "policy": 2,
     "evaluation": 2,
+    "audit": 1,
 }
 STAGES = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
 
@@ -155,6 +156,19 @@ class Pipeline(Chosen):
             return make_reward_model(self.cfg.reward, self.lora, inputs, self.strategy, out, self._runtime(inputs))
 
         return self._stage("reward_model", address, inputs, make)
+
+    @property
+    def judged(self) -> bool:
+        """Whether labels or rewards come from a judge."""
+        return any("judge" in part_class(group, self.cfg[group]).needs for group in ("feedback", "reward"))
+
+    @cached_property
+    def audit(self) -> Entry:
+        """What the judge is worth. Beside the six steps: nothing depends on it."""
+        from rft.study.auditing import plan_audit
+
+        planned = plan_audit(self)
+        return self._stage("audit", planned.address, planned.inputs, planned.make)
 
     @cached_property
     def budget(self) -> Budget:
@@ -297,11 +311,13 @@ class Pipeline(Chosen):
         _ = (self.algorithm_class, self.strategy, self.task)
         require_scoring_judge(self.cfg)
         refuse_own_judge(self.cfg)
-        if "judge" in part_class("feedback", self.cfg.feedback).needs | part_class("reward", self.cfg.reward).needs:
+        if self.judged:
             _ = self.judge.entries
         entry: Entry | None = None
         for name in STAGES[: STAGES.index(until) + 1]:
             entry = getattr(self, name)
             if entry is None:
                 return None
+            if name == "reward_model" and self.cfg.audit.pairs and self.judged:
+                _ = self.audit
         return entry

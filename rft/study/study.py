@@ -113,7 +113,7 @@ class Plan:
 SETTINGS = frozenset(RunConfig.__dataclass_fields__) - {"study", "arm", "seed", "replicate", "until"}
 """Groups and sections of a run's settings."""
 START = ("task", "model", "sft", "candidates", "strategy")
-FEEDBACK = ("feedback", "judge", "reward")
+FEEDBACK = ("feedback", "judge", "reward", "audit")
 
 
 def plain_node(node: DictConfig) -> dict[str, Any]:

@@ -128,6 +128,18 @@ class Task(ABC):
             UserError: if the data cannot give what the config asks for.
         """
 
+    def continuations(self, questions: Path, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, str]:
+        """What people wrote after each question, where that is known: response by prompt_id; nothing by default.
+
+        As long as a response may be, and cut as demonstrations are. The audit of a judge sets them against the policy's
+        own responses.
+
+        Args:
+            questions: the folder of the stage ``questions``.
+            tokenizer: that the questions were made with.
+        """
+        return {}
+
     @abstractmethod
     def fit_gold(self, out: Path) -> dict[str, Json]:
         """Fit the gold reward on texts that no prompt comes from, write it into `out`; returns metrics."""

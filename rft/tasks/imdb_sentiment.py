@@ -23,7 +23,7 @@ from rft.store.assets import asset_key, fetch, find_asset
 from rft.tasks.base import SPLITS, Example, Prompt, Task
 from rft.tasks.prompt_file import read_prompt_file
 from rft.tasks.reviews import Review, balanced_order, check_disjoint, load_reviews, review_id
-from rft.tasks.tables import write_questions, write_sft
+from rft.tasks.tables import read_questions, write_questions, write_sft
 from rft.tasks.tfidf import TfidfGold
 
 if TYPE_CHECKING:
@@ -129,6 +129,18 @@ class ImdbSentiment(Task):
         write_questions(prompts, out / "questions.parquet")
         write_sft(examples, out / "sft.parquet")
         return _metrics(prompts, examples, cutter.eos)
+
+    def continuations(self, questions: Path, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, str]:
+        """See the base class. The review goes on to its next sentence end; none for questions from a file."""
+        cutter, width = _Cutter(self.config, tokenizer), self.config.prompt_tokens
+        texts = {review.review_id: review for review in self._reviews}
+        found: dict[str, str] = {}
+        for prompt in read_questions(questions / "questions.parquet"):
+            review = texts.get(prompt.review_id)
+            ids = cutter.example(review) if review is not None else None
+            if ids is not None and ids[:width] == prompt.token_ids:
+                found[prompt.prompt_id] = cutter.decode([token for token in ids[width:] if token != cutter.eos])
+        return found
 
     def fit_gold(self, out: Path) -> dict[str, Json]:
         """See the base class. Accuracies are shares of right signs of the logit on held-out reviews."""

@@ -208,6 +208,18 @@ class TestQuestions:
         with pytest.raises(UserError, match="no EOS"):
             planted(default_reviews()).build_questions(tokenizer, tmp_path)
 
+    @pytest.mark.parametrize("ending", [" is fine. And", " goes on and on"])
+    def test_continuations_are_what_the_reviews_go_on_with(self, ending: str, tmp_path: Path) -> None:
+        """To the sentence end, or as long as a response may be; questions that come from no review have none."""
+        task, tokenizer = planted(default_reviews((ending,))), bytewise()
+        prompts, _, _ = build(task, tokenizer, tmp_path)
+        found = task.continuations(tmp_path, tokenizer)
+        wanted = ending.partition(" And")[0][: SMALL.response_tokens]
+        assert found == dict.fromkeys((prompt.prompt_id for prompt in prompts), wanted)
+        strangers = [replace(prompt, review_id="file-0") for prompt in prompts[:1]]
+        write_questions([*strangers, *prompts[1:]], tmp_path / "questions.parquet")
+        assert set(found) - set(task.continuations(tmp_path, tokenizer)) == {prompts[0].prompt_id}
+
 
 class TestReach:
     @pytest.mark.parametrize(

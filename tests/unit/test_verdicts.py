@@ -64,7 +64,7 @@ def test_all_rows_can_be_read(tmp_path: Path) -> None:
     half = Reply("half a character \ud83d", None, 3, 4, 0.5)
     kept.keep(IDENTITY, REQUEST, REPLY)
     KeptVerdicts(kept.path, {}).keep({"backend": "b"}, second, half)
-    first, last = kept.rows()
+    last, first = kept.rows()
     assert (first.known, first.judge, first.request, first.reply) == ({"model": "digest"}, IDENTITY, REQUEST, REPLY)
     assert (last.known, last.request, last.reply) == ({}, second, half)
     assert first.created <= last.created

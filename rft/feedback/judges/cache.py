@@ -27,6 +27,9 @@ _TABLE = """CREATE TABLE verdicts (
     reply TEXT NOT NULL,       -- as JSON
     created TEXT NOT NULL      -- UTC
 ) WITHOUT ROWID"""
+_ROWS = """SELECT asked, reply, created FROM verdicts
+    WHERE instr(lower(asked), lower(:find)) OR instr(lower(reply), lower(:find))
+    ORDER BY created DESC, key LIMIT :limit"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,12 @@ class KeptVerdicts:
         with self._told(), closing(self._open_to_write()) as connection:
             connection.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", [_encodable(one) for one in row])
 
-    def rows(self) -> Iterator[Kept]:
-        """All that is kept, whoever asked, the oldest first; of other judges too.
+    def rows(self, find: str = "", limit: int | None = None) -> Iterator[Kept]:
+        """What is kept, whoever asked, the latest first; of other judges too.
+
+        Args:
+            find: text that question, judge or answer must hold, upper and lower case (of ASCII) alike.
+            limit: how many at most; all if None.
 
         Raises:
             UserError: if the file is none of kept verdicts, or cannot be read.
@@ -86,9 +93,9 @@ class KeptVerdicts:
         if not self.path.exists():
             return
         with self._told(), closing(self._open_to_read()) as connection:
-            for asked, reply, created in connection.execute(
-                "SELECT asked, reply, created FROM verdicts ORDER BY created, key"
-            ):
+            # As it stands in the JSON; a negative limit is none.
+            wanted = {"find": json.dumps(find, ensure_ascii=False)[1:-1], "limit": -1 if limit is None else limit}
+            for asked, reply, created in connection.execute(_ROWS, wanted):
                 whole = json.loads(asked)
                 judge, request = whole.pop("judge"), whole.pop("request")
                 yield Kept(whole, judge, _request(request), _reply(json.loads(reply)), created)

@@ -1,0 +1,144 @@
+"""``rft judge``: what a judge is worth, and what it answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rft.cli.store import console
+
+if TYPE_CHECKING:
+    from rft.feedback.judges.request import Reply, Request
+
+LONGEST = 300  # characters of a question or an answer in the table
+
+app = typer.Typer(name="judge", no_args_is_help=True, help="Audit judges, and read what they answered.")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def audit(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="As for rft run; judge=a,b audits both.", metavar="[KEY=VALUE]...")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for audits.json and audits.md.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, a list of audits, in place of the table.")
+    ] = False,
+) -> None:
+    """Measure a judge: agreement with people and with the gold reward, biases, consistency, attacks, cost.
+
+    The same audit is part of every trial whose labels or rewards come from a judge. Here it leaves out what the judge
+    thinks of its own policy's answers, which needs a start policy and its candidates: audit.self_pairs=100 asks for it.
+
+    Examples:
+      rft judge audit
+
+      rft judge audit judge=few_shot model=tiny audit.pairs=50
+
+      rft judge audit audit.self_pairs=100 --out results
+    """
+    from rft.cli.judge_table import markdown, table
+
+    audits = _audits(overrides or [])
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "audits.json").write_text(_as_json(audits), encoding="utf-8")
+        (out / "audits.md").write_text(markdown(audits), encoding="utf-8")
+    if as_json:
+        typer.echo(_as_json(audits))
+        return
+    console().print(table(audits))
+    if out is not None:
+        typer.echo(f"written: {out / 'audits.json'}, {out / 'audits.md'}")
+
+
+@app.command()
+def verdicts(
+    find: Annotated[str, typer.Option(help="Text that the question, the judge or the answer must hold.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, the latest first.")] = 20,
+) -> None:
+    """Show raw answers that judges gave, with the questions, from the store.
+
+    Those are there of judges that keep their answers; what the few-shot judge said is in the stages that asked it.
+
+    Examples:
+      rft judge verdicts
+
+      rft judge verdicts --find "ending" --limit 5
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from rft.feedback.judges.cache import KeptVerdicts
+    from rft.store import Store
+    from rft.store.names import VERDICTS_FILE
+
+    path = Store.default().root / VERDICTS_FILE
+    rows = list(KeptVerdicts(path, {}).rows(find, limit))
+    if not rows:
+        holding = f" that hold {find!r}" if find else ""
+        typer.echo(f"No answers{holding} are kept in {path}.")
+        return
+    shown = Table(box=None, header_style="bold")
+    for name in ("when", "judge"):
+        shown.add_column(name, overflow="fold", max_width=24)
+    for name in ("question", "answer"):
+        shown.add_column(name, overflow="fold")
+    for row in rows:
+        judge = str(row.judge.get("model") or json.dumps(dict(row.judge), ensure_ascii=False))
+        cells = (row.created[:19], judge, _question(row.request), _answer(row.request, row.reply))
+        shown.add_row(*(Text(_printable(cell)) for cell in cells))
+    console().print(shown)
+
+
+def _audits(overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """The audit of each configuration that the overrides make, in their order."""
+    from rft.config import compose, expand_sweep
+
+    # The policy and its tracker are no matter; what the user sets comes last and wins.
+    own = ["tracker=none", "audit.self_pairs=0"]
+    runs = [[*own, *one] for one in expand_sweep(list(overrides))]
+    configs = [compose(run) for run in runs]  # whatever is wrong with any is said before anything is asked
+    from rft.runtime import prepare_process
+
+    prepare_process()
+    return [_audit(cfg) for cfg in configs]
+
+
+def _audit(cfg: Any) -> dict[str, Any]:
+    import tempfile
+
+    from rft.store import Store
+    from rft.store.names import AUDIT_FILE
+    from rft.study.pipeline import Pipeline
+
+    with tempfile.TemporaryDirectory() as folder:
+        entry = Pipeline(cfg, Store.default(), Path(folder)).audit
+    found: dict[str, Any] = json.loads((entry.path / AUDIT_FILE).read_text(encoding="utf-8"))
+    return found
+
+
+def _as_json(audits: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(audits, indent=1, ensure_ascii=False)
+
+
+def _question(request: Request) -> str:
+    """The last turn: those before it are the same for every question."""
+    return request.messages[-1]["content"] if request.messages else ""
+
+
+def _answer(request: Request, reply: Reply) -> str:
+    if reply.logprobs is None:
+        return reply.text
+    return "  ".join(f"{name}: {value:.2f}" for name, value in zip(request.options, reply.logprobs, strict=True))
+
+
+def _printable(text: str) -> str:
+    """Cut in the middle if it is long, without control characters: they would steer the terminal."""
+    plain = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    half = LONGEST // 2
+    return plain if len(plain) <= LONGEST else f"{plain[:half]} … {plain[-half:]}"
