@@ -35,7 +35,7 @@ from rft.config.options import (
 )
 from rft.config.paths import conf_dir
 from rft.config.plugins import plugins
-from rft.config.schemas import RunConfig
+from rft.config.schemas import REQUIRES, RunConfig
 from rft.config.search import search_space
 from rft.config.source import SCHEME, SchemaSource
 from rft.errors import UserError, nearest
@@ -161,18 +161,26 @@ def _check_group(group: str, node: Any) -> type[Any]:
     return declared
 
 
-def _check_feedback(cfg: DictConfig) -> None:
-    """Refuse another feedback than the algorithm's name stands for, by the classes that the options name."""
-    needed, target = cfg.algorithm.requires_feedback, str(cfg.feedback["_target_"])
-    if needed is None:
-        return
-    files = {path.stem: path for group, path in option_files() if group == "feedback"}
+def _check_required(cfg: DictConfig) -> None:
+    """Refuse other options than the algorithm's name stands for, by its fields ``requires_GROUP``."""
+    for field in map(str, cfg.algorithm):
+        needed = cfg.algorithm[field] if field.startswith(REQUIRES) else None
+        if needed is not None:
+            _check_option(cfg, field.removeprefix(REQUIRES), str(needed))
+
+
+def _check_option(cfg: DictConfig, group: str, needed: str) -> None:
+    """Refuse another option of a group than a certain one, by the classes that the options name."""
+    if group not in GROUPS:
+        raise UserError(f"algorithm.{REQUIRES}{group}: there is no group {group}; {nearest(group, GROUPS)}")
+    target = str(cfg[group]["_target_"])
+    files = {path.stem: path for of, path in option_files() if of == group}
     options = {
         name: (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("_target_") for name, path in files.items()
     }
     if options.get(needed) != target:
         given = next((name for name, other in options.items() if other == target), target)
-        raise UserError(f"feedback={given}: algorithm={cfg.algorithm.name} means feedback={needed}; leave it out")
+        raise UserError(f"{group}={given}: algorithm={cfg.algorithm.name} means {group}={needed}; leave it out")
 
 
 def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -188,7 +196,7 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         for missing in sorted(OmegaConf.missing_keys(merged) - set(GROUPS)):
             raise UserError(f"{missing}: has no value; give one as {missing}=…")
         classes = {group: _check_group(group, merged[group]) for group in GROUPS}
-        _check_feedback(merged)
+        _check_required(merged)
         OmegaConf.to_container(merged, resolve=True)
         check_ranges(RunConfig, merged, "")
         check_names(merged)

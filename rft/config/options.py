@@ -24,7 +24,19 @@ from rft.config.paths import conf_dir
 from rft.config.plugins import Plugin, parse, plugins
 from rft.errors import UserError
 
-GROUPS = ("task", "model", "feedback", "judge", "reward", "algorithm", "strategy", "tracker", "budget", "sweep")
+GROUPS = (
+    "task",
+    "model",
+    "start",
+    "feedback",
+    "judge",
+    "reward",
+    "algorithm",
+    "strategy",
+    "tracker",
+    "budget",
+    "sweep",
+)
 _TOLD = "RFT_PLUGIN_WARNINGS"  # the processes of a sweep inherit what has been told
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -41,6 +41,12 @@ class Work:
     seconds: float = 0.0  # from question to answer, summed over questions
     money: float | None = None  # what an endpoint asks for it; None: tokens by the budget's price list
 
+    @property
+    def usage(self) -> Usage:
+        """What it cost: money if an endpoint asked for some, else tokens."""
+        tokens = 0 if self.money is not None else self.read + self.written
+        return Usage(judge_tokens=tokens, judge_money=self.money or 0.0)
+
     def __add__(self, other: Work) -> Work:
         paid = [one.money for one in (self, other) if one.money is not None]
         return Work(
@@ -69,11 +75,7 @@ class Labels:
     @property
     def usage(self) -> Usage:
         """What the labels cost."""
-        paid = self.work.money
-        tokens = 0 if paid is not None else self.work.read + self.work.written
-        return Usage(
-            labels=len(self.preference), human_labels=self.human_labels, judge_tokens=tokens, judge_money=paid or 0.0
-        )
+        return replace(self.work.usage, labels=len(self.preference), human_labels=self.human_labels)
 
 
 class Feedback(ABC):

@@ -26,6 +26,7 @@ from rft.study.diverged import diverges_once
 from rft.study.parts import part_class, plain, settings_of, version_of
 from rft.study.replicate import with_own_draws
 from rft.study.room import require_room
+from rft.study.start import refuse_start, start_stage
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -38,12 +39,13 @@ if TYPE_CHECKING:
 VERSIONS = {
     "sft": 2,
     "candidates": 2,
+    "revisions": 1,
     "preferences": 2,
     "reward_model": 2,
     "policy": 2,
     "evaluation": 2,
 }
-STAGES = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
+STAGES = ("questions", "sft", "candidates", "revisions", "preferences", "reward_model", "policy", "evaluation")
 
 
 class Pipeline:
@@ -180,6 +182,12 @@ class Pipeline:
         return self._stage("candidates", address, {"sft": self.sft, "questions": self.questions}, make)
 
     @cached_property
+    def revisions(self) -> Entry | None:
+        """The policy that training begins from, if `start` makes another than the SFT policy."""
+        asked = start_stage(self)
+        return None if asked is None else self._stage("revisions", *asked)
+
+    @cached_property
     def annotators(self) -> Entry:
         """The simulated annotators, fitted to the real human ratings."""
         from rft.feedback.annotators import annotators_entry
@@ -268,8 +276,10 @@ class Pipeline:
     def charged(self) -> list[Entry]:
         """The shared stages that the policy depends on."""
         found, inputs = [self.sft], self._policy_inputs()
-        if {"preferences", "reward_model"} & set(inputs):
-            found += [self.candidates, self.preferences]
+        labelled = bool({"preferences", "reward_model"} & set(inputs))
+        found += [self.candidates] if labelled or "revisions" in inputs else []
+        found += [inputs["revisions"]] if "revisions" in inputs else []
+        found += [self.preferences] if labelled else []
         return [*found, self.reward_model] if "reward_model" in inputs else found
 
     def _policy_inputs(self) -> dict[str, Entry]:
@@ -281,7 +291,7 @@ class Pipeline:
             inputs |= {"candidates": self.candidates, "preferences": self.preferences}
         if {"reward", "value"} & needs:
             inputs["reward_model"] = self.reward_model
-        return inputs
+        return inputs if self.revisions is None else inputs | {"revisions": self.revisions}
 
     @cached_property
     def policy(self) -> Entry | None:
@@ -373,6 +383,7 @@ class Pipeline:
         """
         if until not in STAGES:
             raise UserError(f"until={until}: no such stage; valid are {', '.join(STAGES)}")
+        refuse_start(self.cfg, until)
         _ = (
             self.algorithm_class,
             self.strategy,
@@ -380,7 +391,8 @@ class Pipeline:
         )  # whatever is wrong with them is said before anything is fetched
         entry: Entry | None = None
         for name in STAGES[: STAGES.index(until) + 1]:
-            entry = getattr(self, name)
-            if entry is None:
+            found = getattr(self, name)
+            if found is None and name != "revisions":
                 return None
+            entry = found or entry
         return entry

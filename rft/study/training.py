@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rft.algorithms.base import Algorithm
 from rft.budget import USAGE, Meter, Usage
@@ -211,6 +211,8 @@ def train_policy(
     quiet()
     roles, trained = roles_of(algorithm_class, target_class(reward_node))
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, roles, trained, seed)
+    if "revisions" in inputs:  # another start; the reference stays the SFT policy
+        backbone.load_role(Role.policy, load_file(inputs["revisions"].path / "policy.safetensors"))
     reward = load_reward(inputs["reward_model"].path, reward_node, backbone) if "reward_model" in inputs else None
     if reward is not None and Role.critic in roles:
         reward.start_critic()
