@@ -34,6 +34,7 @@ STAGE_TITLES = {
     "questions": "practice questions",
     "sft": "start policy",
     "candidates": "answers to label",
+    "revisions": "revised start",
     "preferences": "feedback",
     "reward_model": "reward model",
     "policy": "improvement",
