@@ -37,7 +37,7 @@ from rft.config.options import (
 )
 from rft.config.paths import conf_dir
 from rft.config.plugins import plugins
-from rft.config.schemas import RunConfig
+from rft.config.schemas import REQUIRES, RunConfig
 from rft.config.search import search_space
 from rft.config.source import SCHEME, SchemaSource
 from rft.errors import UserError, nearest
@@ -168,10 +168,18 @@ def _check_group(group: str, node: Any) -> type[Any]:
     return declared
 
 
-def _check_meant(cfg: DictConfig, group: str, needed: str | None) -> None:
-    """Refuse another option of a group than the algorithm's name stands for, by the classes that the options name."""
-    if needed is None:
-        return
+def _check_required(cfg: DictConfig) -> None:
+    """Refuse other options than the algorithm's name stands for, by its fields ``requires_GROUP``."""
+    for field in map(str, cfg.algorithm):
+        needed = cfg.algorithm[field] if field.startswith(REQUIRES) else None
+        if needed is not None:
+            _check_option(cfg, field.removeprefix(REQUIRES), str(needed))
+
+
+def _check_option(cfg: DictConfig, group: str, needed: str) -> None:
+    """Refuse another option of a group than a certain one, by the classes that the options name."""
+    if group not in GROUPS:
+        raise UserError(f"algorithm.{REQUIRES}{group}: there is no group {group}; {nearest(group, GROUPS)}")
     target = str(cfg[group]["_target_"])
     files = {path.stem: path for of, path in option_files() if of == group}
     options = {
@@ -199,8 +207,7 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             merged[place] = merged[place] or None  # an option that holds nothing leaves an empty node
             if merged[place] is not None:
                 classes[place] = _check_group(place, merged[place])
-        _check_meant(merged, "feedback", merged.algorithm.requires_feedback)
-        _check_meant(merged, "reward", merged.algorithm.requires_reward)
+        _check_required(merged)
         OmegaConf.to_container(merged, resolve=True)
         check_ranges(RunConfig, merged, "")
         check_names(merged)

@@ -24,7 +24,19 @@ from rft.config.paths import conf_dir
 from rft.config.plugins import Plugin, parse, plugins
 from rft.errors import UserError
 
-GROUPS = ("task", "model", "feedback", "judge", "reward", "algorithm", "strategy", "tracker", "budget", "sweep")
+GROUPS = (
+    "task",
+    "model",
+    "start",
+    "feedback",
+    "judge",
+    "reward",
+    "algorithm",
+    "strategy",
+    "tracker",
+    "budget",
+    "sweep",
+)
 SECOND = {"eval_judge": "judge"}
 """A second place for an option of a group: the final test's judge beside that of training."""
 NOBODY = "none"

@@ -16,6 +16,8 @@ ADAPTER_LR = loguniform(5e-5, 5e-3)
 the default study's adapters. An adapter wants about ten times the rate of full fine-tuning (Schulman et al. 2025, LoRA
 Without Regret); for full fine-tuning set ``sweep.ranges`` lower.
 """
+REQUIRES = "requires_"
+"""Fields of an algorithm that begin so, with a group's name after it, hold the only option that its name stands for."""
 SPLITS = ("train", "validation", "test", "ood")
 
 
@@ -25,6 +27,7 @@ class Until(str, Enum):
     questions = "questions"
     sft = "sft"
     candidates = "candidates"
+    revisions = "revisions"
     preferences = "preferences"
     reward_model = "reward_model"
     policy = "policy"
@@ -55,6 +58,8 @@ class AlgorithmConfig:
     same_optimiser: ClassVar[bool] = False
     """Whether it optimises as the algorithm whose Config this one extends, on other labels; says nothing of a Config
     that extends this one in turn."""
+    requires_start: str | None = None
+    """The only start that this algorithm's name stands for; none if any will do."""
 
     def conflict(self) -> str | None:
         """What does not fit together in these settings and how to mend it, from the key on; None if all fits."""
@@ -189,6 +194,7 @@ class RunConfig:
 
     task: Any = MISSING
     model: Any = MISSING
+    start: Any = MISSING
     feedback: Any = MISSING
     judge: Any = MISSING
     reward: Any = MISSING
@@ -211,7 +217,7 @@ class RunConfig:
     seed: int = number(0, at_least=0)
     """Replicate of the policy stage and of the evaluation's sampling; of more with `replicate`."""
     replicate: Replicate = Replicate.policy
-    """What a seed draws anew: `policy` the training only, on shared stages; `pipeline` the candidates, labels and
-    reward model too, by adding the trial's seed to theirs."""
+    """What a seed draws anew: `policy` the training only, on shared stages; `pipeline` the candidates, start,
+    labels and reward model too, by adding the trial's seed to theirs."""
     until: Until = Until.evaluation
     """Stop after this stage."""

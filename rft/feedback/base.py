@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -42,6 +42,12 @@ class Work:
     seconds: float = 0.0  # from question to answer, summed over questions
     money: float | None = None  # what an endpoint asks for it; None: tokens by the budget's price list
 
+    @property
+    def usage(self) -> Usage:
+        """What it cost: money if an endpoint asked for some, else tokens."""
+        tokens = 0 if self.money is not None else self.read + self.written
+        return Usage(judge_tokens=tokens, judge_money=self.money or 0.0)
+
     def __add__(self, other: Work) -> Work:
         paid = [one.money for one in (self, other) if one.money is not None]
         return Work(
@@ -76,12 +82,7 @@ class Labels:
     @property
     def usage(self) -> Usage:
         """What the labels cost."""
-        return Usage(
-            labels=len(self.preference),
-            human_labels=self.human_labels,
-            judge_tokens=self.work.tokens,
-            judge_money=self.work.money or 0.0,
-        )
+        return replace(self.work.usage, labels=len(self.preference), human_labels=self.human_labels)
 
 
 class Feedback(ABC):

@@ -13,7 +13,7 @@ from rft.report.load import StudyResults, Trial
 from rft.report.provenance import MEASURING_STAGES, OWN_STAGES, stage_names
 from rft.store import Entry
 
-CHARGED = ("sft", "candidates", "preferences", "reward_model")
+CHARGED = ("sft", "candidates", "revisions", "preferences", "reward_model")
 """Shared stages that a policy may depend on."""
 SCHEDULE = "schedule"
 """Among the `stops` of an arm: seeds that no limit ended."""
@@ -158,6 +158,8 @@ def _charged(trial: Trial) -> list[Entry]:
     inputs = set(policy.inputs)
     if {"preferences", "reward_model"} & inputs:
         inputs |= {"candidates", "preferences"}
+    if "revisions" in inputs:
+        inputs.add("candidates")
     uses = [trial.stages[name] for name in CHARGED if name in inputs and name in trial.stages]
     return [use.entry for use in uses if use.entry is not None]
 

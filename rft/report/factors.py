@@ -36,6 +36,13 @@ def feedback_of(results: StudyResults, arm: str) -> str | None:
 
 
 def optimiser_of(results: StudyResults, arm: str) -> str:
+    """The algorithm apart from its feedback; one that begins from a revised start is another optimiser."""
+    use = results.arm(arm)[0].stages.get("policy")
+    revised = use is not None and use.entry is not None and "revisions" in use.entry.inputs
+    return f"{_algorithm_of(results, arm)} (revised start)" if revised else _algorithm_of(results, arm)
+
+
+def _algorithm_of(results: StudyResults, arm: str) -> str:
     """The algorithm's name; of one that differs from another by what it learns from alone, that of the other."""
     trial = results.arm(arm)[0]
     settings = trial.config.get("algorithm") or {}

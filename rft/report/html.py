@@ -36,6 +36,7 @@ STAGE_TITLES = {
     "questions": "practice questions",
     "sft": "start policy",
     "candidates": "answers to label",
+    "revisions": "revised start",
     "preferences": "feedback",
     "audit": "audit of the judge",
     "reward_model": "reward model",

@@ -10,13 +10,24 @@ from rft.report.load import StageUse, StudyResults, Trial
 
 OWN_STAGES = ("policy", "evaluation")
 """What an arm does itself; every other stage is shared by the arms that ask for the same thing."""
-FEEDBACK_STAGES = ("preferences", "reward_model")
-"""Shared stages that may differ between arms by intent: arms may learn from different feedback."""
+FEEDBACK_STAGES = ("revisions", "preferences", "reward_model")
+"""Shared stages that may differ between arms by intent: arms may learn from different feedback, and start from what it
+has revised."""
 MEASURING_STAGES = ("audit",)
 """Shared stages that nothing depends on: they may differ between arms, and no arm is charged for them."""
 DRAWN_STAGES = ("candidates", *FEEDBACK_STAGES)
 """Shared stages that a seed may draw anew."""
-STAGE_ORDER = ("questions", "sft", "candidates", "preferences", "reward_model", "audit", "policy", "evaluation")
+STAGE_ORDER = (
+    "questions",
+    "sft",
+    "candidates",
+    "revisions",
+    "preferences",
+    "reward_model",
+    "audit",
+    "policy",
+    "evaluation",
+)
 
 
 def order(stage: str) -> tuple[int, str]:

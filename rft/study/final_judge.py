@@ -26,13 +26,14 @@ HERE = ("localhost", "127.0.0.1", "::1")
 
 
 def learns_from_judge(cfg: DictConfig) -> bool:
-    """Whether the policy learns from a judge: from its labels, from a reward made of them or of its scores, or live."""
+    """Whether the policy learns from a judge: its labels, a reward made of them or of its scores, or its revisions."""
     algorithm, reward = part_class("algorithm", cfg.algorithm), part_class("reward", cfg.reward).needs
     labels = "judge" in part_class("feedback", cfg.feedback).needs
     asks = {"judge", *(("feedback",) if labels else ())} & algorithm.needs
     by_pairs = labels and algorithm.data_kind in ("preference", "unpaired")
     by_reward = {"reward", "value"} & algorithm.needs and ("judge" in reward or (labels and "labels" in reward))
-    return bool(asks or by_pairs or by_reward)
+    starts = "judge" in part_class("start", cfg.start).needs
+    return bool(asks or by_pairs or by_reward or starts)
 
 
 def who_answers(cfg: DictConfig, place: str) -> tuple[str, ...]:

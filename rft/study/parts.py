@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rft.config.build import target_class, to_config
 from rft.config.plugins import class_digest
+from rft.config.schemas import REQUIRES
 from rft.errors import UserError
 
 BASES: Mapping[str, str] = {
@@ -18,9 +19,8 @@ BASES: Mapping[str, str] = {
     "eval_judge": "rft.feedback.judges.base.Judge",
     "feedback": "rft.feedback.base.Feedback",
     "task": "rft.tasks.base.Task",
+    "start": "rft.study.start.Start",
 }
-UNADDRESSED = ("name", "requires_feedback", "requires_reward")
-"""Settings that change no result: what they ask for is in the addresses of other stages."""
 
 
 def plain(node: Any) -> Any:
@@ -32,7 +32,7 @@ def settings_of(node: DictConfig) -> dict[str, Any]:
     """An option's settings with its class, and with the code of a plugin: what a stage's address takes from it."""
     found = plain(node)
     code = class_digest(target_class(node), str(found["_target_"]))
-    kept = {k: v for k, v in found.items() if k not in UNADDRESSED}
+    kept = {k: v for k, v in found.items() if k != "name" and not k.startswith(REQUIRES)}
     return kept if code is None else kept | {"code": code}
 
 

@@ -26,6 +26,7 @@ from rft.study.final_judge import FinalJudge, refuse_own_judge
 from rft.study.judging import make_feedback
 from rft.study.parts import part_class, plain, require_scoring_judge, settings_of
 from rft.study.room import require_room
+from rft.study.start import refuse_start, start_stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
 VERSIONS = {
     "sft": 2,
     "candidates": 2,
+    "revisions": 1,
     "preferences": 2,
     "reward_model": 2,
     "policy": 2,
     "evaluation": 2,
     "audit": 1,
 }
-STAGES = ("questions", "sft", "candidates", "preferences", "reward_model", "policy", "evaluation")
+STAGES = ("questions", "sft", "candidates", "revisions", "preferences", "reward_model", "policy", "evaluation")
 
 
 class Pipeline(Chosen):
@@ -105,6 +107,12 @@ class Pipeline(Chosen):
         return self._stage("candidates", address, {"sft": self.sft, "questions": self.questions}, make)
 
     @cached_property
+    def revisions(self) -> Entry | None:
+        """The policy that training begins from, if `start` makes another than the SFT policy."""
+        asked = start_stage(self)
+        return None if asked is None else self._stage("revisions", *asked)
+
+    @cached_property
     def preferences(self) -> Entry:
         """Step 3: labels on the pairs, by the feedback source."""
         source, settings = self._part("feedback")
@@ -159,8 +167,8 @@ class Pipeline(Chosen):
 
     @property
     def judged(self) -> bool:
-        """Whether labels or rewards come from a judge."""
-        return any("judge" in part_class(group, self.cfg[group]).needs for group in ("feedback", "reward"))
+        """Whether labels, rewards or the start come from a judge."""
+        return any("judge" in part_class(group, self.cfg[group]).needs for group in ("start", "feedback", "reward"))
 
     @cached_property
     def audit(self) -> Entry:
@@ -180,8 +188,10 @@ class Pipeline(Chosen):
     def charged(self) -> list[Entry]:
         """The shared stages that the policy depends on."""
         found, inputs = [self.sft], self._policy_inputs()
-        if {"preferences", "reward_model"} & set(inputs):
-            found += [self.candidates, self.preferences]
+        labelled = bool({"preferences", "reward_model"} & set(inputs))
+        found += [self.candidates] if labelled or "revisions" in inputs else []
+        found += [inputs["revisions"]] if "revisions" in inputs else []
+        found += [self.preferences] if labelled else []
         return [*found, self.reward_model] if "reward_model" in inputs else found
 
     def _policy_address(self) -> dict[str, Any]:
@@ -204,7 +214,7 @@ class Pipeline(Chosen):
             inputs |= {"reward_model": self.reward_model} | self._asks("reward")[1]
         if "feedback" in needs:
             inputs |= self._asks("feedback")[1]
-        return inputs
+        return inputs if self.revisions is None else inputs | {"revisions": self.revisions}
 
     @cached_property
     def policy(self) -> Entry | None:
@@ -308,6 +318,7 @@ class Pipeline(Chosen):
         if until not in STAGES:
             raise UserError(f"until={until}: no such stage; valid are {', '.join(STAGES)}")
         # Whatever is wrong with them is said before anything is fetched.
+        refuse_start(self.cfg, until)
         _ = (self.algorithm_class, self.strategy, self.task)
         require_scoring_judge(self.cfg)
         refuse_own_judge(self.cfg)
@@ -315,9 +326,10 @@ class Pipeline(Chosen):
             _ = self.judge.entries
         entry: Entry | None = None
         for name in STAGES[: STAGES.index(until) + 1]:
-            entry = getattr(self, name)
-            if entry is None:
+            found = getattr(self, name)
+            if found is None and name != "revisions":
                 return None
             if name == "reward_model" and self.cfg.audit.pairs and self.judged:
                 _ = self.audit
+            entry = found or entry
         return entry

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rft.config.schemas import Replicate
 
-DRAWN = ("candidates", "feedback", "judge", "reward")
+DRAWN = ("candidates", "start", "feedback", "judge", "reward")
 """Nodes whose `seed`, if they have one, decides a draw between the start policy and the training."""
 
 
@@ -20,8 +20,8 @@ def is_pipeline(cfg: DictConfig) -> bool:
 def with_own_draws(cfg: DictConfig) -> DictConfig:
     """The configuration that a trial's stages are computed with.
 
-    With `replicate=pipeline` the seeds of candidates, labels and reward model are their own plus the trial's: arms of
-    one seed share these stages, seeds of one arm do not, and seed 0 shares them with `replicate=policy`.
+    With `replicate=pipeline` the seeds of candidates, start, labels and reward model are their own plus the trial's:
+    arms of one seed share these stages, seeds of one arm do not, and seed 0 shares them with `replicate=policy`.
     """
     if not is_pipeline(cfg):
         return cfg

@@ -40,7 +40,7 @@ from rft.feedback.ratings import human_pairs, read_ratings
 from rft.models.backbone import Role
 from rft.models.module import Module
 from rft.models.pretrained import LoraConfig, load_folder, save_folder
-from rft.models.supervised import SupervisedFineTuning
+from rft.models.supervised import SupervisedFineTuning, mean_nll
 from rft.progress import bar
 from rft.rewards.base import Fitting, Reward, Standardised, check_scores
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
@@ -49,7 +49,7 @@ from rft.store.cost import COST
 from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS
 from rft.strategy import Strategy
 from rft.study.training import fit_shared, load_reward, make_backbone
-from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Sequences, to_device
+from rft.types import ComparisonBatch, PreferenceBatch, Sequences, to_device
 
 if TYPE_CHECKING:
     from rft.feedback.base import Feedback
@@ -67,24 +67,13 @@ def make_sft(
     train = [r for r in rows if r["split"] == "train"]
     batches = example_batches(train, config.batch_size, config.epochs, config.seed, backbone.pad_id)
     held = example_batches([r for r in rows if r["split"] == "validation"], BATCH, 1, 0, backbone.pad_id)
-    before, measured = _nll(held, backbone), replace(backbone.usage)
+    before, measured = mean_nll(held, backbone), replace(backbone.usage)
     fit_shared(SupervisedFineTuning(config, backbone, len(batches)), batches, len(batches), "start policy", strategy)
     usage = backbone.usage.add(measured, -1).counted()  # what measures it is no part of making it
-    after = _nll(held, backbone)
+    after = mean_nll(held, backbone)
     engine.sync(backbone)
     save_folder(engine.model, backbone.tokenizer, out)
     return {"validation_nll_before": before, "validation_nll": after, "steps": len(batches), USAGE: usage}
-
-
-@torch.no_grad()
-def _nll(batches: list[ExampleBatch], backbone: Any) -> float:
-    """Mean negative log-likelihood per counted token, nats."""
-    total, tokens = 0.0, 0
-    for batch in batches:
-        seq = to_device(batch, backbone.device).sequences
-        total -= float(backbone.logprobs(Role.policy, seq).double().sum())
-        tokens += int(seq.response_mask.sum())
-    return total / max(tokens, 1)
 
 
 def make_candidates(

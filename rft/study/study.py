@@ -104,7 +104,7 @@ class Plan:
     """The jobs of a study. A wave starts when the one before it has ended."""
 
     shared: tuple[tuple[Job, ...], ...]
-    """Stages that trials share: the common start first, then labels and reward models beside one another."""
+    """Stages that trials share: the common start first, then revisions, labels and reward models beside one another."""
     trials: tuple[Job, ...]
     settings: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
     """By a trial's folder: the configuration of its arm."""
@@ -113,7 +113,7 @@ class Plan:
 SETTINGS = frozenset(RunConfig.__dataclass_fields__) - {"study", "arm", "seed", "replicate", "until"}
 """Groups and sections of a run's settings."""
 START = ("task", "model", "sft", "candidates", "strategy")
-FEEDBACK = ("feedback", "judge", "reward", "audit")
+FEEDBACK = ("start", "feedback", "judge", "reward", "audit")
 
 
 def plain_node(node: DictConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rft.algorithms.base import Algorithm
 from rft.budget import USAGE, Meter, Usage
@@ -199,6 +199,20 @@ def fit_policy(
     trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
 
 
+def begin(
+    backbone: Backbone, reward_node: DictConfig, inputs: Mapping[str, Entry], asked: Asked
+) -> Standardised | None:
+    """Set the roles to where training begins; returns the reward source, if the policy has one."""
+    if "revisions" in inputs:  # another start; the reference stays the SFT policy
+        backbone.load_role(Role.policy, load_file(inputs["revisions"].path / "policy.safetensors"))
+    if "reward_model" not in inputs:
+        return None
+    reward = load_reward(inputs["reward_model"].path, reward_node, backbone, asked.reward)
+    if Role.critic in backbone.trained:
+        reward.start_critic()
+    return reward
+
+
 def train_policy(
     algorithm_class: type[Algorithm],
     config: Any,
@@ -222,13 +236,10 @@ def train_policy(
     and what was used.
     """
     quiet()
+    asked = asked or Asked()
     roles, trained = roles_of(algorithm_class, target_class(reward_node))
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, roles, trained, seed)
-    asked, reward = asked or Asked(), None
-    if "reward_model" in inputs:
-        reward = load_reward(inputs["reward_model"].path, reward_node, backbone, asked.reward)
-    if reward is not None and Role.critic in roles:
-        reward.start_critic()
+    reward = begin(backbone, reward_node, inputs, asked)
     algorithm = algorithm_class(config, backbone)
     kind = algorithm_class.data_kind
     meter = charge.meter(backbone.usage, strategy, offline=kind in ("preference", "unpaired"))

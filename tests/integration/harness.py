@@ -44,6 +44,15 @@ LORA = (
     "model.lora.top_layers=1",
     "strategy.precision=bf16",
 )
+# Of a revised start, what keeps it small.
+REVISED = (
+    "start.questions=16",
+    "start.critique_tokens=6",
+    "start.revision_tokens=8",
+    "start.batch_size=8",
+    "start.epochs=6",
+    "start.lr=1e-2",
+)
 ON_POLICY = (
     "algorithm.iterations=3",
     "algorithm.prompts_per_iteration=8",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import without_policies
-from tests.integration.harness import LORA, TINY, Result, Warm, tracked, wait_until
+from tests.integration.harness import LORA, REVISED, TINY, Result, Warm, tracked, wait_until
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -24,6 +24,7 @@ LONG = {
     "rlaif_direct": ("algorithm=rlaif_direct", "algorithm.iterations=16", "algorithm.minibatches=2"),
     "rlaif_dpo": ("algorithm=rlaif_dpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
     "raft": ("algorithm=raft", "algorithm.iterations=16"),
+    "constitutional": ("algorithm=constitutional", *REVISED, "algorithm.iterations=16", "algorithm.minibatches=2"),
 }
 # Stops in the twelfth of sixteen iterations, a minibatch into it.
 LIMITED = ("budget.prompts=370", "evaluation.checkpoints=2")
