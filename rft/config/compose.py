@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rft.config.build import split_target
 from rft.config.extract import config_class, structured
 from rft.config.files import not_yaml, read_option
-from rft.config.limits import check_fit, check_names, check_ranges
+from rft.config.limits import check_fit, check_names, check_own, check_ranges
 from rft.config.options import (
     GROUPS,
     faults,
@@ -192,6 +192,7 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         OmegaConf.to_container(merged, resolve=True)
         check_ranges(RunConfig, merged, "")
         check_names(merged)
+        check_own(merged, classes)
         check_fit(merged, classes["algorithm"])
         search_space(classes["algorithm"])
     except OmegaConfBaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -77,6 +78,31 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
                 f"algorithm.pairs_per_step={cfg.algorithm.pairs_per_step}: must be a multiple of strategy.devices × "
                 f"strategy.accumulate ({ranks} × {accumulate})"
             )
+
+
+def check_own(cfg: DictConfig, classes: Mapping[str, type[Any]]) -> None:
+    """Refuse what an option's Config says does not fit together in it, by a method ``conflict``, as algorithms have.
+
+    Args:
+        cfg: the settings.
+        classes: group → the Config of the option chosen.
+
+    Raises:
+        UserError: naming the key and the mend.
+    """
+    for group, declared in classes.items():
+        if group == "algorithm" or not hasattr(declared, "conflict"):  # check_fit asks an algorithm
+            continue
+        values = {str(k): v for k, v in cfg[group].items() if k != "_target_"}
+        try:
+            typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(declared), values))
+            told = typed.conflict()
+        except (UserError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a plugin's Config may do anything
+            raise UserError(f"{group}: its Config fails with {one_line(error)}; mend it") from error
+        if told:
+            raise UserError(f"{group}.{told}")
 
 
 def check_names(cfg: DictConfig) -> None:
