@@ -10,3 +10,5 @@ ORDERS = ("shown_first", "shown_second")
 """Columns of the labels of a judge that is asked in both orders: P(first is better), shown first and second."""
 VERDICTS_FILE = "verdicts.sqlite"
 """Beside the stages: what judges answered."""
+SPENDING_FILE = "spending.sqlite"
+"""Beside that: what endpoints were paid for it."""

@@ -59,7 +59,7 @@ def requests(count: int, *, options: tuple[str, ...] = ("A", "B"), length: int =
 def backend(server: Running | str, folder: Path, **settings: Any) -> OpenAIBackend:
     url = server if isinstance(server, str) else server.url
     known = {"model": MODEL, "key_env": None, "patience": 20.0, "timeout": 20.0}
-    return OpenAIBackend(Config(base_url=url, **(known | settings)), folder / "verdicts.sqlite")
+    return OpenAIBackend(Config(base_url=url, **(known | settings)), folder / "spending.sqlite")
 
 
 def asked(one: OpenAIBackend, questions: list[Request]) -> tuple[dict[int, Reply], str]:
@@ -175,11 +175,11 @@ def test_a_server_without_log_probabilities_is_told(servers: Servers, tmp_path: 
     assert "gives no log-probabilities; set judge.answers=generated" in asked(backend(server, tmp_path), requests(2))[1]
 
 
-@pytest.mark.parametrize("fault", ["filtered", "cut"])
-def test_what_was_filtered_or_cut_says_nothing(servers: Servers, tmp_path: Path, fault: str) -> None:
-    found, _ = asked(backend(servers.start(fault=fault), tmp_path), requests(1, options=(), length=4))
-    assert found[0].text == ""
-    assert found[0].written == 4, "it is paid for all the same"
+def test_what_was_filtered_says_nothing_and_what_was_cut_is_marked(servers: Servers, tmp_path: Path) -> None:
+    filtered, _ = asked(backend(servers.start(fault="filtered"), tmp_path), requests(1, options=(), length=4))
+    assert (filtered[0].text, filtered[0].written) == ("", 4), "it is paid for all the same"
+    cut, _ = asked(backend(servers.start(fault="cut"), tmp_path), requests(1, options=(), length=4))
+    assert (len(cut[0].text), cut[0].cut) == (4, True)
 
 
 def test_none_of_the_options_listed_is_no_log_probability(plain: Running, tmp_path: Path) -> None:
@@ -356,8 +356,8 @@ def test_the_server_of_transformers_answers_as_its_model_does(tmp_path: Path) ->
         one = backend(url, tmp_path, model=str(model), concurrency=2)
         found, fault = asked(one, [question, question])
         assert fault == ""
-        assert (found[0].text, found[0].read) == (expected["text"], expected["read"])
+        assert (found[0].text, found[0].read, found[0].cut) == (expected["text"], expected["read"], False)
         assert found[1].text == found[0].text
         cut, _ = asked(one, [replace(question, max_tokens=2)])
-        assert (cut[0].text, cut[0].written) == ("", 2)
+        assert (cut[0].text, cut[0].written, cut[0].cut) == (expected["text"][:2], 2, True)
         assert "gives no log-probabilities; set judge.answers=generated" in asked(one, requests(1))[1]

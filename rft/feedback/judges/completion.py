@@ -24,10 +24,11 @@ class NoLogprobs(Exception):
 class Completion:
     """An answer and what it took."""
 
-    text: str  # empty if it was refused, filtered or cut
+    text: str  # empty if it was refused or filtered
     logprobs: tuple[float, ...] | None  # of the options, nats
     read: int | None  # tokens; None: not said
     written: int | None
+    cut: bool = False  # by the limit of what may be written
 
 
 def read_completion(body: str, options: Sequence[str]) -> Completion:
@@ -57,8 +58,8 @@ def read_completion(body: str, options: Sequence[str]) -> Completion:
         listed = None if refused else _listed(choice)
         return Completion("", None if listed is None else option_logprobs(listed, options), read, written)
     content = message.get("content")
-    whole_text = isinstance(content, str) and not refused and choice.get("finish_reason") != "length"
-    return Completion(content if whole_text and isinstance(content, str) else "", None, read, written)
+    text = content if isinstance(content, str) and not refused else ""
+    return Completion(text, None, read, written, choice.get("finish_reason") == "length")
 
 
 def option_logprobs(listed: Mapping[str, float], options: Sequence[str]) -> tuple[float, ...] | None:

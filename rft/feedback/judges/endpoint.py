@@ -141,7 +141,7 @@ class Endpoint:
         """A server that does not say what it read and wrote is thought to have done as much as it can have."""
         read = at_most[0] if found.read is None else found.read
         written = at_most[1] if found.written is None else found.written
-        return Reply(found.text, found.logprobs, read, written, seconds, self._price(read, written))
+        return Reply(found.text, found.logprobs, read, written, seconds, self._price(read, written), found.cut)
 
     def _price(self, read: int, written: int) -> float | None:
         per_read, per_written = self.config.price_read, self.config.price_written

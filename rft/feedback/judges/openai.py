@@ -35,6 +35,7 @@ from rft.errors import UserError
 from rft.feedback.judges.asking import AskedJudge, AskingConfig
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.request import Reply, Request
+from rft.store.names import SPENDING_FILE
 
 
 class TokenLimitEnum(str, Enum):
@@ -107,7 +108,7 @@ class OpenAIJudge(AskedJudge):
     """A judge whose questions are answered at an OpenAI-compatible endpoint."""
 
     def __init__(self, config: Config, verdicts: KeptVerdicts) -> None:
-        super().__init__(config, OpenAIBackend(config, verdicts.path), verdicts)
+        super().__init__(config, OpenAIBackend(config, verdicts.path.with_name(SPENDING_FILE)), verdicts)
 
 
 class OpenAIBackend:
