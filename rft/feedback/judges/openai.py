@@ -3,7 +3,8 @@
 It is asked by chat completions, many at once. With ``answers=logprobs`` one token is asked for, with the most likely
 ones beside it: a token that is an option but for blanks around it counts for that option, as does one that begins this
 option and no other; an option that is not listed gets less than the least likely token that is. If none is listed the
-verdict cannot be read, and so if the model refuses, its answer is filtered or it comes to no end: nothing is guessed.
+verdict cannot be read, and so if the model refuses, its answer is filtered or it is cut by the limit of tokens: nothing
+is guessed. A question that the endpoint does not take, such as one too long for the model, has no verdict either.
 
 Every answer is kept as it comes. What passes by itself (nobody there, a restart, a rate limit, a server's fault) is
 tried again for `Config.patience` seconds; what does not (a wrong key, an unknown model, an exhausted cost cap) ends the
@@ -12,9 +13,9 @@ run in one line, and the same command goes on from there.
 The key is read from the environment variable that `Config.key_env` names and stands nowhere else: in no file, no log,
 no message. What a server says is repeated only without it, and without what looks like it.
 
-Requests are JSON that the client library builds, so no response can break out of its message. Control tokens of the
-chat format inside a response (``<|im_start|>`` and the like) are the server's to neutralise: vLLM and llama.cpp may
-read them as control tokens, hosted services do not.
+Requests are JSON that the client library builds, so no response can break out of its message. The usual control tokens
+of chat formats inside a response (``<|im_start|>``) are defused where the question is written
+(`rft.feedback.judges.prompts`); others that a model of its own kind knows are left to the server.
 """
 
 from __future__ import annotations
