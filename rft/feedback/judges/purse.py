@@ -95,7 +95,6 @@ class Purse:
         """The file, for one transaction that no other process can come between."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(_TABLE)
             connection.execute("BEGIN IMMEDIATE")
             yield connection
