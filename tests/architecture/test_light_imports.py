@@ -21,6 +21,7 @@ HEAVY = (
     "pyarrow",
     "datasets",
     "plotly",
+    "openai",
 )
 
 

@@ -201,7 +201,7 @@ class AskedJudge(Judge):
             one.asked += 1
             one.replies.append(said)
             if self.config.answers == AnswersEnum.generated:
-                one.value = self.prompts.read(one.question, said[0].text)
+                one.value = None if said[0].cut else self.prompts.read(one.question, said[0].text)
             else:
                 options = len(one.question.labels)
                 one.value = readable(said[0].logprobs, options, finite=self.one_by_one and options == 2)

@@ -67,7 +67,7 @@ class KeptVerdicts:
         key, _ = self._address(identity, request)
         with self._told(), closing(self._open_to_read()) as connection:
             row = connection.execute("SELECT reply FROM verdicts WHERE key = ?", (key,)).fetchone()
-        return None if row is None else _reply(json.loads(row[0]))
+            return None if row is None else _reply(json.loads(row[0]))
 
     def keep(self, identity: Mapping[str, Any], request: Request, reply: Reply) -> None:
         """Keep an answer at once; the first of two to the same request stays.

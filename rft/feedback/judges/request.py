@@ -37,6 +37,7 @@ class Reply:
     written: int  # tokens
     seconds: float
     money: float | None = None  # None: nobody said
+    cut: bool = False  # it came to no end within `max_tokens`: no verdict is read from the text
 
 
 class Backend(Protocol):

@@ -1,0 +1,167 @@
+"""A model behind any OpenAI-compatible endpoint as judge: vLLM, llama.cpp, a hosted service.
+
+It is asked by chat completions, many at once. With ``answers=logprobs`` one token is asked for, with the most likely
+ones beside it: a token that is an option but for blanks around it counts for that option, as does one that begins this
+option and no other; an option that is not listed gets less than the least likely token that is. If none is listed the
+verdict cannot be read, and so if the model refuses, its answer is filtered or it is cut by the limit of tokens: nothing
+is guessed. A question that the endpoint does not take, such as one too long for the model, has no verdict either.
+
+Every answer is kept as it comes. What passes by itself (nobody there, a restart, a rate limit, a server's fault) is
+tried again for `Config.patience` seconds; what does not (a wrong key, an unknown model, an exhausted cost cap) ends the
+run in one line, and the same command goes on from there.
+
+The key is read from the environment variable that `Config.key_env` names and stands nowhere else: in no file, no log,
+no message. What a server says is repeated only without it, and without what looks like it.
+
+Requests are JSON that the client library builds, so no response can break out of its message. The usual control tokens
+of chat formats inside a response (``<|im_start|>``) are defused where the question is written
+(`rft.feedback.judges.prompts`); others that a model of its own kind knows are left to the server.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from omegaconf import MISSING
+
+from rft.config import number
+from rft.errors import UserError
+from rft.feedback.judges.asking import AskedJudge, AskingConfig
+from rft.feedback.judges.cache import KeptVerdicts
+from rft.feedback.judges.request import Reply, Request
+from rft.store.names import SPENDING_FILE
+
+
+class TokenLimitEnum(str, Enum):
+    """The field of a request that limits what is written."""
+
+    max_tokens = "max_tokens"
+    max_completion_tokens = "max_completion_tokens"
+
+
+@dataclass
+class Config(AskingConfig):
+    """Settings of `OpenAIJudge`."""
+
+    model: str = MISSING
+    """The model's name at the endpoint. Verdicts are kept under it: let a server that takes any name (llama.cpp) have
+    one that says which weights it runs."""
+    base_url: str = "https://api.openai.com/v1"
+    """Where the endpoint is, up to what comes before ``/chat/completions``; without a key in it."""
+    key_env: str | None = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; null for a server that wants none. The key goes to
+    `base_url`, whoever that is."""
+    top_logprobs: int = number(20, at_least=1, at_most=20)
+    """Tokens whose log-probabilities are asked for, 1 to 20: what OpenAI and vLLM give at most by default."""
+    token_limit: TokenLimitEnum = TokenLimitEnum.max_tokens
+    """The field of a request that limits what is written; OpenAI's reasoning models want max_completion_tokens."""
+    concurrency: int = number(8, at_least=1, at_most=256)
+    """Questions that are in flight at once, 1 to 256."""
+    requests_per_minute: float | None = number(None, above=0)
+    """Questions sent in a minute at most, evenly spread; null: no limit of ours."""
+    tokens_per_minute: float | None = number(None, above=0)
+    """Tokens read and written in a minute at most, evenly spread; null: no limit of ours."""
+    timeout: float = number(60.0, above=0)
+    """Seconds to wait for a connection, and without a byte of the answer."""
+    patience: float = number(300.0, at_least=0)
+    """Seconds for which a question is tried again if nobody answers, the server fails or limits the rate."""
+    price_read: float | None = number(None, at_least=0)
+    """Money for a million tokens read; null, with price_written: by the budget's price list."""
+    price_written: float | None = number(None, at_least=0)
+    """Money for a million tokens written."""
+    max_money: float | None = number(None, above=0)
+    """Money that may be spent on this model from this store, over all runs of it and whatever runs at once; null: no
+    cap. It is never passed: before a question is sent, the most that it can cost is set aside."""
+
+    def conflict(self) -> str | None:
+        """What is wrong and how to mend it, from the key on; None if all is well. It repeats no value with a key."""
+        if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
+            return "key_env: is no name of an environment variable in capitals; put the key into one and give its name"
+        key = os.environ.get(self.key_env or "", "").strip()
+        if len(key) >= 8 and (found := [name for name, value in vars(self).items() if key in str(value)]):
+            return f"{found[0]}: holds the key that is in {self.key_env}; leave it out: it is sent as a header"
+        try:
+            address = urlsplit(self.base_url)
+            known = address.scheme in ("http", "https") and address.hostname and address.port != 0
+        except ValueError:  # brackets that do not close, a port that is no number
+            known = False
+        if not known:
+            return "base_url: is no http or https address; give one as http://localhost:8000/v1"
+        secret = re.compile("key|token|secret|password|passwd|auth|sig|credential", re.IGNORECASE)
+        named = [name for name, _ in parse_qsl(address.query, keep_blank_values=True) if secret.search(name)]
+        if "@" in address.netloc or named or secret.search(address.fragment):
+            return "base_url: holds a key or a password; put it into an environment variable and name it in key_env"
+        if (self.price_read is None) != (self.price_written is None):
+            return "price_read and price_written: give both or none"
+        if self.max_money is not None and self.price_read is None:
+            return "max_money: a cost cap needs price_read and price_written; give both, per million tokens"
+        return None
+
+
+class OpenAIJudge(AskedJudge):
+    """A judge whose questions are answered at an OpenAI-compatible endpoint."""
+
+    def __init__(self, config: Config, verdicts: KeptVerdicts) -> None:
+        super().__init__(config, OpenAIBackend(config, verdicts.path.with_name(SPENDING_FILE)), verdicts)
+
+
+class OpenAIBackend:
+    """Answers by chat completions, `Config.concurrency` at once.
+
+    Args:
+        config: what to ask and how.
+        ledger: an sqlite file, made if it is not there, that says what has been spent.
+    """
+
+    def __init__(self, config: Config, ledger: Path) -> None:
+        if told := config.conflict():
+            raise UserError(f"judge.{told}")
+        self.config, self.ledger = config, ledger
+        self._asking: Any = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """See `rft.feedback.judges.request.Backend`. Where the model runs is no part of it."""
+        chosen = self.config
+        return {
+            "backend": "openai",
+            "model": chosen.model,
+            "top_logprobs": chosen.top_logprobs,
+            "temperature": chosen.temperature,
+            "seed": chosen.seed,
+        }
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+        """See `rft.feedback.judges.request.Backend`.
+
+        Without requests neither the key nor the client library is needed.
+        """
+        if not requests:
+            return
+        if self._asking is None:
+            from rft.feedback.judges.endpoint import Endpoint
+            from rft.feedback.judges.in_flight import Asking
+
+            self._asking = Asking(Endpoint(self.config, self._key(), self.ledger), self.config.concurrency)
+        yield from self._asking.answers(requests)
+
+    def _key(self) -> str | None:
+        name = self.config.key_env
+        if name is None:
+            return None
+        key = os.environ.get(name, "").strip()
+        if not key:
+            raise UserError(
+                f"judge: the environment variable {name} holds no key; set it, or judge.key_env to another one's name, "
+                "or judge.key_env=null for a server that wants none"
+            )
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise UserError(f"judge: what is in the environment variable {name} has signs that no key has; correct it")
+        return key

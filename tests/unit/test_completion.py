@@ -1,0 +1,113 @@
+"""Chat completions of every form, and money that several spenders share."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rft.errors import UserError
+from rft.feedback.judges.completion import BELOW, Malformed, NoLogprobs, option_logprobs, read_completion
+from rft.feedback.judges.pace import Pace
+from rft.feedback.judges.purse import Purse
+
+
+def test_an_option_counts_with_blanks_around_it_and_one_that_is_not_listed_is_below_the_least() -> None:
+    listed = {"A": math.log(0.5), " A": math.log(0.2), "The": math.log(0.1)}
+    a, b = option_logprobs(listed, ("A", "B")) or (0.0, 0.0)
+    assert a == pytest.approx(math.log(0.7))
+    assert b == pytest.approx(math.log(0.1) - BELOW) == pytest.approx(math.log(0.05))
+
+
+def test_none_of_the_options_listed_is_none() -> None:
+    assert option_logprobs({"The": -0.1, "": -3.0, " ": -4.0}, ("A", "B")) is None
+    assert option_logprobs({}, ("A", "B")) is None
+
+
+def test_a_token_that_begins_one_option_counts_for_it_and_one_that_begins_two_for_none() -> None:
+    listed = {" pos": -0.2, "ne": -1.0, "n": -2.0}
+    assert option_logprobs(listed, (" positive", " negative", " neutral")) == (-0.2, -2.0 - BELOW, -2.0 - BELOW)
+    assert option_logprobs({"1": -0.5, "10": -1.0}, ("1", "10")) == (-0.5, -1.0)
+
+
+def completion(**choice: Any) -> str:
+    whole = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "A"}, **choice}
+    return json.dumps({"choices": [whole], "usage": {"prompt_tokens": 7, "completion_tokens": 1}})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None},
+        {"content": ""},
+        {"content": "A", "refusal": "I will not choose A."},
+        {"content": [{"type": "text", "text": "A"}]},
+        {},
+    ],
+)
+def test_nothing_and_a_refusal_are_no_text(message: dict[str, Any]) -> None:
+    found = read_completion(completion(message=message), ())
+    assert (found.text, found.read, found.written, found.cut) == ("", 7, 1, False)
+
+
+def test_what_was_cut_is_marked_and_what_was_filtered_is_no_text() -> None:
+    assert read_completion(completion(finish_reason="length"), ()).cut
+    assert read_completion(completion(finish_reason="content_filter"), ()).text == ""
+
+
+@pytest.mark.parametrize(
+    "body", ["", "<html>", "[]", "{}", '{"choices": []}', '{"choices": [1]}', '{"choices": [{}]}', '{"error": {}}']
+)
+def test_what_is_no_completion_is_malformed(body: str) -> None:
+    with pytest.raises(Malformed):
+        read_completion(body, ())
+
+
+def test_log_probabilities_are_read_from_the_first_place_and_odd_entries_are_passed_over() -> None:
+    top = [{"token": "A", "logprob": -0.5}, {"token": "B", "logprob": float("-inf")}, {"token": 3}, None]
+    logprobs = {"content": [{"token": "A", "logprob": -0.5, "top_logprobs": top}]}
+    assert read_completion(completion(logprobs=logprobs), ("A", "B")).logprobs == (-0.5, -0.5 - BELOW)
+    assert read_completion(completion(logprobs={"content": []}), ("A", "B")).logprobs is None
+    assert read_completion(completion(logprobs=logprobs, finish_reason="content_filter"), ("A", "B")).logprobs is None
+    with pytest.raises(NoLogprobs):
+        read_completion(completion(logprobs=None), ("A", "B"))
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "7"}, {"prompt_tokens": -1, "completion_tokens": True}])
+def test_what_is_no_count_is_not_said(usage: Any) -> None:
+    body = json.loads(completion()) | {"usage": usage}
+    found = read_completion(json.dumps(body), ())
+    assert (found.read, found.written) == (None, None)
+
+
+def test_two_purses_share_a_cap_and_what_was_set_aside_by_one_that_is_gone_stays(tmp_path: Path) -> None:
+    gone, first, second = threading.Event(), *(Purse(tmp_path / "s.sqlite", "m", 10.0) for _ in range(2))
+    first.reserve(6.0, gone)
+    with pytest.raises(UserError, match=r"judge.max_money=10: 6 have been spent on m .* may cost 5; raise it"):
+        second.reserve(5.0, gone)
+    first.settle(6.0, 2.0)
+    second.reserve(5.0, gone)
+    assert Purse(tmp_path / "s.sqlite", "m", None).spent == 7.0
+    Purse(tmp_path / "s.sqlite", "another", 10.0).reserve(10.0, gone)
+
+
+def test_a_purse_waits_for_what_is_in_flight_to_cost_less(tmp_path: Path) -> None:
+    purse, gone = Purse(tmp_path / "s.sqlite", "m", 10.0), threading.Event()
+    purse.reserve(8.0, gone)
+    threading.Timer(0.1, purse.settle, (8.0, 1.0)).start()
+    purse.reserve(8.0, gone)
+    assert purse.spent == 9.0
+
+
+def test_a_pause_is_kept_by_who_already_waits() -> None:
+    import time
+
+    pace, started = Pace(600.0, None), time.monotonic()
+    pace.wait(0, threading.Event())
+    threading.Timer(0.02, pace.hold, (0.3,)).start()
+    pace.wait(0, threading.Event())
+    assert time.monotonic() - started > 0.3
