@@ -100,8 +100,8 @@ def test_log_probabilities_are_those_of_one_full_forward_a_question(
 def greedily(pair: Pair, prompt: str, tokens: int) -> str:
     model, made = pair
     ids = made.encode(prompt, add_special_tokens=False)
-    start = len(ids)
-    while len(ids) < start + tokens and made.eos_token_id not in ids[start:]:
+    start, ends = len(ids), {made.eos_token_id, model.generation_config.eos_token_id}
+    while len(ids) < start + tokens and not ends & set(ids[start:]):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     return str(made.decode(ids[start:], skip_special_tokens=True))
 
