@@ -26,7 +26,7 @@ class JudgePart:
     """
 
     def __init__(self, chosen: Chosen, place: str = "judge") -> None:
-        self.chosen, self.node = chosen, chosen.cfg[place]
+        self.chosen, self.place, self.node = chosen, place, chosen.cfg[place]
         self.found = part_class(place, self.node)
 
     @cached_property
@@ -51,7 +51,7 @@ class JudgePart:
             return self.chosen.model
         from rft.models.pretrained import Config, Pretrained
 
-        return Pretrained(Config(**own), self.chosen.store, key="judge").prepare()
+        return Pretrained(Config(**own), self.chosen.store, key=self.place).prepare()
 
     def settings(self) -> dict[str, Any]:
         """Its settings with its class, but for those that only say where its entries are found."""

@@ -41,8 +41,8 @@ def test_rlaif_means_ai_feedback() -> None:
         ("model=hf", "model.path", "has no value"),
         ("eval_judge=few_sho", "eval_judge=few_sho", "did you mean 'few_shot'"),
         ("eval_judg=few_shot", "eval_judg", "did you mean 'eval_judge'"),
-        ("eval_judge.batch_size=3", "eval_judge.batch_size", "as in eval_judge=few_shot"),
-        ("+eval_judge.batch_size=3", "eval_judge", "as in eval_judge=few_shot"),
+        ("eval_judge.batch_size=3", "eval_judge.batch_size", "as in eval_judge="),
+        ("+eval_judge.batch_size=3", "eval_judge", "as in eval_judge="),
         ("model._target_=os.system", "_target_=os.system", "RFT_ALLOWED_PACKAGES"),
     ],
 )

@@ -139,7 +139,7 @@ def test_markdown_has_verdict_numbers_pairs_and_costs(summary: dict[str, Any]) -
     for wanted in ("🟢 better", "ppo against dpo", "generated tokens", "![figures/forest.svg](figures/forest.svg)"):
         assert wanted in text
     blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert len(blocks) == 4  # two splits, pairs, costs
+    assert len(blocks) == 7  # two splits, the audit, who could label, quality of labels, pairs, costs
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
