@@ -299,7 +299,8 @@ def _about(cfg: DictConfig, *, same_family: bool) -> About:
     node, found = cfg.judge, part_class("judge", cfg.judge)
     form, model = node.get("form"), node.get("model")
     if model is None and "model" in found.needs:
-        given = cfg.model.get("asset") or cfg.model.get("path")
+        own = node.get("asset") or node.get("path")
+        given = own or cfg.model.get("asset") or cfg.model.get("path")
         model = Path(str(given)).name if given else _module(cfg.model)
     kind = form.value if isinstance(form, Enum) else form
     return About(_module(node), kind, None if model is None else str(model), same_family)
