@@ -92,7 +92,7 @@ def test_training_begins_at_the_fine_tuned_policy(arms: dict[str, Result], arm: 
 def test_the_reference_is_the_sft_policy_all_the_same(arms: dict[str, Result]) -> None:
     assert abs(arms["ppo"].history()[0]["rollout/kl"]) < 1e-5
     assert arms["constitutional"].history()[0]["rollout/kl"] > 1e-3
-    kl = {arm: _manifest(arms[arm], "evaluation").metrics["eval/kl"] for arm in ("sl-cai", "frozen")}
+    kl = {arm: _manifest(arms[arm], "evaluation").metrics["eval/test/kl"] for arm in ("sl-cai", "frozen")}
     assert kl["sl-cai"] == kl["frozen"] > 1e-3
 
 
