@@ -224,9 +224,8 @@ def train_policy(
     quiet()
     roles, trained = roles_of(algorithm_class, target_class(reward_node))
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, roles, trained, seed)
-    asked, reward = asked or Asked(), None
-    if "reward_model" in inputs:
-        reward = load_reward(inputs["reward_model"].path, reward_node, backbone, asked.reward)
+    asked, made = asked or Asked(), inputs.get("reward_model")
+    reward = load_reward(made.path, reward_node, backbone, asked.reward) if made else None
     if reward is not None and Role.critic in roles:
         reward.start_critic()
     algorithm = algorithm_class(config, backbone)
