@@ -114,7 +114,7 @@ def start_stage(
         inputs |= pipeline.judge.inputs()
 
     def judge() -> Judge:
-        return pipeline.judge.make(inputs, trial=True)
+        return pipeline.judge.make(inputs)
 
     def make(out: Path) -> Mapping[str, Any]:
         common = Common(
