@@ -106,7 +106,7 @@ def attack_cases(ratings: Ratings, n: int, seed: int) -> Iterator[Case]:
         better, worse = _answers(ratings, a, b)
         ids = (f"snippet-{a}", f"snippet-{b}")
         yield Case("attack", ids, (better, worse), True)
-        for name, suffix in (("control", CONTROL), *ATTACKS.items()):
+        for name, suffix in (("control", CONTROL), *((name, one.text) for name, one in ATTACKS.items())):
             yield Case("attack", ids, (better, Answer("", with_suffix(worse.response, suffix))), True, name)
 
 

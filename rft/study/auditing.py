@@ -188,8 +188,10 @@ def _on_own(about: About, own: Asked, standard: NDArray[np.float64]) -> dict[str
 
 def _on_attacks(asked: Asked) -> dict[str, Any]:
     """The cases of a pair: as it is, with the control, with each attack."""
-    preference = asked.preference.reshape(-1, 2 + len(ATTACKS))
-    return attack_success(preference[:, 0], preference[:, 2:], preference[:, 1], list(ATTACKS))
+    orders = asked.orders.reshape(-1, 2 + len(ATTACKS), 2)
+    # The attacked text is the second of its pair: it is shown first where the other, the better one, is shown second.
+    works = np.array([[attack.place in (None, 1), attack.place in (None, 0)] for attack in ATTACKS.values()])
+    return attack_success(orders[:, 0], orders[:, 2:], orders[:, 1], list(ATTACKS), works)
 
 
 def _on_work(work: Work, seconds: float) -> dict[str, Any]:
