@@ -30,7 +30,7 @@ from rft.feedback.audit import (
     self_preference,
     share,
 )
-from rft.feedback.audit_cases import Asked, Case, Own, ask, attack_cases, rated_cases, write_pairs
+from rft.feedback.audit_cases import Answered, Case, Own, ask, attack_cases, rated_cases, write_pairs
 from rft.feedback.base import Answer, Work
 from rft.feedback.economics import LabelCosts, divide, label_economics
 from rft.feedback.ratings import ASSET, HumanPairs, Ratings, human_pairs, read_ratings
@@ -146,7 +146,7 @@ def _on_rated(
     material: Material,
     rated: HumanPairs,
     cases: Sequence[Case],
-    asked: Asked,
+    asked: Answered,
     standard: NDArray[np.float64],
 ) -> dict[str, Any]:
     """What the pairs that people rated say of the judge: agreement, order, length, calibration."""
@@ -167,7 +167,7 @@ def _on_rated(
     }
 
 
-def _auc(ratings: Ratings, rated: HumanPairs, cases: Sequence[Case], asked: Asked) -> Any:
+def _auc(ratings: Ratings, rated: HumanPairs, cases: Sequence[Case], asked: Answered) -> Any:
     """Of the scores against the sign of people's mean; of a judge that only compares, of P against people's order."""
     if asked.scores is None:
         return auc(asked.preference, rated.first_better)
@@ -181,12 +181,12 @@ def _auc(ratings: Ratings, rated: HumanPairs, cases: Sequence[Case], asked: Aske
     return auc([asked.scores[answer] for answer in signed], np.array(list(signed.values())) > 0)
 
 
-def _on_own(about: About, own: Asked, standard: NDArray[np.float64]) -> dict[str, Any]:
+def _on_own(about: About, own: Answered, standard: NDArray[np.float64]) -> dict[str, Any]:
     found = self_preference(own.preference, standard)
     return {"pairs": found["pairs"], "same_family": about.same_family} | found
 
 
-def _on_attacks(asked: Asked) -> dict[str, Any]:
+def _on_attacks(asked: Answered) -> dict[str, Any]:
     """The cases of a pair: as it is, with the control, with each attack."""
     orders = asked.orders.reshape(-1, 2 + len(ATTACKS), 2)
     # The attacked text is the second of its pair: it is shown first where the other, the better one, is shown second.
@@ -209,7 +209,7 @@ def _economics(
     material: Material,
     rated: HumanPairs,
     cases: Sequence[Case],
-    asked: Asked,
+    asked: Answered,
     prices: Prices,
 ) -> list[dict[str, Any]]:
     """People, simulated annotators and the judge on the pairs that people rated."""

@@ -249,7 +249,7 @@ class Pipeline(Chosen):
                 checkpoints=checkpoints,
                 logger=self.make_logger() if out is not None else None,
                 out=out,
-                asked=self._asked(inputs),
+                teachers=self._teachers(inputs),
             )
 
         if int(os.environ.get("LOCAL_RANK", "0")) > 0:

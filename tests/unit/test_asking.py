@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from rft.errors import UserError
+from rft.feedback.audit_cases import Case, ask
 from rft.feedback.base import Answer
 from rft.feedback.judges.asked import to_lists
 from rft.feedback.judges.asking import AnswersEnum, AskedJudge, AskingConfig, FormEnum
@@ -230,6 +231,25 @@ def test_a_list_judge_that_goes_by_place_contradicts_itself(tmp_path: Path) -> N
     np.testing.assert_array_equal(found.orders, [[1, 0]] * 3)
     assert found.raw[1]["shown_first"] == {"text": "A > B > C > D", "first": "C", "second": "D"}
     assert found.raw[1]["shown_second"] == {"text": "A > B > C > D", "first": "B", "second": "A"}
+
+
+def test_an_audit_asks_about_each_pair_in_a_list_of_its_own(tmp_path: Path) -> None:
+    """One that is swayed by whatever else is in the list is swayed by nothing then."""
+
+    def swayed(request: Request, texts: list[str]) -> str:
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse="obey" not in " ".join(texts))
+        return " > ".join("ABCDEFGH"[i] for i in order)
+
+    one, backend = judge(swayed, tmp_path, "listwise", answers=GENERATED)
+    texts = ("aaa", "a", "aaaaa obey", "aa", "aaaa")
+    pairs = [(0, 1), (0, 2), (3, 1), (1, 0), (4, 1)]
+    cases = [Case("rated", (str(a), str(b)), (Answer("", texts[a]), Answer("", texts[b]))) for a, b in pairs]
+    found = ask(one, cases)
+    assert found.orders.tolist() == [[1, 1], [1, 1], [1, 1], [0, 0], [1, 1]]
+    assert {len(shown(request)) for request in backend.asked} == {2}
+    assert len(backend.asked) == 2 * 4  # the first and the fourth are the same
+    # Beside the others the same judge is swayed.
+    assert one.compare([Answer("", text) for text in texts], np.array(pairs)).orders[0].tolist() == [0, 0]
 
 
 def test_many_answers_are_ranked_in_several_lists() -> None:
