@@ -69,7 +69,7 @@ class About:
     judge: str
     form: str | None  # None: its settings have none
     model: str | None  # None: it has none
-    same_family: bool  # whether its model is the one that the policy starts from
+    same_family: bool | None  # whether its model is the one that the policy starts from; None: nobody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def plan_audit(pipeline: Pipeline) -> Planned:
     if config.self_pairs:
         inputs |= {"questions": pipeline.questions, "candidates": pipeline.candidates}
     listed = {"human_label": prices.human_label, "judge_mtoken": prices.judge_mtoken}
-    about = _about(cfg, same_family=of_judge.get("model") == pipeline.model if "model" in of_judge else False)
+    about = _about(cfg, same_family=_same_family(pipeline, of_judge))
 
     def make(out: Path) -> Mapping[str, Any]:
         judge = pipeline.judge.make(inputs)
@@ -296,7 +296,16 @@ def _own(pipeline: Pipeline, inputs: Mapping[str, Entry], config: AuditConfig) -
     ]
 
 
-def _about(cfg: DictConfig, *, same_family: bool) -> About:
+def _same_family(pipeline: Pipeline, of_judge: Mapping[str, Entry]) -> bool | None:
+    """Whether the judge is, or stands on, the model that the policy starts from; None if no entry of it tells."""
+    if "annotators" in pipeline.judge.found.needs:  # simulated: it stands on the gold, no language model
+        return False
+    models = {entry.inputs["model"] for entry in of_judge.values() if "model" in entry.inputs}
+    models |= {of_judge["model"].key} if "model" in of_judge else set()
+    return pipeline.model.key in models if models else None
+
+
+def _about(cfg: DictConfig, *, same_family: bool | None) -> About:
     """Name and form of the judge as its settings say them, for a reader."""
     node, found = cfg.judge, part_class("judge", cfg.judge)
     form, model = node.get("form"), node.get("model")

@@ -22,9 +22,9 @@ from rft.feedback.audit_cases import Own
 from rft.feedback.base import Answer, Work
 from rft.feedback.judges.base import Comparisons, Judge, PointwiseJudge, Verdicts
 from rft.feedback.ratings import Ratings
-from rft.store import Store
+from rft.store import Entry, Store
 from rft.store.cost import COST
-from rft.study.auditing import About, Material, make_audit
+from rft.study.auditing import About, Material, _same_family, make_audit
 from rft.study.pipeline import Pipeline
 from tests.integration.harness import TINY
 
@@ -289,6 +289,30 @@ def test_what_is_not_asked_for_is_null(audit: Run, material: Material, tmp_path:
     found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
     assert found["attacks"] is found["again"] is found["self_preference"] is found["model"] is None
     assert found["form"] == "listwise"
+
+
+def test_whether_the_judge_stands_on_the_model_of_the_policy(tmp_path: Path) -> None:
+    """Its own model, that of what it was made from, the gold; of an endpoint nobody knows."""
+    store = Store(tmp_path)
+
+    def found(of_judge: dict[str, Entry], *more: str) -> bool | None:
+        return _same_family(pipeline(*more), of_judge)
+
+    def pipeline(*more: str) -> Pipeline:
+        return Pipeline(compose(["model=tiny", *more]), store, tmp_path)
+
+    def made_from(key: str) -> Entry:
+        return store.get_or_compute("sft", version=1, config={}, inputs={"model": key}, build=lambda out: {})
+
+    model = pipeline().model
+    assert found({"model": model}) is True
+    assert found({"model": made_from(model.key)}) is False
+    of_entry = ("judge=reward_model", "judge.entry=abc")
+    assert found({"judge_model": model, "judge_sft": made_from(model.key)}, *of_entry) is True
+    assert found({"judge_model": model, "judge_sft": made_from("0" * 64)}, *of_entry) is False
+    assert found({"judge_model": model}, "judge=reward_model", "judge.path=somewhere") is None
+    assert found({}, "judge=openai", "judge.model=m") is None
+    assert found({}, "judge=simulated") is False
 
 
 class TestSettings:
