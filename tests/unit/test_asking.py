@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,32 @@ def test_only_the_pointwise_form_scores(tmp_path: Path) -> None:
     assert not one.one_by_one
     with pytest.raises(UserError, match="form=pointwise"):
         one.score(ANSWERS)
+
+
+class Crowded(Known):
+    """An endpoint whose answers depend on how many it is asked at once."""
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+        for place, reply in super().answer(requests):
+            assert reply.logprobs is not None
+            yield place, replace(reply, logprobs=(reply.logprobs[0] * len(requests), *reply.logprobs[1:]))
+
+
+def test_what_was_kept_does_not_hide_from_the_checks_that_an_answer_depends_on_others(tmp_path: Path) -> None:
+    backend = Crowded(lambda request, texts: (float(len(texts[0])), 0.0))
+    kept = KeptVerdicts(tmp_path / "verdicts.sqlite", {})
+    one = AskedJudge(AskingConfig(form=FormEnum.pointwise, options=["good", "bad"]), backend, kept)
+    failed = {row.name for row in judge_rows(one, one.asked_again) if not row.ok}
+    assert failed == {"a text depends on no other text"}
+
+
+def test_an_endpoint_that_draws_its_answers_is_not_blamed_for_the_batch(tmp_path: Path) -> None:
+    one, _ = judge(
+        lambda request, texts: (len(texts[0]) + 0.1 * request.attempt, 0.0), tmp_path, "pointwise", options=["g", "b"]
+    )
+    rows = {row.name: row for row in judge_rows(one, one.asked_again)}
+    assert all(row.ok for row in rows.values())
+    assert "cannot be seen" in rows["a text depends on no other text"].detail
 
 
 @pytest.mark.parametrize("form", ["pointwise", "pairwise", "listwise"])

@@ -15,6 +15,8 @@ from rft.cli.judge_table import markdown, rows, table
 from rft.errors import UserError
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.request import Message, Reply, Request
+from rft.store import Store
+from rft.store.assets import ASSETS, asset_key
 from rft.store.names import VERDICTS_FILE
 from tests.integration.harness import TINY
 
@@ -145,6 +147,29 @@ class TestVerdicts:
         assert " … " in output
         assert output.count("three") < 60
         assert "2026-01-03T10:00:00" in output
+
+    def test_names_a_model_in_this_process(self, store: Path) -> None:
+        """By the asset or the hub id that it is of, else by its digest."""
+        place = Store(store.parent)
+        inputs = {"asset": asset_key(ASSETS["smollm2-135m-instruct"])}
+
+        def make(out: Path) -> dict[str, object]:
+            (out / "config.json").write_text("{}")
+            return {}
+
+        def other(out: Path) -> dict[str, object]:
+            (out / "config.json").write_text("{ }")
+            return {}
+
+        of_asset = place.get_or_compute("model", version=1, config={}, inputs=inputs, build=make)
+        hub = {"hub": "org/name", "revision": None}
+        of_hub = place.get_or_compute("model", version=1, config=hub, inputs={}, build=other)
+        for digest in (of_asset.digest, of_hub.digest, "0123456789abcdef"):
+            request = Request((Message(role="user", content="?"),), ("A", "B"))
+            KeptVerdicts(store, {"model": digest}).keep({"backend": "hf"}, request, Reply("A", None, 1, 1, 0.1))
+        output = CliRunner().invoke(app, ["judge", "verdicts"]).output
+        for words in ("smollm2-135m-instruct", "org/name", "hf 0123456789ab"):
+            assert words in output
 
     def test_find_and_limit(self, store: Path) -> None:
         self.fill(store)

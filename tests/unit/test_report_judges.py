@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from rft.cli import judge_table
-from rft.report import judge_figures, plots, print_table, summarise
+from rft.report import images, judge_figures, plots, print_table, summarise
 from rft.report.html import render
 from rft.report.judge_views import economics, judges, lines
 from rft.report.markdown import escape, markdown, two
 from rft.report.measures import measured, money, points
+from rft.report.palette import key
 from tests.synthetic_study import AUDIT, EVIL, Study
 
 
@@ -248,6 +249,17 @@ def test_gold_rises_with_the_quality_of_labels(study: Study) -> None:
     assert line["sentence"] in render(study.load(), summary)
     figure = judge_figures.label_quality(summary)
     assert figure is not None
+    assert figure.names == ("sft (control)", "ppo")
+    assert figure.caption.endswith("The dotted line is the control sft, which learned from no labels.")
+    taught = copy.deepcopy(summary)
+    taught["arms"]["sft"]["feedback"] = "simulated"
+    of_labels = judge_figures.label_quality(taught)
+    assert of_labels is not None
+    assert of_labels.caption.endswith("The dotted line is the control sft.")
+    legend = images._canvas([figure], list(summary["arms"])).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["sft (control)", "ppo"]
+    assert legend.get_lines()[0].get_linestyle() == ":"
+    assert "<span>" + key(0) + "sft (control)</span>" in render(study.load(), summary)
     level, curve = figure.series
     assert set(level.y) == {summary["arms"]["sft"]["splits"]["test"]["gold"]["mean"]}
     assert curve.low == [one["low"] for one in means]
