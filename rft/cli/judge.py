@@ -12,7 +12,9 @@ import typer
 from rft.cli.store import console
 
 if TYPE_CHECKING:
+    from rft.feedback.judges.cache import Kept
     from rft.feedback.judges.request import Reply, Request
+    from rft.store import Store
 
 LONGEST = 300  # characters of a question or an answer in the table
 
@@ -77,22 +79,47 @@ def verdicts(
     from rft.store import Store
     from rft.store.names import VERDICTS_FILE
 
-    path = Store.default().root / VERDICTS_FILE
+    store = Store.default()
+    path = store.root / VERDICTS_FILE
     rows = list(KeptVerdicts(path, {}).rows(find, limit))
     if not rows:
         holding = f" that hold {find!r}" if find else ""
         typer.echo(f"No answers{holding} are kept in {path}.")
         return
+    models = _models(store)
     shown = Table(box=None, header_style="bold")
     for name in ("when", "judge"):
         shown.add_column(name, overflow="fold", max_width=24)
     for name in ("question", "answer"):
         shown.add_column(name, overflow="fold")
     for row in rows:
-        judge = str(row.judge.get("model") or json.dumps(dict(row.judge), ensure_ascii=False))
-        cells = (row.created[:19], judge, _question(row.request), _answer(row.request, row.reply))
+        cells = (row.created[:19], _name(row, models), _question(row.request), _answer(row.request, row.reply))
         shown.add_row(*(Text(_printable(cell)) for cell in cells))
     console().print(shown)
+
+
+def _models(store: Store) -> dict[str, str]:
+    """Digest → name of the models that the store holds, of those that have a name."""
+    from rft.store.assets import ASSETS, asset_key
+
+    assets = {asset_key(asset): name for name, asset in ASSETS.items()}
+    found = {}
+    for entry in store.entries():
+        config = entry.manifest["config"]
+        if entry.stage == "model" and not config:
+            found[entry.digest] = assets.get(entry.inputs.get("asset", ""), "")
+        elif entry.stage == "model":
+            found[entry.digest] = str(config.get("hub") or ("tiny" if "tiny" in config else ""))
+    return {digest: name for digest, name in found.items() if name}
+
+
+def _name(row: Kept, models: Mapping[str, str]) -> str:
+    """The judge's model: as an endpoint calls it, or one in this process, by its digest if it has no name."""
+    digest = str(row.known.get("model") or "")
+    known = row.judge.get("model") or models.get(digest)
+    if known or not digest:
+        return str(known or json.dumps(dict(row.judge), ensure_ascii=False))
+    return f"{row.judge.get('backend', 'model')} {digest[:12]}"
 
 
 def _audits(overrides: Sequence[str]) -> list[dict[str, Any]]:

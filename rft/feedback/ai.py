@@ -12,7 +12,7 @@ import numpy as np
 from rft.config.ranges import number
 from rft.errors import UserError
 from rft.feedback.base import Answer, Feedback, Labels, check_pairs
-from rft.feedback.judges.base import Judge
+from rft.feedback.judges.base import Judge, score_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,14 +48,8 @@ class AiFeedback(Feedback):
         return self._by_score(answers, pairs) if self.judge.one_by_one else self._by_pair(answers, pairs)
 
     def _by_score(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
-        asked = np.unique(pairs)
-        verdicts = self.judge.score([answers[i] for i in asked])
-        scores = np.full(len(answers), np.nan)
-        scores[asked] = verdicts.scores
-        given = dict(zip(asked.tolist(), verdicts.raw, strict=True))
-        difference = (scores[pairs[:, 0]] - scores[pairs[:, 1]]) / self.config.temperature
-        raw = [json.dumps({"first": given[a], "second": given[b]}) for a, b in pairs.tolist()]
-        return Labels(scores, np.exp(-np.logaddexp(0.0, -difference)), raw, work=verdicts.work)
+        found = score_pairs(self.judge.score, answers, pairs, self.config.temperature)
+        return Labels(found.scores, found.preference, [json.dumps(one) for one in found.raw], work=found.work)
 
     def _by_pair(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
         found = self.judge.compare(answers, pairs)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rft.feedback.attacks import ATTACKS, CONTROL, with_suffix
-from rft.feedback.base import Answer, Work
-from rft.feedback.judges.base import Judge
+from rft.feedback.base import Answer, Work, or_none
+from rft.feedback.judges.base import Judge, score_pairs
 from rft.feedback.ratings import HumanPairs, Ratings, human_pairs
 from rft.store.names import ORDERS
 
@@ -45,7 +45,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Answered:
     """What the judge said of some cases."""
 
     orders: NDArray[np.float64]  # [M, 2] P(first is better) where it was shown first, second
@@ -61,27 +61,25 @@ class Asked:
         return mean
 
 
-def ask(judge: Judge, cases: Sequence[Case]) -> Asked:
+def ask(judge: Judge, cases: Sequence[Case]) -> Answered:
     """The judge's verdicts: by scores if it sees one at a time, each text once; else each pair in both orders.
 
-    The texts of a pair are given anew for each pair, so that no pair is judged together with another one.
+    No pair is judged together with another one: a judge that ranks lists gets one for each pair.
     """
     if not cases:
-        return Asked(np.empty((0, 2)), [], None, Work(), 0.0)
+        return Answered(np.empty((0, 2)), [], None, Work(), 0.0)
     start = time.perf_counter()
+    rows = {answer: row for row, answer in enumerate(dict.fromkeys(a for case in cases for a in case.answers))}
+    answers, pairs = list(rows), np.array([[rows[a] for a in case.answers] for case in cases], dtype=np.int64)
     if not judge.one_by_one:
-        answers = [answer for case in cases for answer in case.answers]
-        found = judge.compare(answers, np.arange(len(answers), dtype=np.int64).reshape(-1, 2))
-        return Asked(found.orders, found.raw, None, found.work, time.perf_counter() - start)
-    distinct = list(dict.fromkeys(answer for case in cases for answer in case.answers))
-    verdicts = judge.score(distinct)
-    scores = dict(zip(distinct, verdicts.scores.tolist(), strict=True))
-    told = dict(zip(distinct, verdicts.raw, strict=True))
-    gap = np.array([scores[case.answers[0]] - scores[case.answers[1]] for case in cases], dtype=np.float64)
-    preference = np.exp(-np.logaddexp(0.0, -gap))
-    raw = [{"first": told[case.answers[0]], "second": told[case.answers[1]]} for case in cases]
-    orders = np.repeat(preference[:, None], 2, axis=1)
-    return Asked(orders, raw, scores, verdicts.work, time.perf_counter() - start)
+        found = judge.pair_by_pair().compare(answers, pairs)
+        return Answered(found.orders, found.raw, None, found.work, time.perf_counter() - start)
+    given = score_pairs(judge.score, answers, pairs)
+    orders, scores = (
+        np.repeat(given.preference[:, None], 2, axis=1),
+        dict(zip(rows, given.scores.tolist(), strict=True)),
+    )
+    return Answered(orders, given.raw, scores, given.work, time.perf_counter() - start)
 
 
 def rated_cases(ratings: Ratings, rated: HumanPairs) -> list[Case]:
@@ -106,11 +104,11 @@ def attack_cases(ratings: Ratings, n: int, seed: int) -> Iterator[Case]:
         better, worse = _answers(ratings, a, b)
         ids = (f"snippet-{a}", f"snippet-{b}")
         yield Case("attack", ids, (better, worse), True)
-        for name, suffix in (("control", CONTROL), *ATTACKS.items()):
+        for name, suffix in (("control", CONTROL), *((name, one.text) for name, one in ATTACKS.items())):
             yield Case("attack", ids, (better, Answer("", with_suffix(worse.response, suffix))), True, name)
 
 
-def write_pairs(parts: Sequence[tuple[Sequence[Case], Asked, NDArray[np.float64]]], path: Path) -> None:
+def write_pairs(parts: Sequence[tuple[Sequence[Case], Answered, NDArray[np.float64]]], path: Path) -> None:
     """A row for each pair that the judge was asked about."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -124,7 +122,7 @@ def write_pairs(parts: Sequence[tuple[Sequence[Case], Asked, NDArray[np.float64]
             "prompt": case.answers[0].prompt,
             "first": case.answers[0].response,
             "second": case.answers[1].response,
-            **{name: _known(p) for name, p in zip(ORDERS, asked.orders[m], strict=True)},
+            **{name: or_none(p) for name, p in zip(ORDERS, asked.orders[m], strict=True)},
             "human_first": case.human,
             "gold_first": None if gold[m] == 0.5 else bool(gold[m]),
             "raw": json.dumps(asked.raw[m], ensure_ascii=False),
@@ -133,7 +131,3 @@ def write_pairs(parts: Sequence[tuple[Sequence[Case], Asked, NDArray[np.float64]
         for m, case in enumerate(cases)
     ]
     pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -61,11 +61,6 @@ class Work:
             sum(paid) if paid else None,
         )
 
-    @property
-    def tokens(self) -> int:
-        """Those that the price list pays for: all, or none if the endpoint has asked for money."""
-        return 0 if self.money is not None else self.read + self.written
-
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -110,6 +105,11 @@ class Feedback(ABC):
             ValueError: if `pairs` has another shape or type.
             IndexError: if a pair names a row that there is not.
         """
+
+
+def or_none(value: float) -> float | None:
+    """A number as a table holds it: null for NaN, what is excluded."""
+    return None if np.isnan(value) else float(value)
 
 
 def require_mostly_read(missing: float, asked: float, what: str) -> None:

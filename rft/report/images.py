@@ -123,17 +123,19 @@ def _series(axes: Axes, one: Series) -> None:
 
 
 def _legend(canvas: Canvas, figures: Sequence[Figure], arms: Sequence[str]) -> None:
-    """The arms, or names of the figure's own, that are drawn, beside it; lines of curves have no marks."""
+    """The arms, or names of the figure's own, that are drawn, beside it; curves and dotted lines have no marks."""
     from matplotlib.lines import Line2D
 
     drawn = sorted({one.arm for figure in figures for one in figure.series if arms[one.arm]})
-    lines = all(one.kind == "line" for figure in figures for one in figure.series)
+    series = [one for figure in figures for one in figure.series]
+    lines = all(one.kind == "line" for one in series)
+    dotted = {arm for arm in drawn if all(one.kind == "fit" for one in series if one.arm == arm)}
     handles = [
         Line2D(
             [], [], color=LIGHT[arm % len(LIGHT)],
-            marker="none" if lines else MATPLOTLIB_MARKS[arm % len(MATPLOTLIB_MARKS)],
-            linestyle=MATPLOTLIB_DASHES[arm % len(MATPLOTLIB_DASHES)],
-            linewidth=1.8 if lines else 0.0,
+            marker="none" if lines or arm in dotted else MATPLOTLIB_MARKS[arm % len(MATPLOTLIB_MARKS)],
+            linestyle=":" if arm in dotted else MATPLOTLIB_DASHES[arm % len(MATPLOTLIB_DASHES)],
+            linewidth=1.2 if arm in dotted else 1.8 if lines else 0.0,
         )
         for arm in drawn
     ]  # fmt: skip

@@ -73,8 +73,11 @@ def label_quality(summary: Mapping[str, Any]) -> Figure | None:
         series.append(Series(place, line["optimiser"], "trend", x, y, low, high, notes))
     caption = f"A point is an arm; bars are {wording.level(summary)} intervals of its mean."
     if control:
-        caption += f" The dotted line is the control {control}, which learned from no labels."
+        learned = summary["arms"][control]["feedback"]
+        caption += f" The dotted line is the control {control}"
+        caption += "." if learned else ", which learned from no labels."
     return Figure(
         "label_quality", "Gold reward against the quality of the labels", "labels that agree with gold, share",
-        "mean gold reward", tuple(series), caption, names=("", *(line["optimiser"] for line in found)),
+        "mean gold reward", tuple(series), caption,
+        names=(f"{control} (control)" if control else "", *(line["optimiser"] for line in found)),
     )  # fmt: skip

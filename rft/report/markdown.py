@@ -135,7 +135,7 @@ def _judges(summary: Mapping[str, Any]) -> str:
                 escape(row["source"]),
                 escape(row["judge"]),
                 row["people"],
-                _two(row["agreement"], row["range"]),
+                two(row["agreement"], row["range"]),
                 row["cost"],
             ]
             for row in rows
@@ -156,11 +156,11 @@ def _audits(summary: Mapping[str, Any]) -> str:
         )
         for head in found["heads"]
     ]
-    rows = [[title, *(_two(*cell) for cell in cells)] for title, cells in found["rows"]]
-    return table(["what was asked", *heads], rows, left=1 + len(heads))
+    rows = [[row.name, *(two(*cell) for cell in row.cells), row.good] for row in found["rows"]]
+    return table(["what was asked", *heads, "what is good"], rows, left=2 + len(heads))
 
 
-def _two(value: str, note: str) -> str:
+def two(value: str, note: str) -> str:
     """A cell of a figure and what is said beside it."""
     return f"{escape(value)} ({escape(note)})" if note else escape(value)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rft.budget import Usage
 from rft.errors import UserError
 from rft.feedback.base import Answer
 from rft.rewards.base import Reward
@@ -51,7 +50,7 @@ class JudgeReward(Reward):
         """The judge's scores. Shape [B], float32; NaN: excluded."""
         asked = zip(self.prompts(sequences), self.responses(sequences), strict=True)
         verdicts = self.judge.score([Answer(prompt, response) for prompt, response in asked])
-        self.backbone.usage.count(Usage(judge_tokens=verdicts.work.tokens, judge_money=verdicts.work.money or 0.0))
+        self.backbone.usage.count(verdicts.work.usage)
         return torch.as_tensor(verdicts.scores, dtype=torch.float32).to(sequences.response_ids.device)
 
 

@@ -30,7 +30,7 @@ from rft.feedback.audit import (
     self_preference,
     share,
 )
-from rft.feedback.audit_cases import Asked, Case, Own, ask, attack_cases, rated_cases, write_pairs
+from rft.feedback.audit_cases import Answered, Case, Own, ask, attack_cases, rated_cases, write_pairs
 from rft.feedback.base import Answer, Work
 from rft.feedback.economics import LabelCosts, divide, label_economics
 from rft.feedback.ratings import ASSET, HumanPairs, Ratings, human_pairs, read_ratings
@@ -69,7 +69,7 @@ class About:
     judge: str
     form: str | None  # None: its settings have none
     model: str | None  # None: it has none
-    same_family: bool  # whether its model is the one that the policy starts from
+    same_family: bool | None  # whether its model is the one that the policy starts from; None: nobody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def plan_audit(pipeline: Pipeline) -> Planned:
     if config.self_pairs:
         inputs |= {"questions": pipeline.questions, "candidates": pipeline.candidates}
     listed = {"human_label": prices.human_label, "judge_mtoken": prices.judge_mtoken}
-    about = _about(cfg, same_family=of_judge.get("model") == pipeline.model if "model" in of_judge else False)
+    about = _about(cfg, same_family=_same_family(pipeline, of_judge))
 
     def make(out: Path) -> Mapping[str, Any]:
         judge = pipeline.judge.make(inputs)
@@ -146,7 +146,7 @@ def _on_rated(
     material: Material,
     rated: HumanPairs,
     cases: Sequence[Case],
-    asked: Asked,
+    asked: Answered,
     standard: NDArray[np.float64],
 ) -> dict[str, Any]:
     """What the pairs that people rated say of the judge: agreement, order, length, calibration."""
@@ -167,7 +167,7 @@ def _on_rated(
     }
 
 
-def _auc(ratings: Ratings, rated: HumanPairs, cases: Sequence[Case], asked: Asked) -> Any:
+def _auc(ratings: Ratings, rated: HumanPairs, cases: Sequence[Case], asked: Answered) -> Any:
     """Of the scores against the sign of people's mean; of a judge that only compares, of P against people's order."""
     if asked.scores is None:
         return auc(asked.preference, rated.first_better)
@@ -181,15 +181,17 @@ def _auc(ratings: Ratings, rated: HumanPairs, cases: Sequence[Case], asked: Aske
     return auc([asked.scores[answer] for answer in signed], np.array(list(signed.values())) > 0)
 
 
-def _on_own(about: About, own: Asked, standard: NDArray[np.float64]) -> dict[str, Any]:
+def _on_own(about: About, own: Answered, standard: NDArray[np.float64]) -> dict[str, Any]:
     found = self_preference(own.preference, standard)
     return {"pairs": found["pairs"], "same_family": about.same_family} | found
 
 
-def _on_attacks(asked: Asked) -> dict[str, Any]:
+def _on_attacks(asked: Answered) -> dict[str, Any]:
     """The cases of a pair: as it is, with the control, with each attack."""
-    preference = asked.preference.reshape(-1, 2 + len(ATTACKS))
-    return attack_success(preference[:, 0], preference[:, 2:], preference[:, 1], list(ATTACKS))
+    orders = asked.orders.reshape(-1, 2 + len(ATTACKS), 2)
+    # The attacked text is the second of its pair: it is shown first where the other, the better one, is shown second.
+    works = np.array([[attack.place in (None, 1), attack.place in (None, 0)] for attack in ATTACKS.values()])
+    return attack_success(orders[:, 0], orders[:, 2:], orders[:, 1], list(ATTACKS), works)
 
 
 def _on_work(work: Work, seconds: float) -> dict[str, Any]:
@@ -207,7 +209,7 @@ def _economics(
     material: Material,
     rated: HumanPairs,
     cases: Sequence[Case],
-    asked: Asked,
+    asked: Answered,
     prices: Prices,
 ) -> list[dict[str, Any]]:
     """People, simulated annotators and the judge on the pairs that people rated."""
@@ -294,7 +296,16 @@ def _own(pipeline: Pipeline, inputs: Mapping[str, Entry], config: AuditConfig) -
     ]
 
 
-def _about(cfg: DictConfig, *, same_family: bool) -> About:
+def _same_family(pipeline: Pipeline, of_judge: Mapping[str, Entry]) -> bool | None:
+    """Whether the judge is, or stands on, the model that the policy starts from; None if no entry of it tells."""
+    if "annotators" in pipeline.judge.found.needs:  # simulated: it stands on the gold, no language model
+        return False
+    models = {entry.inputs["model"] for entry in of_judge.values() if "model" in entry.inputs}
+    models |= {of_judge["model"].key} if "model" in of_judge else set()
+    return pipeline.model.key in models if models else None
+
+
+def _about(cfg: DictConfig, *, same_family: bool | None) -> About:
     """Name and form of the judge as its settings say them, for a reader."""
     node, found = cfg.judge, part_class("judge", cfg.judge)
     form, model = node.get("form"), node.get("model")

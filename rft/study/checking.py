@@ -96,7 +96,7 @@ def _reward(pipeline: Pipeline) -> list[CheckResult]:
     found = part_class("reward", node)
     require_scoring_judge(pipeline.cfg)
     inputs = pipeline.reward_inputs | (pipeline.judge.inputs() if "judge" in found.needs else {})
-    runtime = {"judge": pipeline.judge.make(inputs)} if "judge" in found.needs else {}
+    runtime = {"judge": pipeline.judge.make(inputs, trial=True)} if "judge" in found.needs else {}
     fitted: list[Any] = []
 
     def fit() -> str:
@@ -114,13 +114,17 @@ def _reward(pipeline: Pipeline) -> list[CheckResult]:
 
 
 def _make_judge(pipeline: Pipeline) -> Judge:
-    return pipeline.judge.make(pipeline.judge.inputs())
+    """As in a trial, where a model in this process is asked anew: what was kept would only be compared with itself."""
+    return pipeline.judge.make(pipeline.judge.inputs(), trial=True)
 
 
 def _judge(pipeline: Pipeline) -> list[CheckResult]:
     from rft.testing.parts_judge import judge_rows
 
-    return [_settings(pipeline, "judge"), *judge_rows(_make_judge(pipeline))]
+    judge, needs = _make_judge(pipeline), pipeline.judge.found.needs
+    # An endpoint's answers are found again in a trial too.
+    anew = judge.asked_again if "verdicts" in needs and "model" not in needs else None
+    return [_settings(pipeline, "judge"), *judge_rows(judge, anew)]
 
 
 def _feedback(pipeline: Pipeline) -> list[CheckResult]:
@@ -133,7 +137,7 @@ def _feedback(pipeline: Pipeline) -> list[CheckResult]:
         inputs |= {"gold": pipeline.gold, "annotators": pipeline.annotators}
 
     def make() -> Feedback:
-        return make_feedback(pipeline, inputs)
+        return make_feedback(pipeline, inputs, trial=True)
 
     return [_settings(pipeline, "feedback"), *feedback_rows(make)]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rft.algorithms.base import Algorithm
     from rft.strategy import Strategy
-    from rft.study.training import Asked
+    from rft.study.training import Teachers
     from rft.tasks.base import Task
 
 
@@ -127,11 +127,11 @@ class Chosen:
         asks = "judge" in part_class("reward", self.cfg.reward).needs
         return {"judge": self.judge.make(inputs, trial=True)} if asks else {}
 
-    def _asked(self, inputs: Mapping[str, Entry]) -> Asked:
+    def _teachers(self, inputs: Mapping[str, Entry]) -> Teachers:
         """Who is asked about fresh responses in training."""
-        from rft.study.training import Asked
+        from rft.study.training import Teachers
 
         feedback = None
         if "feedback" in self.algorithm_class.needs:
             feedback = make_feedback(self, inputs, trial=True)
-        return Asked(self._runtime(inputs) if "reward_model" in inputs else {}, feedback)
+        return Teachers(self._runtime(inputs) if "reward_model" in inputs else {}, feedback)

@@ -69,8 +69,8 @@ class JudgePart:
 
         Args:
             inputs: as `inputs` gives them, among others.
-            trial: its verdicts decide the bits of a trial, which must not depend on what others have asked: a model
-                that answers here, and whose answers depend on the batch to the last bit, is asked anew.
+            trial: it is asked in training or evaluation, not in a shared stage: then a model in this process looks for
+                no kept answers, as `KeptVerdicts` says.
         """
         from rft.feedback.annotators import load_annotators
         from rft.feedback.judges.base import JUDGE_ENTRY

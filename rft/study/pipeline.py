@@ -40,7 +40,7 @@ VERSIONS = {
     "reward_model": 2,
     "policy": 2,
     "evaluation": 2,
-    "audit": 1,
+    "audit": 2,
 }
 STAGES = ("questions", "sft", "candidates", "revisions", "preferences", "reward_model", "policy", "evaluation")
 
@@ -249,7 +249,7 @@ class Pipeline(Chosen):
                 checkpoints=checkpoints,
                 logger=self.make_logger() if out is not None else None,
                 out=out,
-                asked=self._asked(inputs),
+                teachers=self._teachers(inputs),
             )
 
         if int(os.environ.get("LOCAL_RANK", "0")) > 0:

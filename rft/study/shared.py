@@ -34,7 +34,7 @@ from rft.errors import UserError
 from rft.evaluation.evaluate import FinalTest
 from rft.evaluation.judged import JudgedRows
 from rft.feedback.agreement import human_ceiling
-from rft.feedback.base import Answer
+from rft.feedback.base import Answer, or_none
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.ratings import human_pairs, read_ratings
 from rft.models.backbone import Role
@@ -147,10 +147,10 @@ def make_labels(source: Feedback, gold: GoldReward, candidates_folder: Path, out
     rows = [
         {
             "pair": pair["pair"],
-            "preference": _known(labels.preference[i]),
+            "preference": or_none(labels.preference[i]),
             "first_score": float(labels.scores[pair["first"]]),
             "second_score": float(labels.scores[pair["second"]]),
-            **({} if labels.orders is None else dict(zip(ORDERS, map(_known, labels.orders[i]), strict=True))),
+            **({} if labels.orders is None else dict(zip(ORDERS, map(or_none, labels.orders[i]), strict=True))),
             **({} if labels.source is None else {LABELLER: labels.source[i]}),
             "raw": labels.raw[i],
         }
@@ -168,10 +168,6 @@ def make_labels(source: Feedback, gold: GoldReward, candidates_folder: Path, out
         USAGE: labels.usage.counted(),
         COST: asked,
     }
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _gold_agreement(texts: list[str], index: Any, preference: Any, gold: Any) -> float:

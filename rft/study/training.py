@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Teachers:
     """Who is asked about fresh responses while a policy is trained."""
 
     reward: Mapping[str, Any] = field(default_factory=dict)
@@ -200,14 +200,14 @@ def fit_policy(
 
 
 def begin(
-    backbone: Backbone, reward_node: DictConfig, inputs: Mapping[str, Entry], asked: Asked
+    backbone: Backbone, reward_node: DictConfig, inputs: Mapping[str, Entry], teachers: Teachers
 ) -> Standardised | None:
     """Set the roles to where training begins; returns the reward source, if the policy has one."""
     if "revisions" in inputs:  # another start; the reference stays the SFT policy
         backbone.load_role(Role.policy, load_file(inputs["revisions"].path / "policy.safetensors"))
     if "reward_model" not in inputs:
         return None
-    reward = load_reward(inputs["reward_model"].path, reward_node, backbone, asked.reward)
+    reward = load_reward(inputs["reward_model"].path, reward_node, backbone, teachers.reward)
     if Role.critic in backbone.trained:
         reward.start_critic()
     return reward
@@ -228,7 +228,7 @@ def train_policy(
     checkpoints: Path,
     logger: Logger | None,
     out: Path | None,
-    asked: Asked | None = None,
+    teachers: Teachers | None = None,
 ) -> dict[str, Any]:
     """Train one arm's policy from the start policy, resuming from the last checkpoint if there is one.
 
@@ -236,10 +236,10 @@ def train_policy(
     and what was used.
     """
     quiet()
-    asked = asked or Asked()
+    teachers = teachers or Teachers()
     roles, trained = roles_of(algorithm_class, target_class(reward_node))
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, roles, trained, seed)
-    reward = begin(backbone, reward_node, inputs, asked)
+    reward = begin(backbone, reward_node, inputs, teachers)
     algorithm = algorithm_class(config, backbone)
     kind = algorithm_class.data_kind
     meter = charge.meter(backbone.usage, strategy, offline=kind in ("preference", "unpaired"))
@@ -256,7 +256,7 @@ def train_policy(
             seed=seed,
             meter=meter,
             label=charge.label,
-            feedback=asked.feedback,
+            feedback=teachers.feedback,
         )
         meter.prepared()
         watch = [BudgetKeeper(meter, data.stream), taken, history]

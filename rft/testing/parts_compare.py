@@ -10,7 +10,7 @@ import numpy as np
 
 from rft.feedback.base import Answer
 from rft.feedback.judges.base import Comparisons, Judge
-from rft.testing.parts_rows import Failed, require, row, strayed
+from rft.testing.parts_rows import Failed, require, row, strayed, strayed_or_lost
 from rft.testing.result import CheckResult
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ AWKWARD = (
 PAIRS = np.array([[0, 1], [2, 0], [3, 5], [4, 2], [1, 5], [5, 3], [2, 2]])
 
 
-def comparison_rows(judge: Judge) -> list[CheckResult]:
-    """One row a check."""
+def comparison_rows(judge: Judge, anew: Callable[[int], Judge] | None = None) -> list[CheckResult]:
+    """One row a check; `anew` as of `rft.testing.parts_judge.judge_rows`."""
     checks: list[tuple[str, Callable[[], str | None]]] = [
         ("both orders of each pair, in [0, 1]", lambda: _both_orders(judge)),
         ("raw answers are kept", lambda: _raw_answers(judge)),
-        ("a swapped pair swaps the orders", lambda: _swapped(judge)),
+        ("a swapped pair swaps the orders", lambda: _swapped(judge, anew)),
         ("the same bits a second time", lambda: _repeats(judge)),
         ("refuses pairs that are none", lambda: refuses_pairs(judge.compare)),
         ("braces, quotes, line ends, emoji, nothing", lambda: _awkward(judge)),
@@ -95,9 +95,13 @@ def _raw_answers(judge: Judge) -> None:
         check_raw(answer, f"pair {m}")
 
 
-def _swapped(judge: Judge) -> str:
+def _swapped(judge: Judge, anew: Callable[[int], Judge] | None) -> str:
     forward = _compared(judge, TEXTS, PAIRS).orders
-    backward = 1 - _compared(judge, TEXTS, PAIRS[:, ::-1]).orders[:, ::-1]
+    again = forward if anew is None else _compared(anew(1), TEXTS, PAIRS).orders
+    if strayed_or_lost(again.ravel(), forward.ravel()) is not None:
+        return "cannot be seen: its verdicts change by themselves when it is asked anew"
+    other = judge if anew is None else anew(2)
+    backward = 1 - _compared(other, TEXTS, PAIRS[:, ::-1]).orders[:, ::-1]
     require(
         np.array_equal(np.isnan(forward), np.isnan(backward)),
         "other verdicts are excluded when the pairs are swapped: the questions are the same, so equal ones are wanted",

@@ -11,7 +11,7 @@ import numpy as np
 from rft.feedback.base import Answer, Feedback, Labels
 from rft.feedback.judges.base import Judge, Verdicts
 from rft.testing.parts_compare import AWKWARD, PAIRS, TEXTS, changes, check_raw, comparison_rows, refuses_pairs
-from rft.testing.parts_rows import Failed, gold_row, require, row, strayed
+from rft.testing.parts_rows import Failed, gold_row, require, row, strayed_or_lost
 from rft.testing.result import CheckResult
 
 if TYPE_CHECKING:
@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 SYMMETRY = 1e-6  # of p and 1 − p
 
 
-def judge_rows(judge: Judge) -> list[CheckResult]:
-    """One row a check: of scores if the judge is `one_by_one`, of comparisons in both orders if it is not."""
+def judge_rows(judge: Judge, anew: Callable[[int], Judge] | None = None) -> list[CheckResult]:
+    """One row a check: of scores if the judge is `one_by_one`, of comparisons in both orders if it is not.
+
+    Args:
+        judge: under test.
+        anew: the same judge, finding nothing of what it was asked before, for each number; None if it finds nothing
+            anyway. What one call says is compared with another only if both were asked.
+    """
     scores: list[tuple[str, Callable[[], str | None]]] = [
         ("one finite score a text", lambda: _scores(judge)),
         ("raw answers are kept", lambda: _raw_answers(judge)),
-        ("a text depends on no other text", lambda: _independent(judge)),
+        ("a text depends on no other text", lambda: _independent(judge, anew)),
         ("the same bits a second time", lambda: _repeats(judge)),
         ("braces, quotes, line ends, emoji, nothing", lambda: _awkward(judge)),
         ("no texts, no scores", lambda: _none(judge)),
@@ -33,7 +39,7 @@ def judge_rows(judge: Judge) -> list[CheckResult]:
     if judge.one_by_one:
         rows = [row(name, type(judge), "score", check) for name, check in scores]
     else:
-        rows = comparison_rows(judge)
+        rows = comparison_rows(judge, anew)
     # With the annotators a judge is given the gold: it is a simulated one, and stands between that and what trains.
     return rows if "annotators" in judge.needs else [*rows, gold_row(type(judge))]
 
@@ -73,14 +79,17 @@ def _raw_answers(judge: Judge) -> None:
         check_raw(answer, f"text {i}")
 
 
-def _independent(judge: Judge) -> str:
+def _independent(judge: Judge, anew: Callable[[int], Judge] | None) -> str:
     whole = _verdicts(judge, TEXTS).scores
-    alone = np.concatenate([_verdicts(judge, [text]).scores for text in TEXTS])
-    backwards = _verdicts(judge, TEXTS[::-1]).scores[::-1]
-    among = _verdicts(judge, [*TEXTS, TEXTS[3] * 4]).scores[: len(TEXTS)]
+    again = whole if anew is None else _verdicts(anew(1), TEXTS).scores
+    if strayed_or_lost(again, whole) is not None:
+        return "cannot be seen: its scores change by themselves when it is asked anew"
+    second, third, fourth = (judge if anew is None else anew(times) for times in (2, 3, 4))
+    alone = np.concatenate([_verdicts(second, [text]).scores for text in TEXTS])
+    backwards = _verdicts(third, TEXTS[::-1]).scores[::-1]
+    among = _verdicts(fourth, [*TEXTS, TEXTS[3] * 4]).scores[: len(TEXTS)]
     for got, what in ((alone, "alone"), (backwards, "in another order"), (among, "beside a longer text")):
-        both = ~(np.isnan(got) | np.isnan(whole))
-        worst = strayed(np.where(both, got, 0.0), np.where(both, whole, 0.0))
+        worst = strayed_or_lost(got, whole)
         if worst is not None:
             raise Failed(
                 f"text {worst} scores {got[worst]:.6g} {what} and {whole[worst]:.6g} with the others: equal scores are "
@@ -190,7 +199,15 @@ def _swapped(source: Feedback) -> str:
         return "not claimed (symmetric = False)"
     forward = _labels(source, TEXTS, PAIRS).preference
     backward = _labels(source, TEXTS, PAIRS[:, ::-1]).preference
-    off = np.nan_to_num(np.abs(forward + backward - 1))  # an excluded pair shows nothing
+    other = np.flatnonzero(np.isnan(forward) != np.isnan(backward))
+    require(
+        not len(other),
+        f"pair {other[0]} is excluded in one order of its answers only: the questions are the same in the other, or "
+        "symmetric = False"
+        if len(other)
+        else "",
+    )
+    off = np.nan_to_num(np.abs(forward + backward - 1))  # excluded in both orders
     worst = int(off.argmax())
     require(
         off[worst] <= SYMMETRY,

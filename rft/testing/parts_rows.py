@@ -38,6 +38,18 @@ def strayed(got: NDArray[np.float64], wanted: NDArray[np.float64]) -> int | None
     return worst if off[worst] > 0 else None
 
 
+def strayed_or_lost(got: NDArray[np.float64], wanted: NDArray[np.float64]) -> int | None:
+    """The row in which one column has a score and the other none, NaN, else as `strayed` says; shapes [N]."""
+    lost = np.flatnonzero(np.isnan(got) != np.isnan(wanted))
+    if len(lost):
+        return int(lost[0])
+    known = ~np.isnan(wanted)
+    if not known.any():
+        return None
+    worst = strayed(got[known], wanted[known])
+    return None if worst is None else int(np.flatnonzero(known)[worst])
+
+
 def where(found: type[Any], method: str) -> str:
     """``file:line`` of a class's method, property or, where it has none of its own, of the class."""
     member = inspect.getattr_static(found, method, found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
@@ -21,6 +23,9 @@ from rft.feedback.audit import (
 )
 from rft.feedback.economics import LABELLERS, LabelCosts, Panel, divide, label_economics
 from rft.feedback.ratings import HumanPairs, Ratings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NAN = float("nan")
 Z = float(norm.ppf(0.975))
@@ -201,25 +206,53 @@ def test_consistency() -> None:
     assert found["mean_change"] == pytest.approx((0.2 + 0.6) / 4)
 
 
+def both(values: Any) -> NDArray[np.float64]:
+    """The same in both orders."""
+    return np.repeat(np.asarray(values, dtype=np.float64)[..., None], 2, axis=-1)
+
+
+ANYWHERE = np.ones((2, 2), dtype=bool)
+
+
 class TestAttacks:
     def test_counts_only_what_was_right_before(self) -> None:
-        before = np.array([0.9, 0.8, 0.3, 0.5, NAN])
-        attacked = np.array([[0.1, 0.9], [0.9, 0.9], [0.1, 0.1], [0.1, 0.1], [0.1, 0.1]])
-        found = attack_success(before, attacked, np.array([0.9, 0.4, 0.1, 0.1, 0.1]), ["one", "two"])
+        before = both([0.9, 0.8, 0.3, 0.5, NAN])
+        attacked = both([[0.1, 0.9], [0.9, 0.9], [0.1, 0.1], [0.1, 0.1], [0.1, 0.1]])
+        found = attack_success(before, attacked, both([0.9, 0.4, 0.1, 0.1, 0.1]), ["one", "two"], ANYWHERE)
         assert found["pairs"] == 2
         assert (found["success"]["value"], found["success"]["n"]) == (0.25, 2)
         assert found["control"]["value"] == 0.5
         assert {one["attack"]: one["success"]["value"] for one in found["by_attack"]} == {"one": 0.5, "two": 0.0}
 
     def test_a_tie_is_no_success_and_what_cannot_be_read_no_try(self) -> None:
-        found = attack_success(np.full(2, 0.9), np.array([[0.5, NAN], [0.1, NAN]]), np.full(2, NAN), ["one", "two"])
+        attacked = both([[0.5, NAN], [0.1, NAN]])
+        found = attack_success(both([0.9, 0.9]), attacked, both([NAN, NAN]), ["one", "two"], ANYWHERE)
         assert found["success"]["value"] == 0.5
         assert found["control"] is None
         assert found["by_attack"][1]["success"] is None
 
     def test_of_a_judge_that_is_never_right(self) -> None:
-        found = attack_success(np.array([0.2]), np.array([[0.1]]), np.array([0.1]), ["one"])
+        found = attack_success(both([0.2]), both([[0.1]]), both([0.1]), ["one"], ANYWHERE[:1])
         assert (found["pairs"], found["success"]) == (0, None)
+
+    def test_each_order_counts_for_itself(self) -> None:
+        """One pair right in both orders, one only where the better is shown first; what a mean of orders hides."""
+        before = np.array([[0.9, 0.9], [0.9, 0.1]])
+        attacked = np.array([[[0.9, 0.1]], [[0.1, 0.1]]])
+        control = np.array([[0.1, 0.9], [0.9, 0.1]])
+        found = attack_success(before, attacked, control, ["one"], ANYWHERE[:1])
+        assert found["pairs"] == 2
+        assert found["success"]["value"] == pytest.approx((1 / 2 + 1) / 2)
+        assert found["control"]["value"] == pytest.approx((1 / 2 + 0) / 2)
+
+    def test_an_order_in_which_an_attack_cannot_work_is_no_try(self) -> None:
+        """Both pick A: of the first attack, which names A, only the order counts in which the worse is shown first."""
+        before, attacked = np.array([[0.9, 0.9]]), np.array([[[0.9, 0.1], [0.9, 0.9]]])
+        works = np.array([[False, True], [True, True]])
+        found = attack_success(before, attacked, before, ["one", "two"], works)
+        assert [one["success"]["value"] for one in found["by_attack"]] == [1, 0]
+        # Better shown first: the second attack alone, 0. Shown second: one of two.
+        assert found["success"]["value"] == pytest.approx((0 + 1 / 2) / 2)
 
 
 def flipping(flip: float, raters: int, pairs: int) -> tuple[Ratings, HumanPairs]:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from rft.errors import UserError
+from rft.feedback.audit_cases import Case, ask
 from rft.feedback.base import Answer
 from rft.feedback.judges.asked import to_lists
 from rft.feedback.judges.asking import AnswersEnum, AskedJudge, AskingConfig, FormEnum
@@ -232,6 +234,25 @@ def test_a_list_judge_that_goes_by_place_contradicts_itself(tmp_path: Path) -> N
     assert found.raw[1]["shown_second"] == {"text": "A > B > C > D", "first": "B", "second": "A"}
 
 
+def test_an_audit_asks_about_each_pair_in_a_list_of_its_own(tmp_path: Path) -> None:
+    """One that is swayed by whatever else is in the list is swayed by nothing then."""
+
+    def swayed(request: Request, texts: list[str]) -> str:
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse="obey" not in " ".join(texts))
+        return " > ".join("ABCDEFGH"[i] for i in order)
+
+    one, backend = judge(swayed, tmp_path, "listwise", answers=GENERATED)
+    texts = ("aaa", "a", "aaaaa obey", "aa", "aaaa")
+    pairs = [(0, 1), (0, 2), (3, 1), (1, 0), (4, 1)]
+    cases = [Case("rated", (str(a), str(b)), (Answer("", texts[a]), Answer("", texts[b]))) for a, b in pairs]
+    found = ask(one, cases)
+    assert found.orders.tolist() == [[1, 1], [1, 1], [1, 1], [0, 0], [1, 1]]
+    assert {len(shown(request)) for request in backend.asked} == {2}
+    assert len(backend.asked) == 2 * 4  # the first and the fourth are the same
+    # Beside the others the same judge is swayed.
+    assert one.compare([Answer("", text) for text in texts], np.array(pairs)).orders[0].tolist() == [0, 0]
+
+
 def test_many_answers_are_ranked_in_several_lists() -> None:
     answers = [Answer("p", str(i)) for i in range(20)]
     pairs = np.array(list(combinations(range(20), 2)))
@@ -292,6 +313,32 @@ def test_only_the_pointwise_form_scores(tmp_path: Path) -> None:
     assert not one.one_by_one
     with pytest.raises(UserError, match="form=pointwise"):
         one.score(ANSWERS)
+
+
+class Crowded(Known):
+    """An endpoint whose answers depend on how many it is asked at once."""
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+        for place, reply in super().answer(requests):
+            assert reply.logprobs is not None
+            yield place, replace(reply, logprobs=(reply.logprobs[0] * len(requests), *reply.logprobs[1:]))
+
+
+def test_what_was_kept_does_not_hide_from_the_checks_that_an_answer_depends_on_others(tmp_path: Path) -> None:
+    backend = Crowded(lambda request, texts: (float(len(texts[0])), 0.0))
+    kept = KeptVerdicts(tmp_path / "verdicts.sqlite", {})
+    one = AskedJudge(AskingConfig(form=FormEnum.pointwise, options=["good", "bad"]), backend, kept)
+    failed = {row.name for row in judge_rows(one, one.asked_again) if not row.ok}
+    assert failed == {"a text depends on no other text"}
+
+
+def test_an_endpoint_that_draws_its_answers_is_not_blamed_for_the_batch(tmp_path: Path) -> None:
+    one, _ = judge(
+        lambda request, texts: (len(texts[0]) + 0.1 * request.attempt, 0.0), tmp_path, "pointwise", options=["g", "b"]
+    )
+    rows = {row.name: row for row in judge_rows(one, one.asked_again)}
+    assert all(row.ok for row in rows.values())
+    assert "cannot be seen" in rows["a text depends on no other text"].detail
 
 
 @pytest.mark.parametrize("form", ["pointwise", "pairwise", "listwise"])

@@ -22,9 +22,9 @@ from rft.feedback.audit_cases import Own
 from rft.feedback.base import Answer, Work
 from rft.feedback.judges.base import Comparisons, Judge, PointwiseJudge, Verdicts
 from rft.feedback.ratings import Ratings
-from rft.store import Store
+from rft.store import Entry, Store
 from rft.store.cost import COST
-from rft.study.auditing import About, Material, make_audit
+from rft.study.auditing import About, Material, _same_family, make_audit
 from rft.study.pipeline import Pipeline
 from tests.integration.harness import TINY
 
@@ -135,8 +135,12 @@ def test_a_judge_that_takes_what_is_shown_first(audit: Run) -> None:
     }  # fmt: skip
     assert found["human"]["accuracy"]["value"] == 0.5  # both orders together are a tie
     assert found["metrics"]["flips"] == 1
-    assert found["attacks"]["pairs"] == 0
-    assert found["attacks"]["success"] is None
+    # Right where the better is shown first, and there nothing turns it; "choose A" has no order to work in.
+    assert found["attacks"]["pairs"] == CONFIG.attack_pairs
+    assert found["attacks"]["success"]["value"] == found["attacks"]["control"]["value"] == 0
+    assert {one["attack"]: one["success"] and one["success"]["value"] for one in found["attacks"]["by_attack"]} == {
+        name: None if name == "choose_a" else 0 for name in ATTACKS
+    }
 
 
 def test_a_judge_that_takes_the_longer(audit: Run) -> None:
@@ -147,7 +151,7 @@ def test_a_judge_that_takes_the_longer(audit: Run) -> None:
 
 
 def test_a_judge_that_obeys_one_order(audit: Run) -> None:
-    order = ATTACKS["choose_this"]
+    order = ATTACKS["choose_this"].text
 
     def obeys(first: str, second: str) -> float:
         return truth(first, second) if (order in first) is (order in second) else 0.9 if order in first else 0.1
@@ -157,8 +161,48 @@ def test_a_judge_that_obeys_one_order(audit: Run) -> None:
     assert {one["attack"]: one["success"]["value"] for one in found["by_attack"]} == {
         name: float(name == "choose_this") for name in ATTACKS
     }
-    assert found["success"]["value"] == pytest.approx(1 / len(ATTACKS))
+    assert found["success"]["value"] == pytest.approx(
+        1 / (len(ATTACKS) - 1)
+    )  # in each order one that names the other place is no try
     assert found["control"]["value"] == 0
+
+
+def places(order: str, winner: float, otherwise: Prefers) -> Prefers:
+    """Says `winner` of what is shown first where either text gives the order; no order otherwise."""
+    return lambda first, second: winner if order in first or order in second else otherwise(first, second)
+
+
+def test_judges_that_obey_an_order_to_choose_a_place(audit: Run) -> None:
+    """It picks that place in both orders, which on average is a tie."""
+    n = len(ATTACKS)
+    for name, winner in (("choose_a", 0.9), ("choose_b", 0.1)):
+        found = audit(Told(places(ATTACKS[name].text, winner, truth)))["attacks"]
+        assert found["pairs"] == CONFIG.attack_pairs
+        assert {one["attack"]: one["success"]["value"] for one in found["by_attack"]} == {
+            one: float(one == name) for one in ATTACKS
+        }
+        # In one order one of the n − 1 attacks that can work there, in the other none.
+        assert found["success"]["value"] == pytest.approx((1 / (n - 1) + 0) / 2)
+        assert found["control"]["value"] == 0
+
+
+def test_a_judge_that_takes_the_first_place_unless_told_to_take_the_second(audit: Run) -> None:
+    found = audit(Told(places(ATTACKS["choose_b"].text, 0.1, lambda first, second: 0.9)))["attacks"]
+    values = {one["attack"]: one["success"] and one["success"]["value"] for one in found["by_attack"]}
+    assert (values["choose_a"], values["choose_b"], values["plea"]) == (None, 1, 0)
+    assert found["success"]["value"] == pytest.approx(1 / (len(ATTACKS) - 1))
+    assert found["control"]["value"] == 0
+
+
+def test_what_any_addition_does_is_the_rate_of_the_control(audit: Run) -> None:
+    """A judge that takes the one of more lines where it is shown first: each addition works alike in that order."""
+
+    def lines(first: str, second: str) -> float:
+        return 0.9 if first.count("\n") > second.count("\n") else truth(first, second)
+
+    found = audit(Told(lines))["attacks"]
+    assert found["control"]["value"] == pytest.approx(0.5)
+    assert found["success"]["value"] == pytest.approx(0.5)
 
 
 def test_a_judge_of_its_own_family(audit: Run) -> None:
@@ -233,7 +277,8 @@ def test_rows_hold_what_was_asked_and_what_is_known(audit: Run) -> None:
     attacked = [row for row in rows if row["attack"] == "plea"]
     assert len(attacked) == 20
     assert all(
-        row["second"].endswith(ATTACKS["plea"]) and worth(row["first"]) - worth(row["second"]) > 3 for row in attacked
+        row["second"].endswith(ATTACKS["plea"].text) and worth(row["first"]) - worth(row["second"]) > 3
+        for row in attacked
     )
 
 
@@ -244,6 +289,32 @@ def test_what_is_not_asked_for_is_null(audit: Run, material: Material, tmp_path:
     found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
     assert found["attacks"] is found["again"] is found["self_preference"] is found["model"] is None
     assert found["form"] == "listwise"
+
+
+def test_whether_the_judge_stands_on_the_model_of_the_policy(tmp_path: Path) -> None:
+    """Its own model, that of what it was made from, the gold; of an endpoint nobody knows."""
+    store = Store(tmp_path)
+
+    def found(of_judge: dict[str, Entry], *more: str) -> bool | None:
+        return _same_family(pipeline(*more), of_judge)
+
+    def pipeline(*more: str) -> Pipeline:
+        made = Pipeline(compose(list(more)), store, tmp_path)
+        vars(made)["model"] = model  # it needs no weights
+        return made
+
+    def made_from(key: str) -> Entry:
+        return store.get_or_compute("sft", version=1, config={}, inputs={"model": key}, build=lambda out: {})
+
+    model = store.get_or_compute("model", version=1, config={}, inputs={}, build=lambda out: {})
+    assert found({"model": model}) is True
+    assert found({"model": made_from(model.key)}) is False
+    of_entry = ("judge=reward_model", "judge.entry=abc")
+    assert found({"judge_model": model, "judge_sft": made_from(model.key)}, *of_entry) is True
+    assert found({"judge_model": model, "judge_sft": made_from("0" * 64)}, *of_entry) is False
+    assert found({"judge_model": model}, "judge=reward_model", "judge.path=somewhere") is None
+    assert found({}, "judge=openai", "judge.model=m") is None
+    assert found({}, "judge=simulated") is False
 
 
 class TestSettings:

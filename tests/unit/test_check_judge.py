@@ -15,7 +15,7 @@ import pytest
 
 from rft.feedback.ai import AiFeedback
 from rft.feedback.ai import Config as AiConfig
-from rft.feedback.base import Answer, Feedback, Labels, check_pairs
+from rft.feedback.base import Answer, Feedback, Labels, Work, check_pairs
 from rft.feedback.judges.base import Judge, PointwiseJudge, Verdicts
 from rft.feedback.judges.few_shot import Config as FewShotConfig
 from rft.feedback.judges.few_shot import FewShotJudge
@@ -97,6 +97,16 @@ class Template(Length):
         return {"prompt": f"Is this good? {text} {{n}}".format(n=1)}
 
 
+class ReadsNoneAlone(Length):
+    """A text by itself cannot be read, and is counted as excluded."""
+
+    def score(self, answers: Sequence[Answer]) -> Verdicts:
+        found = super().score(answers)
+        if len(answers) != 1:
+            return found
+        return Verdicts(np.full(1, np.nan), found.raw, Work(1, excluded=1))
+
+
 class NeedsOne(Length):
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
         return np.stack([super(NeedsOne, self).scores([text])[0] for text in texts])
@@ -120,6 +130,7 @@ def test_judges_that_are_right_pass() -> None:
         (Logarithm, "braces, quotes, line ends, emoji, nothing", "for the text ''"),
         (Indifferent, "one finite score a text", "prefers nothing"),
         (Relative, "a text depends on no other text", "alone"),
+        (ReadsNoneAlone, "a text depends on no other text", "alone"),
         (Unsteady, "the same bits a second time", "6 of 6 scores changed"),
         (KeepsNothing, "raw answers are kept", "is empty"),
         (KeepsObjects, "raw answers are kept", "no JSON"),
@@ -182,6 +193,15 @@ class PositionBias(Longer):
         return 0.9 * super().prefer(length, pairs) + 0.1
 
 
+class ReadsOneOrder(Longer):
+    """A pair whose longer text comes first cannot be read, and is counted as excluded."""
+
+    def label(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Labels:
+        found = super().label(answers, pairs)
+        preference = np.where(found.preference > 0.5, np.nan, found.preference)
+        return Labels(found.scores, preference, found.raw, work=Work(excluded=int(np.isnan(preference).sum())))
+
+
 class HonestPositionBias(PositionBias):
     symmetric = False
 
@@ -238,6 +258,7 @@ def test_feedback_that_is_right_passes(make: Any) -> None:
     ("found", "check", "words"),
     [
         (Ties, "a preference in [0, 1] for each pair", "all 7 pairs are ties"),
+        (ReadsOneOrder, "a pair the other way round gives 1 − p", "is excluded in one order of its answers only"),
         (PositionBias, "a pair the other way round gives 1 − p", "or symmetric = False"),
         (Moody, "the same labels a second time", "preferences changed at a second call"),
         (MoodyFromBirth, "the same labels a second time", "changed from the source made anew"),

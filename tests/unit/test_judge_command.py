@@ -15,6 +15,8 @@ from rft.cli.judge_table import markdown, rows, table
 from rft.errors import UserError
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.request import Message, Reply, Request
+from rft.store import Store
+from rft.store.assets import ASSETS, asset_key
 from rft.store.names import VERDICTS_FILE
 from tests.integration.harness import TINY
 
@@ -26,7 +28,13 @@ def test_audit_on_the_tiny_model(tmp_path: Path) -> None:
     run = CliRunner()
     result = run.invoke(app, ["judge", "audit", *SMALL, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    for words in ("few_shot (pointwise, tiny)", "agrees with people", "people themselves", "label: ai", "choose_this"):
+    for words in (
+        "few_shot, pointwise, tiny",
+        "agrees with people",
+        "people with one another",
+        "labels of ai",
+        "choose_this",
+    ):
         assert words in result.output
     (audit,) = json.loads((tmp_path / "out" / "audits.json").read_text(encoding="utf-8"))
     assert (audit["human"]["pairs"], audit["order"], audit["self_preference"]) == (20, None, None)
@@ -81,24 +89,29 @@ def audited(judge: str, *, attacks: bool = True) -> dict[str, object]:
 
 
 def test_rows_by_hand() -> None:
-    values = {row.name: row.value for row in rows(audited("a"))}
-    assert values["flips when swapped"] == "25.0 % [15, 35]"
-    assert values["… more than people"] == "-12.5 points [-22, -2]"
-    assert values["AUC against people"] == values["self-preference"] == values["same when asked again"] == "–"
-    assert values["answers not readable"] == "1 of 20 (2 asked twice)"
-    assert values["tokens"] == "1,000 read, 10 written, $0.5000"
-    assert values["label: mixed, 10 % by a person"] == "50.0 % [40, 60] at $0.0671"
+    found = {row.name: row.cells[0] for row in rows([audited("a")])}
+    assert found["flips when the order is swapped"] == ("25 %", "15 to 35 %; 10 pairs")
+    assert found["prefers the longer answer"] == (
+        "50 %", "40 to 60 %; 10 pairs; people: 50 %; −12 points (−22 to −2) against people",
+    )  # fmt: skip
+    assert found["verdicts that could not be read"] == ("1", "of 20 questions; 2 asked a second time")
+    assert found["cost of the audit"] == (
+        "0.50",
+        "20 questions, 4 of them answered before; 1,000 tokens read, 10 written",
+    )
+    assert found["labels of mixed, 10 % by people"] == ("50 %", "40 to 60 %; 10 pairs; 0.067 a label")
+    assert not {"tells what people like (AUC)", "says the same when asked again"} & set(found)
 
 
 def test_judges_stand_side_by_side_and_names_are_no_markup() -> None:
     audits = [audited("[red]a[/red]"), audited("b|c", attacks=False)]
-    assert [str(column.header) for column in table(audits).columns[1:3]] == [
-        "[red]a[/red] (pairwise)",
-        "b|c (pairwise)",
-    ]
+    heads = [str(column.header) for column in table(audits).columns]
+    assert heads == ["what was asked", "[red]a[/red], pairwise", "b|c, pairwise", "what is good"]
     lines = markdown(audits).splitlines()
-    assert lines[2] == "| figure | [red]a[/red] (pairwise) | b\\|c (pairwise) | what it means |"
-    assert next(line for line in lines if "plea" in line).split(" | ")[1:3] == ["50.0 % [40, 60]", "–"]
+    assert lines[2] == "| what was asked | \\[red\\]a\\[/red\\], pairwise | b\\|c, pairwise | what is good |"
+    cells = next(line for line in lines if "plea" in line).split(" | ")
+    assert cells[1].startswith("50 % (40 to 60 %; 10 pairs; with a harmless addition 50 %; plea 50 %")
+    assert cells[2] == "–"
 
 
 class TestVerdicts:
@@ -134,6 +147,29 @@ class TestVerdicts:
         assert " … " in output
         assert output.count("three") < 60
         assert "2026-01-03T10:00:00" in output
+
+    def test_names_a_model_in_this_process(self, store: Path) -> None:
+        """By the asset or the hub id that it is of, else by its digest."""
+        place = Store(store.parent)
+        inputs = {"asset": asset_key(ASSETS["smollm2-135m-instruct"])}
+
+        def make(out: Path) -> dict[str, object]:
+            (out / "config.json").write_text("{}")
+            return {}
+
+        def other(out: Path) -> dict[str, object]:
+            (out / "config.json").write_text("{ }")
+            return {}
+
+        of_asset = place.get_or_compute("model", version=1, config={}, inputs=inputs, build=make)
+        hub = {"hub": "org/name", "revision": None}
+        of_hub = place.get_or_compute("model", version=1, config=hub, inputs={}, build=other)
+        for digest in (of_asset.digest, of_hub.digest, "0123456789abcdef"):
+            request = Request((Message(role="user", content="?"),), ("A", "B"))
+            KeptVerdicts(store, {"model": digest}).keep({"backend": "hf"}, request, Reply("A", None, 1, 1, 0.1))
+        output = CliRunner().invoke(app, ["judge", "verdicts"]).output
+        for words in ("smollm2-135m-instruct", "org/name", "hf 0123456789ab"):
+            assert words in output
 
     def test_find_and_limit(self, store: Path) -> None:
         self.fill(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import io
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rft.report import judge_figures, plots, print_table, summarise
+from rft.cli import judge_table
+from rft.report import images, judge_figures, plots, print_table, summarise
 from rft.report.html import render
-from rft.report.judge_views import economics, judges, lines, money, points
-from rft.report.markdown import markdown
+from rft.report.judge_views import economics, judges, lines
+from rft.report.markdown import escape, markdown, two
+from rft.report.measures import measured, money, points
+from rft.report.palette import key
 from tests.synthetic_study import AUDIT, EVIL, Study
 
 
@@ -117,7 +121,7 @@ def test_everything_the_audit_measured_is_on_the_page_and_in_markdown(study: Stu
     for cell in (
         "82 %", "one person with the majority; with the others&#39; mean: 77 %", "0.94", "97 %", "31 %",
         "people: 52 %; +9 points (+5 to +13) against people", "Brier score 0.201",
-        "gold: 58 %; +8 points (−1 to +17) against gold; judge and policy are of one family",
+        "gold: 58 %; +8 points (−1 to +17) against gold; judge and policy are of one model",
         "of 800 questions; 21 asked a second time", "choose A 60 %, ignore the instructions 30 %",
         "123,456 tokens read, 800 written", "48 ms", "0.000050", "0.025",
     ):  # fmt: skip
@@ -128,6 +132,40 @@ def test_everything_the_audit_measured_is_on_the_page_and_in_markdown(study: Stu
         "| mixed | few\\_shot, pairwise | 25 % | 87 %",
     ):
         assert cell in text, cell
+
+
+@pytest.mark.parametrize(
+    ("same", "words"),
+    [
+        (False, "judge and policy are of different models"),
+        (None, "whether judge and policy are of one model is not known"),
+    ],
+)
+def test_whether_judge_and_policy_are_one_model(study: Study, same: bool | None, words: str) -> None:
+    study.trial("rlaif", 0, audit=changed(self_preference={**AUDIT["self_preference"], "same_family": same}))
+    summary = summarise(study.load())
+    assert words in markdown(summary)
+
+
+def test_page_markdown_and_terminal_say_the_same_of_an_audit(study: Study) -> None:
+    study.trial("rlaif", 0)
+    results = study.load()
+    summary = summarise(results)
+    page = html.unescape(render(results, summary))
+    told, command = markdown(summary), judge_table.markdown([AUDIT])
+    shown = judge_table.table([AUDIT])
+    names, cells, good = ([str(cell) for cell in column.cells] for column in shown.columns)
+    found = measured([AUDIT])
+    assert len(found) == 15
+    for place, row in enumerate(found):
+        ((value, note),) = row.cells
+        assert (names[place], good[place]) == (row.name, row.good)
+        assert cells[place] == (f"{value}\n{note}" if note else value)
+        line = f"| {escape(row.name)} | {two(value, note)} | {row.good} |"
+        assert line in told
+        assert line in command
+        for part in (row.name, value, note, row.good):
+            assert part in page
 
 
 def test_text_of_an_audit_is_shown_as_text(study: Study) -> None:
@@ -211,6 +249,17 @@ def test_gold_rises_with_the_quality_of_labels(study: Study) -> None:
     assert line["sentence"] in render(study.load(), summary)
     figure = judge_figures.label_quality(summary)
     assert figure is not None
+    assert figure.names == ("sft (control)", "ppo")
+    assert figure.caption.endswith("The dotted line is the control sft, which learned from no labels.")
+    taught = copy.deepcopy(summary)
+    taught["arms"]["sft"]["feedback"] = "simulated"
+    of_labels = judge_figures.label_quality(taught)
+    assert of_labels is not None
+    assert of_labels.caption.endswith("The dotted line is the control sft.")
+    legend = images._canvas([figure], list(summary["arms"])).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["sft (control)", "ppo"]
+    assert legend.get_lines()[0].get_linestyle() == ":"
+    assert "<span>" + key(0) + "sft (control)</span>" in render(study.load(), summary)
     level, curve = figure.series
     assert set(level.y) == {summary["arms"]["sft"]["splits"]["test"]["gold"]["mean"]}
     assert curve.low == [one["low"] for one in means]

@@ -110,11 +110,18 @@ class AskedJudge(Judge):
         self.config, self.backend, self.verdicts = config, backend, verdicts
         self.prompts = Prompts(config)
         self._again = 0
+        self._list_size = config.list_size
 
     def asked_again(self, times: int = 1) -> Self:
         """This judge asked anew: it finds none of what it answered before, but what it did at the same `times`."""
         other = copy.copy(self)
         other._again = self._again + times
+        return other
+
+    def pair_by_pair(self) -> Self:
+        """This judge; listwise, with a list of its own for each pair."""
+        other = copy.copy(self)
+        other._list_size = 2
         return other
 
     @classmethod
@@ -161,7 +168,7 @@ class AskedJudge(Judge):
         return Comparisons(orders.reshape(-1, 2), raw, work)
 
     def _ranked(self, answers: Sequence[Answer], pairs: NDArray[np.int64]) -> Comparisons:
-        lists = to_lists(answers, pairs, self.config.list_size)
+        lists = to_lists(answers, pairs, self._list_size)
         questions = [self.prompts.listwise([answers[i] for i in one.rows]) for one in lists]
         questions += [self.prompts.listwise([answers[i] for i in one.rows[::-1]]) for one in lists]
         found, work = self._answers(questions)

@@ -103,6 +103,10 @@ class Judge(ABC):
         """This judge asked anew, as often as `times` says: itself, unless it keeps answers or draws them."""
         return self
 
+    def pair_by_pair(self) -> Self:
+        """This judge, where no pair is judged together with another: itself, unless it ranks several at once."""
+        return self
+
     def write(self, requests: Sequence[str], max_tokens: int) -> tuple[list[str], Work]:
         """The judge's own text in answer to each request, if it is a model that writes."""
         raise UserError(f"judge: {type(self).__name__} writes no text; choose one that does: judge=hf or judge=openai")
@@ -128,10 +132,23 @@ class PointwiseJudge(Judge):
         return compare_scores(self.score, answers, pairs)
 
 
-def compare_scores(
-    score: Callable[[Sequence[Answer]], Verdicts], answers: Sequence[Answer], pairs: NDArray[np.int64]
-) -> Comparisons:
-    """P(first is better) = σ(score of first − score of second), of answers that are scored one by one.
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Pairs of answers that were scored one by one."""
+
+    scores: NDArray[np.float64]  # [N], NaN for an answer that is in no pair or is excluded
+    preference: NDArray[np.float64]  # [M] P(first is better)
+    raw: list[Mapping[str, Any]]  # [M] ``{"first": …, "second": …}``
+    work: Work
+
+
+def score_pairs(
+    score: Callable[[Sequence[Answer]], Verdicts],
+    answers: Sequence[Answer],
+    pairs: NDArray[np.int64],
+    temperature: float = 1.0,
+) -> Scored:
+    """P(first is better) = σ((score of first − score of second) / temperature); each answer is scored once.
 
     Raises:
         ValueError: if `pairs` has another shape or type than [M, 2] of integers.
@@ -142,6 +159,14 @@ def compare_scores(
     verdicts = score([answers[i] for i in asked])
     scores, given = np.full(len(answers), np.nan), dict(zip(asked.tolist(), verdicts.raw, strict=True))
     scores[asked] = verdicts.scores
-    preference = np.exp(-np.logaddexp(0.0, scores[pairs[:, 1]] - scores[pairs[:, 0]]))
+    difference = (scores[pairs[:, 0]] - scores[pairs[:, 1]]) / temperature
     raw: list[Mapping[str, Any]] = [{"first": given[a], "second": given[b]} for a, b in pairs.tolist()]
-    return Comparisons(np.repeat(preference[:, None], 2, axis=1), raw, verdicts.work)
+    return Scored(scores, np.exp(-np.logaddexp(0.0, -difference)), raw, verdicts.work)
+
+
+def compare_scores(
+    score: Callable[[Sequence[Answer]], Verdicts], answers: Sequence[Answer], pairs: NDArray[np.int64]
+) -> Comparisons:
+    """The same as `score_pairs` at temperature 1, which no order of presentation can sway."""
+    found = score_pairs(score, answers, pairs)
+    return Comparisons(np.repeat(found.preference[:, None], 2, axis=1), found.raw, found.work)

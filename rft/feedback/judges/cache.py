@@ -1,4 +1,4 @@
-"""Every answer of a judge, kept by the content of the question: nothing is asked twice."""
+"""Every answer of a judge, kept by the content of the question, so that it need not be asked twice."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ class KeptVerdicts:
     Args:
         path: of the file, made when the first answer is kept.
         known: what the answers depend on that neither the backend nor the request says, such as a model's digest.
-        recall: whether to look; without, replies are kept and never found, as a model in this process needs whose
-            answers depend on the batch to the last bit: a trial must not depend on what others have asked.
+        recall: whether to look. Shared stages (labels, revisions, audit) do: one that was killed goes on, and another
+            run asks nothing again. In a trial (training, evaluation) a model in this process is asked anew: its answers
+            depend on the batch to the last bit, and a trial must not depend on what others have asked. What an
+            endpoint has answered is found there too. Without, answers are kept and never found.
     """
 
     def __init__(self, path: Path, known: Mapping[str, Any], *, recall: bool = True) -> None:
