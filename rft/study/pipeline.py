@@ -321,7 +321,7 @@ class Pipeline(Chosen):
         refuse_start(self.cfg, until)
         _ = (self.algorithm_class, self.strategy, self.task)
         require_scoring_judge(self.cfg)
-        refuse_own_judge(self.cfg)
+        refuse_own_judge(self.cfg, store=self.store)
         if self.judged:
             _ = self.judge.entries
         entry: Entry | None = None
