@@ -17,6 +17,7 @@ from rft.store import Store
 from rft.store.assets import ASSETS, asset_key
 from rft.study.answering import who_answers
 from rft.study.final_judge import refuse_own_judge
+from rft.study.parts import require_separate_labels
 
 
 @pytest.mark.parametrize("algorithm", ["sft", "ppo", "dpo", "rlaif"])
@@ -169,6 +170,16 @@ def test_a_judge_is_known_by_its_weights_wherever_they_lie(tmp_path: Path) -> No
     assert same(copy, again)
     assert not same(copy, other)
     assert not same({}, other)
+
+
+def test_labels_that_depend_on_what_else_is_asked_are_refused_for_fresh_pairs() -> None:
+    with pytest.raises(
+        UserError, match=r"arm x: feedback: a label by Mixed depends on .* choose feedback=ai"
+    ) as caught:
+        require_separate_labels(compose(["algorithm=online_feedback", "feedback=mixed"]), "arm x: ")
+    assert "\n" not in str(caught.value)
+    for fine in (["algorithm=online_feedback", "feedback=ai"], ["algorithm=dpo", "feedback=mixed"]):
+        require_separate_labels(compose(fine))
 
 
 def test_another_address_of_ones_own_teacher_is_refused() -> None:

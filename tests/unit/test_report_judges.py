@@ -268,6 +268,23 @@ def test_scores_of_the_judge_that_tests_have_means_and_differences(tmp_path: Pat
         assert "judge minus sft" in text or "judge<br>minus sft" in text
 
 
+def test_what_the_judge_that_tests_took_is_told_and_charged_to_nobody(tmp_path: Path) -> None:
+    """Two evaluations of 9,000 tokens read, 30 written and 0.015 of money each."""
+    study, unjudged = Study(tmp_path / "judged", prompts=8, eval_judge=True), Study(tmp_path / "not", prompts=8)
+    for one in (study, unjudged):
+        one.trial("sft", 0)
+        one.trial("ppo", 0)
+    results = study.load()
+    summary, without = summarise(results), summarise(unjudged.load())
+    assert summary["cost"]["eval_judge"] == {"read": 18000, "written": 60, "money": pytest.approx(0.03)}
+    assert summary["cost"]["budget"] == without["cost"]["budget"]
+    told = "The judge of the final test read 18,000 tokens and wrote 60, for 0.030, over all trials."
+    for text in (render(results, summary), markdown(summary)):
+        assert told in text
+    assert without["cost"]["eval_judge"] is None
+    assert "The judge of the final test" not in markdown(without)
+
+
 def test_scores_of_another_judge_are_not_compared(tmp_path: Path) -> None:
     study = Study(tmp_path, prompts=8, eval_judge=True)
     study.trial("sft", 0)
