@@ -100,9 +100,9 @@ def require_separate_labels(cfg: DictConfig, where: str = "") -> None:
     source = part_class("feedback", cfg.feedback)
     if "feedback" in part_class("algorithm", cfg.algorithm).needs and source.by_comparison:
         raise UserError(
-            f"{where}feedback: a label by {source.__name__} depends on which pairs are labelled with it, and fresh ones "
-            "come in parts; choose feedback=ai or feedback=simulated, or an algorithm that learns from the stage's "
-            "labels, such as algorithm=dpo"
+            f"{where}feedback: a label by {source.__name__} depends on which pairs are labelled with it, and fresh "
+            "ones come in parts; choose feedback=ai or feedback=simulated, or an algorithm that learns from the labels "
+            "of the stage, such as algorithm=dpo"
         )
 
 
