@@ -89,7 +89,8 @@ def verdicts(
     for name in ("question", "answer"):
         shown.add_column(name, overflow="fold")
     for row in rows:
-        judge = str(row.judge.get("model") or json.dumps(dict(row.judge), ensure_ascii=False))
+        named = row.judge.get("model") or row.judge.get("backend")
+        judge = str(named or json.dumps(dict(row.judge), ensure_ascii=False))
         cells = (row.created[:19], judge, _question(row.request), _answer(row.request, row.reply))
         shown.add_row(*(Text(_printable(cell)) for cell in cells))
     console().print(shown)
