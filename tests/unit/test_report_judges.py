@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from rft.evaluation.judged import JudgedRows
+from rft.feedback.base import Answer, Work
+from rft.feedback.judges.base import PointwiseJudge, Verdicts
 from rft.report import judge_figures, plots, print_table, summarise
 from rft.report.html import render
 from rft.report.judge_views import economics, judges, lines, money, points
@@ -266,6 +270,24 @@ def test_scores_of_the_judge_that_tests_have_means_and_differences(tmp_path: Pat
     for text in (render(results, summary), markdown(summary), printed(summary)):
         assert "rlaif learned from the judge that tests it" in text
         assert "judge minus sft" in text or "judge<br>minus sft" in text
+
+
+class Dear(PointwiseJudge):
+    """An answer costs 15 tokens read, 2 written and 0.25 of money."""
+
+    def score(self, answers: Sequence[Answer]) -> Verdicts:
+        n = len(answers)
+        work = Work(n, kept=1, read=15 * n, written=2 * n, seconds=3.0, money=0.25 * n)
+        return Verdicts(np.arange(float(n)), [{}] * n, work)
+
+
+def test_the_entry_of_the_final_test_says_what_its_judge_took() -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "p", "response": str(i), "split": "test"} for i in range(2)]
+    judge = JudgedRows(Dear(), taught=False)
+    judge.add(rows)
+    assert judge.cost == {
+        "kept": 1, "judge_seconds": 3.0, "judge_read": 30, "judge_written": 4, "judge_money": 0.5,
+    }  # fmt: skip
 
 
 def test_what_the_judge_that_tests_took_is_told_and_charged_to_nobody(tmp_path: Path) -> None:
