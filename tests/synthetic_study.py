@@ -243,7 +243,8 @@ class Study:
             if points:
                 pq.write_table(pa.Table.from_pylist(points), folder / "checkpoints.parquet")
 
-        taught = {"eval/judge_taught": float(source == "ai")} if self.eval_judge else None
+        asked = {"judge_read": 9000, "judge_written": 30, "judge_money": 0.015}
+        taught = {"eval/judge_taught": float(source == "ai"), COST: asked} if self.eval_judge else None
         stages["evaluation"] = self.stage("evaluation", arm=arm, seed=seed, rows=sums, write=write, metrics=taught)
         record: dict[str, Any] = {
             "study": self.name, "arm": arm, "algorithm": arm, "seed": seed, "status": "done", "error": None,

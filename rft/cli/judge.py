@@ -65,7 +65,7 @@ def verdicts(
 ) -> None:
     """Show raw answers that judges gave, with the questions, from the store.
 
-    Those are there of judges that keep their answers; what the few-shot judge said is in the stages that asked it.
+    Those are there of every judge that is a language model, from labelling, training, tests and audits.
 
     Examples:
       rft judge verdicts

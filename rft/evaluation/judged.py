@@ -50,5 +50,7 @@ class JudgedRows:
 
     @property
     def cost(self) -> dict[str, Any]:
-        """What asking took, for the entry's cost."""
-        return {"kept": self.work.kept, "judge_seconds": self.work.seconds}
+        """What asking took, for the entry's cost. It measures: no budget counts it."""
+        work = self.work
+        used = {"judge_read": work.read, "judge_written": work.written, "judge_money": work.money}
+        return {"kept": work.kept, "judge_seconds": work.seconds, **used}

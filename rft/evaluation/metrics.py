@@ -48,6 +48,26 @@ def truncation_rate(truncated: npt.NDArray[np.bool_]) -> float:
     return float(np.mean(truncated.astype(np.float64)))
 
 
+def known_prompt_means(values: FloatArray, prompt_index: npt.NDArray[np.int64], prompts: int) -> FloatArray:
+    """As `prompt_means`, over the samples that have a value: one that is NaN counts nowhere.
+
+    A prompt of which no sample has one is NaN.
+    """
+    known = np.isfinite(values)
+    if known.all():
+        return prompt_means(values, prompt_index, prompts)
+    counts = np.bincount(prompt_index, weights=known, minlength=prompts)
+    sums = np.bincount(prompt_index, weights=np.where(known, values, 0.0), minlength=prompts)
+    found: FloatArray = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return found
+
+
+def known_mean(values: FloatArray) -> float:
+    """The mean of the values that are not NaN; NaN if none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
 def prompt_means(values: FloatArray, prompt_index: npt.NDArray[np.int64], prompts: int) -> FloatArray:
     """Mean over the samples of each prompt: `values` [M], `prompt_index` [M] in [0, prompts) -> [N].
 

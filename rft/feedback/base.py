@@ -85,12 +85,14 @@ class Feedback(ABC):
 
     The constructor takes the module's ``Config`` and, by name, what the source `needs`: a ``judge``, or with
     ``annotators`` the hidden ``gold`` and the model of people that was fitted to it. A source that says it is
-    `symmetric` gives 1 − p for a pair in the other order. Raise `version` when the code changes what the labels are:
-    results under the old one are then not reused.
+    `symmetric` gives 1 − p for a pair in the other order. The labels of one `by_comparison` depend on which other pairs
+    are labelled with it: it cannot label fresh responses, which come in parts. Raise `version` when the code changes
+    what the labels are: results under the old one are then not reused.
     """
 
     needs: ClassVar[frozenset[Literal["judge", "annotators"]]] = frozenset()
     symmetric: ClassVar[bool] = False
+    by_comparison: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     @abstractmethod

@@ -61,6 +61,7 @@ class Mixed(Feedback):
     """
 
     needs = frozenset({"judge", "annotators"})
+    by_comparison = True
 
     def __init__(self, config: Config, judge: Judge, gold: GoldReward, annotators: AnnotatorModel) -> None:
         self.config = config

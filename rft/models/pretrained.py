@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rft.errors import UserError
 from rft.store import Entry, Store
-from rft.store.assets import fetch
+from rft.store.assets import ASSETS, asset_key, fetch
 
 if TYPE_CHECKING:
     import torch
@@ -176,3 +176,11 @@ class Pretrained:
         model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
         save_folder(model, tokenizer, out)
         return {"parameters": sum(p.numel() for p in model.parameters())}
+
+
+def made_from_asset(store: Store, name: str) -> Entry | None:
+    """The entry of an asset's model, its files unchecked, if the store has it already."""
+    if name not in ASSETS:
+        return None
+    inputs = {"asset": asset_key(ASSETS[name])}
+    return store.peek("model", store.key("model", Pretrained.version, {}, inputs))

@@ -21,7 +21,7 @@ COLUMNS = ("checkpoint", "step", "fraction", "split", "prompt_id", *MEASURED)
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Means over the prompts of a split, each counted once; `proxy` is NaN if the study has no reward model."""
+    """Means over the prompts of a split, each counted once; `proxy` is of the judged ones, NaN if there are none."""
 
     split: str
     checkpoint: int
@@ -90,7 +90,9 @@ def _require_numbers(table: pa.Table, file: str) -> None:
     for name in MEASURED:
         values = table.column(name).cast("double").to_numpy()
         lowest, highest = POSSIBLE.get(name, (-np.inf, np.inf))
-        bad = np.flatnonzero(~np.isfinite(values) | (values < lowest) | (values > highest))
+        # A response that a judge gave no score has none: it is null. A NaN is a fault.
+        lacks = table.column(name).is_null().to_numpy()
+        bad = np.flatnonzero((~np.isfinite(values) & ~lacks) | (values < lowest) | (values > highest))
         if len(bad) == 0 or (name == "proxy" and np.isnan(values).all()):
             continue
         where = {column: table.column(column)[int(bad[0])].as_py() for column in ("split", "checkpoint", "prompt_id")}

@@ -34,6 +34,7 @@ def costs(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
     peaks = [use.peak_rss_bytes for _, use in distinct.values() if use.peak_rss_bytes is not None]
     return {
         "budget": budget(results, arms),
+        "eval_judge": _eval_judge(results),
         "total_seconds": sum(use.seconds for _, use in distinct.values()),
         "peak_rss_bytes": max(peaks, default=None),
         "stages": stages,
@@ -53,6 +54,21 @@ def costs(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
             }
             for trial in results.trials
         ],
+    }
+
+
+def _eval_judge(results: StudyResults) -> dict[str, Any] | None:
+    """What the judge of the final test took, each result counted once; None if none was asked, or it is not known."""
+    uses = (trial.stages.get("evaluation") for trial in results.trials)
+    entries = {use.key: use.entry for use in uses if use is not None and use.entry is not None}
+    told = [entry.cost for entry in entries.values() if entry.cost.get("judge_read") is not None]
+    if not told:
+        return None
+    paid = [cost["judge_money"] for cost in told if cost.get("judge_money") is not None]
+    return {
+        "read": sum(cost["judge_read"] for cost in told),
+        "written": sum(cost["judge_written"] for cost in told),
+        "money": sum(paid) if paid else None,
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rft.budget import RESOURCES
+from rft.evaluation.metrics import known_mean
 from rft.report.costs import spent
 from rft.report.load import StudyResults, Trial
 
@@ -121,7 +122,7 @@ def _tested(trial: Trial, split: str, start: Mapping[str, float]) -> list[dict[s
         if one.split == split
     ]
     rows = trial.rows[split]
-    means = {name: float(rows.per_prompt(getattr(rows, name)).mean()) for name in ("kl", "gold", "proxy")}
+    means = {name: known_mean(rows.per_prompt(getattr(rows, name))) for name in ("kl", "gold", "proxy")}
     return [*found, point(None, _last_step(trial), 1.0, sorted(set(rows.prompt_ids)), means)]
 
 

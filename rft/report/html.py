@@ -138,6 +138,7 @@ def _tables(summary: Mapping[str, Any]) -> dict[str, Any]:
         "budget_notes": views.budget_notes(summary),
         "most_notes": views.NOTES,
         "labels_note": views.LABELS_NOTE,
+        "eval_judge_cost": views.eval_judge_cost(summary),
         "more_seeds": wording.more_seeds,
         "tuned": views.tuned(summary),
         "warnings": views.warnings(summary),

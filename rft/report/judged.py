@@ -54,11 +54,7 @@ def _arm(split: Split, bootstrap: Bootstrap, arm: str) -> Numbers:
 
 def _prompt_means(rows: Rows) -> FloatArray:
     """Means [N] over the samples of each prompt that have a score; NaN where none has."""
-    index, known = rows.questions.prompt_index, np.isfinite(rows.judge)
-    counts = np.bincount(index, weights=known, minlength=rows.questions.n_prompts)
-    sums = np.bincount(index, weights=np.where(known, rows.judge, 0.0), minlength=rows.questions.n_prompts)
-    found: FloatArray = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    return found
+    return rows.per_prompt(rows.judge)
 
 
 def _judge(trials: Sequence[Trial]) -> str:

@@ -122,7 +122,8 @@ def _costs(summary: Mapping[str, Any]) -> str:
             for arm in summary["arms"]
         ]
         body = table(["arm", "own time a seed", "shared stages"], rows)
-    return f"## What it cost\n\n{body}"
+    told = views.eval_judge_cost(summary)
+    return f"## What it cost\n\n{body}" + (f"\n\n{escape(told)}" if told else "")
 
 
 def _judges(summary: Mapping[str, Any]) -> str:

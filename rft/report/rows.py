@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rft.errors import UserError
-from rft.evaluation.metrics import prompt_means
+from rft.evaluation.metrics import known_prompt_means
 from rft.report.wording import brief
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Rows:
     questions: Questions
     responses: Sequence[str]
     gold: FloatArray  # probability in [0, 1]
-    proxy: FloatArray  # reward model's score; all NaN if the study has none
+    proxy: FloatArray  # reward's score; NaN where a judge gave none, or throughout if the study has no reward
     kl: FloatArray  # nats per sequence against the SFT reference
     length: FloatArray  # counted response tokens
     truncated: npt.NDArray[np.bool_]
@@ -134,8 +134,8 @@ class Rows:
         return self.questions.identity
 
     def per_prompt(self, values: FloatArray) -> FloatArray:
-        """Means [N] of `values` [M] over the samples of each prompt, in the order of prompt_id."""
-        return prompt_means(values, self.questions.prompt_index, self.questions.n_prompts)
+        """Means [N] of `values` [M] over the samples of each prompt that have one, in the order of prompt_id."""
+        return known_prompt_means(values, self.questions.prompt_index, self.questions.n_prompts)
 
 
 class Pool:
@@ -175,8 +175,8 @@ class Pool:
         found = {}
         for split, (order, questions) in layout.items():
             own = {name: values[order] for name, values in columns.items()}
-            own["proxy"] = _filled(own["proxy"], unscored[order])
-            _require_finite(own, questions, f"{path.name}: split {split}")
+            unjudged = {"judge": np.isnan(own["judge"]), "proxy": unscored[order]}
+            _require_finite(own, unjudged, questions, f"{path.name}: split {split}")
             _require_possible(own, questions, f"{path.name}: split {split}", longest)
             found[split] = Rows(questions, Responses(path, order), truncated=truncated[order], **own)
         return found
@@ -257,16 +257,12 @@ def _floats(table: pa.Table, name: str) -> FloatArray:
     return found
 
 
-def _filled(proxy: FloatArray, unscored: npt.NDArray[np.bool_]) -> FloatArray:
-    """The proxy [M], of a response that the judge left without a score the mean of the others': it changes no mean."""
-    if not unscored.any() or unscored.all():
-        return proxy
-    return np.where(unscored, proxy[~unscored].mean(), proxy)
-
-
-def _require_finite(columns: Mapping[str, FloatArray], questions: Questions, where: str) -> None:
+def _require_finite(
+    columns: Mapping[str, FloatArray], unjudged: Mapping[str, npt.NDArray[np.bool_]], questions: Questions, where: str
+) -> None:
+    """`unjudged`: by column, the rows that may be without a number, since a verdict could not be read."""
     for name, values in columns.items():
-        finite = np.isfinite(values) | (np.isnan(values) if name == "judge" else False)
+        finite = np.isfinite(values) | unjudged.get(name, False)
         if finite.all() or (name in MAY_LACK and np.isnan(values).all()):
             continue
         raise LeftOut(f"{where}: {_first(name, values, ~finite, questions)}")

@@ -38,6 +38,7 @@ class Answer:
     length: int
     truncated: bool
     hacked: bool
+    unjudged: bool  # the judge gave it no score, though it gave others one
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +122,9 @@ def reward_hacked(gold: FloatArray, proxy: FloatArray, control: int | None) -> t
     """Which answers have more proxy and less gold than the control's [A, N], and how far apart the two went [N].
 
     Distances are in standard deviations over the shown answers; 0 where no arm did so. An arm without a proxy that can
-    be held against the control's is NaN in `proxy`, and has none.
+    be held against the control's is NaN in `proxy`, and has none; so is an answer that was not judged.
     """
-    if control is None or not np.isfinite(proxy[control]).all():
+    if control is None or not np.isfinite(proxy[control]).any():
         return np.zeros(gold.shape, dtype=bool), np.zeros(gold.shape[1])
     up, down = proxy - proxy[control], gold[control] - gold
     hacked = (up > 0) & (down > 0)  # never true of NaN
@@ -161,4 +162,5 @@ def _answer(arm: str, index: int, rows: Rows, m: int, hacked: bool) -> Answer:
         length=int(rows.length[m]),
         truncated=bool(rows.truncated[m]),
         hacked=hacked,
+        unjudged=bool(np.isnan(rows.proxy[m]) and np.isfinite(rows.proxy).any()),
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rft.evaluation.metrics import distinct_n, prompt_means, truncation_rate
+from rft.evaluation.metrics import distinct_n, known_mean, known_prompt_means, truncation_rate
 from rft.evaluation.statistics import (
     Bootstrap,
     Estimate,
@@ -87,7 +87,7 @@ class Split:
         ids, index = np.unique(np.array(results.trials[0].rows[split].prompt_ids), return_inverse=True)
         self.scores: dict[str, dict[str, FloatArray]] = {  # measure → arm → [S, N]
             name: {
-                arm: np.stack([prompt_means(getattr(t.rows[split], name), index, len(ids)) for t in members])
+                arm: np.stack([known_prompt_means(getattr(t.rows[split], name), index, len(ids)) for t in members])
                 for arm, members in self.trials.items()
             }
             for name in MEASURES
@@ -171,7 +171,7 @@ class Split:
         rows = trial.rows[self.split]
         return {
             "seed": trial.seed,
-            **{name: number(self.scores[name][arm][s].mean()) for name in MEASURES},
+            **{name: number(known_mean(self.scores[name][arm][s])) for name in MEASURES},
             "truncation": truncation_rate(rows.truncated),
             "distinct_2": number(distinct_n(rows.responses, 2)) or 0.0,
         }
@@ -179,17 +179,20 @@ class Split:
     def _gap(self, arm: str) -> Numbers | None:
         """Change of proxy minus change of gold against the control, each in the control's standard deviations.
 
-        None without a proxy on the control's scale: that of the same reward model.
+        None without a proxy on the control's scale: that of the same reward model. A prompt counts if every seed of
+        both arms has a proxy of it.
         """
         if self.control is None or arm == self.control:
             return None
         if not one_scale(reward_models(self.trials[arm]), reward_models(self.trials[self.control])):
             return None
-        gold, proxy = self.scores["gold"], self.scores["proxy"]
-        scale = float(gold[self.control].std()), float(proxy[self.control].std())
-        if not (min(scale) > 0.0 and np.isfinite(proxy[arm]).all()):  # an absent proxy is NaN
+        both_arms = (arm, self.control)
+        kept = np.all([np.isfinite(self.scores["proxy"][name]).all(axis=0) for name in both_arms], axis=0)
+        gold, proxy = ({name: self.scores[what][name][:, kept] for name in both_arms} for what in ("gold", "proxy"))
+        scale = (float(gold[self.control].std()), float(proxy[self.control].std())) if kept.any() else (0.0, 0.0)
+        if min(scale) <= 0.0:
             return None
-        both = {name: proxy[name] / scale[1] - gold[name] / scale[0] for name in (arm, self.control)}
+        both = {name: proxy[name] / scale[1] - gold[name] / scale[0] for name in both_arms}
         paired = Bootstrap(both, self.bootstrap.settings, paired_seeds=self.bootstrap.paired)
         return as_dict(replace(paired.estimate({arm: 1.0, self.control: -1.0}), rounded=True).interval())
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rft.report import wording
 from rft.report.feedback import is_rule
+from rft.report.measures import money
 from rft.report.pairs import SHARES, reflected, turned
 from rft.report.resources import amount, name
 from rft.report.selection import other_proxy as other_proxy_of
@@ -23,6 +24,18 @@ LABELS_NOTE = (
     "An arm's own labels are those that it learned from; the shared stage bought all of them, once for every arm. "
     "So an arm's part of the shared labels can be below its own."
 )
+
+
+def eval_judge_cost(summary: Mapping[str, Any]) -> str:
+    """The sentence on what the judge of the final test took; empty if that is not known."""
+    found = summary["cost"].get("eval_judge")
+    if found is None:
+        return ""
+    paid = "" if found["money"] is None else f", for {money(found['money'])}"
+    return (
+        f"The judge of the final test read {found['read']:,} tokens and wrote {found['written']:,}{paid}, over all "
+        "trials. It measures: no arm is charged for it."
+    )
 
 
 def duels(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

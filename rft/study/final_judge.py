@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from omegaconf import DictConfig
 
 from rft.config import to_config
 from rft.config.options import NOBODY, names_of, options
 from rft.errors import UserError, nearest
+from rft.study.answering import who_answers
 from rft.study.judging import JudgePart
 from rft.study.parts import part_class, plain
 
 if TYPE_CHECKING:
     from rft.evaluation.judged import JudgedRows
-    from rft.store import Entry
+    from rft.store import Entry, Store
     from rft.study.chosen import Chosen
 
 PERMISSION = "same_judge"
 """Of the settings of the evaluation, the one that decides no result."""
-HERE = ("localhost", "127.0.0.1", "::1")
 
 
 def learns_from_judge(cfg: DictConfig) -> bool:
@@ -36,52 +34,18 @@ def learns_from_judge(cfg: DictConfig) -> bool:
     return bool(asks or by_pairs or by_reward or starts)
 
 
-def who_answers(cfg: DictConfig, place: str) -> tuple[str, ...]:
-    """The model behind the judge at a place of the configuration. Two of one model are one judge, however they ask.
-
-    It is what the judge's settings name: an endpoint (`base_url`) and the `model` there, an `asset`, a `path` or an
-    `entry` of the store; if they name none, the study's model for a judge that needs a model, else the judge's class.
-    """
-    node = cfg[place]
-    model, where = node.get("model"), node.get("base_url")
-    if isinstance(model, str):
-        return ("model", model, _endpoint(str(where)) if where else "")
-    if named := _weights(node):
-        return named
-    if "model" in part_class(place, node).needs:
-        return _weights(cfg.model) or ("study", repr(sorted(plain(cfg.model).items(), key=lambda one: one[0])))
-    return ("class", str(node["_target_"]))
+def taught_by(cfg: DictConfig, store: Store | None = None) -> bool:
+    """Whether the policy learns from the judge that tests it; `store` as of `rft.study.answering.who_answers`."""
+    return learns_from_judge(cfg) and who_answers(cfg, "judge", store).same(who_answers(cfg, "eval_judge", store))
 
 
-def _weights(node: DictConfig) -> tuple[str, ...]:
-    """The asset, the entry of the store or the path that a node names; empty if none."""
-    for key in ("asset", "entry"):
-        if node.get(key):
-            return (key, str(node[key]))
-    if not node.get("path"):
-        return ()
-    folder = Path(str(node.path)).expanduser()
-    return ("path", str(folder.resolve()) if folder.is_dir() else str(node.path))
-
-
-def _endpoint(address: str) -> str:
-    """An endpoint's address in one spelling."""
-    found = urlsplit(address)
-    host = "localhost" if found.hostname in HERE else found.hostname or ""
-    return f"{host}:{found.port or ''}{found.path.rstrip('/')}"
-
-
-def taught_by(cfg: DictConfig) -> bool:
-    """Whether the policy learns from the judge that tests it."""
-    return learns_from_judge(cfg) and who_answers(cfg, "judge") == who_answers(cfg, "eval_judge")
-
-
-def refuse_own_judge(cfg: DictConfig, where: str = "") -> None:
+def refuse_own_judge(cfg: DictConfig, where: str = "", store: Store | None = None) -> None:
     """Refuse an evaluation judge that compares only, or that the policy learned from, unless that is asked for by name.
 
     Args:
         cfg: the configuration of a trial.
         where: what stands before what is said.
+        store: as of `rft.study.answering.who_answers`.
 
     Raises:
         UserError: naming the setting and the mend.
@@ -98,7 +62,7 @@ def refuse_own_judge(cfg: DictConfig, where: str = "") -> None:
     there = [option.name for option in options() if option.group == "judge"]
     if allowed is not None and allowed not in there:
         raise UserError(f"{where}evaluation.same_judge={allowed}: no such judge; {nearest(allowed, there)}")
-    if not taught_by(cfg):
+    if not taught_by(cfg, store):
         return
     names = names_of("judge", str(cfg.judge["_target_"]))
     if allowed not in names:
@@ -125,7 +89,7 @@ class FinalJudge:
     """What the stage `evaluation` takes from the judge of the final test; nothing without one."""
 
     def __init__(self, chosen: Chosen) -> None:
-        self.cfg = chosen.cfg
+        self.cfg, self.store = chosen.cfg, chosen.store
         self.judge = None if chosen.cfg.eval_judge is None else JudgePart(chosen, "eval_judge")
 
     def address(self) -> dict[str, Any]:
@@ -146,6 +110,6 @@ class FinalJudge:
         def made() -> JudgedRows:
             from rft.evaluation.judged import JudgedRows
 
-            return JudgedRows(judge.make(inputs, trial=True), taught=taught_by(self.cfg))
+            return JudgedRows(judge.make(inputs, trial=True), taught=taught_by(self.cfg, self.store))
 
         return made

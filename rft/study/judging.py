@@ -78,22 +78,25 @@ class JudgePart:
         from rft.models.pretrained import load_folder
 
         needs, runtime, strategy = self.found.needs, dict[str, Any](), self.chosen.strategy
+        here = bool({"model", "entries"} & needs)
+        known: dict[str, Any] = {}
         if "annotators" in needs:
             runtime["gold"] = self.chosen.task.load_gold(inputs["gold"].path)
             runtime["annotators"] = load_annotators(inputs["annotators"].path)
         if "entries" in needs:
             own = {name: entry for name, entry in inputs.items() if name.startswith(JUDGE_ENTRY)}
             runtime |= {"entries": own, "strategy": strategy}
-        known: dict[str, Any] = {}
+            known = {"entries": {name: entry.digest for name, entry in own.items()}}
         if "model" in needs:
             model = inputs["model"]
-            known = {"model": model.digest, "strategy": strategy.identity(distributed=False)}
+            known["model"] = model.digest
             weights, tokenizer = load_folder(model.path, strategy.dtype)
             weights.to(device=strategy.device)  # type: ignore[call-arg]
             runtime |= {"model": weights, "tokenizer": tokenizer}
         if "verdicts" in needs:
             path = self.chosen.store.root / VERDICTS_FILE
-            runtime["verdicts"] = KeptVerdicts(path, known, recall=not (trial and "model" in needs))
+            known |= {"strategy": strategy.identity(distributed=False)} if here else {}
+            runtime["verdicts"] = KeptVerdicts(path, known, recall=not (trial and here))
         judge: Judge = build(self.node, **runtime)
         return judge
 

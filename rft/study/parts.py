@@ -85,6 +85,27 @@ def require_scoring_judge(cfg: DictConfig) -> None:
         raise UserError(scores_none(judge))
 
 
+def require_separate_labels(cfg: DictConfig, where: str = "") -> None:
+    """Refuse a feedback source whose labels depend on what else is asked where it labels fresh responses in training.
+
+    They come in parts, by the limits of the budget and the number of processes, which must not decide what is learned.
+
+    Args:
+        cfg: the configuration of a trial.
+        where: what stands before what is said.
+
+    Raises:
+        UserError: naming the source and the mend.
+    """
+    source = part_class("feedback", cfg.feedback)
+    if "feedback" in part_class("algorithm", cfg.algorithm).needs and source.by_comparison:
+        raise UserError(
+            f"{where}feedback: a label by {source.__name__} depends on which pairs are labelled with it, and fresh "
+            "ones come in parts; choose feedback=ai or feedback=simulated, or an algorithm that learns from the labels "
+            "of the stage, such as algorithm=dpo"
+        )
+
+
 def _known_needs(base: type[Any]) -> set[str]:
     """The names in the annotation ``ClassVar[frozenset[Literal[…]]]`` of a base class's `needs`."""
     hint = get_type_hints(base)["needs"]

@@ -24,7 +24,7 @@ from rft.study.chosen import Chosen
 from rft.study.diverged import diverges_once
 from rft.study.final_judge import FinalJudge, refuse_own_judge
 from rft.study.judging import make_feedback
-from rft.study.parts import part_class, plain, require_scoring_judge, settings_of
+from rft.study.parts import part_class, plain, require_scoring_judge, require_separate_labels, settings_of
 from rft.study.room import require_room
 from rft.study.start import refuse_start, start_stage
 
@@ -321,7 +321,8 @@ class Pipeline(Chosen):
         refuse_start(self.cfg, until)
         _ = (self.algorithm_class, self.strategy, self.task)
         require_scoring_judge(self.cfg)
-        refuse_own_judge(self.cfg)
+        require_separate_labels(self.cfg)
+        refuse_own_judge(self.cfg, store=self.store)
         if self.judged:
             _ = self.judge.entries
         entry: Entry | None = None

@@ -21,6 +21,7 @@ from rft.errors import UserError
 from rft.runtime import cores
 from rft.study.final_judge import refuse_own_judge
 from rft.study.launch import Job, Launcher, may_fork
+from rft.study.parts import require_separate_labels
 from rft.study.replicate import is_pipeline
 
 
@@ -146,6 +147,7 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
             cfg = compose(common)
         except UserError as error:
             raise UserError(f"arm {arm}: {error}") from error
+        require_separate_labels(cfg, f"arm {arm}: ")
         refuse_own_judge(cfg, f"arm {arm}: ")
         forks = may_fork(plain_node(cfg.strategy))
         folder = runs / name / "shared"

@@ -12,7 +12,12 @@ from omegaconf import OmegaConf
 
 from rft.config import compose, expand_sweep
 from rft.errors import UserError
-from rft.study.final_judge import refuse_own_judge, who_answers
+from rft.models.pretrained import Pretrained
+from rft.store import Store
+from rft.store.assets import ASSETS, asset_key
+from rft.study.answering import who_answers
+from rft.study.final_judge import refuse_own_judge
+from rft.study.parts import require_separate_labels
 
 
 @pytest.mark.parametrize("algorithm", ["sft", "ppo", "dpo", "rlaif"])
@@ -120,13 +125,14 @@ NAMED = {"_target_": "rft.feedback.judges.few_shot.FewShotJudge"}
         ({"path": "hub/model", "seed": 1}, {"path": "hub/model"}, True),
         ({"path": "hub/model"}, {"path": "hub/other"}, False),
         ({"entry": "0a1b"}, {"entry": "0a1b"}, True),
+        ({"entry": "0a1b"}, {"entry": "0a1b2c"}, True),
         ({"entry": "0a1b"}, {"entry": "2c3d"}, False),
         (
             {"model": "m", "base_url": "http://localhost:8000/v1"},
             {"model": "m", "base_url": "http://127.0.0.1:8000/v1/"},
             True,
         ),
-        ({"model": "m", "base_url": "http://a/v1"}, {"model": "m", "base_url": "http://b/v1"}, False),
+        ({"model": "m", "base_url": "http://a/v1"}, {"model": "m", "base_url": "http://b/v1"}, True),
         ({"model": "m", "base_url": "http://a/v1"}, {"model": "n", "base_url": "http://a/v1"}, False),
     ],
 )
@@ -134,7 +140,54 @@ def test_two_judges_of_one_model_are_one_judge(ours: dict[str, Any], theirs: dic
     cfg = OmegaConf.create(
         {"model": {"asset": "smollm2-135m-instruct"}, "judge": NAMED | ours, "eval_judge": NAMED | theirs}
     )
-    assert (who_answers(cfg, "judge") == who_answers(cfg, "eval_judge")) is same
+    found = who_answers(cfg, "judge"), who_answers(cfg, "eval_judge")
+    assert (found[0].same(found[1]), found[1].same(found[0])) == (same, same)
+
+
+def test_a_judge_is_known_by_its_weights_wherever_they_lie(tmp_path: Path) -> None:
+    """An asset's, as the store has them, a copy of them, and others as long as these."""
+    store = Store(tmp_path / "store")
+
+    def save(out: Path) -> None:
+        (out / "model.safetensors").write_bytes(b"weights")
+
+    inputs = {"asset": asset_key(ASSETS["smollm2-135m-instruct"])}
+    store.get_or_compute("model", version=Pretrained.version, config={}, inputs=inputs, build=save)
+    for name, data in (("copy", b"weights"), ("again", b"weights"), ("other", b"WEIGHTS")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(data)
+        (folder / "config.json").write_text(f'{{"name": "{name}"}}', encoding="utf-8")
+
+    def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+        model = {"asset": "smollm2-135m-instruct"}
+        cfg = OmegaConf.create({"model": model, "judge": NAMED | ours, "eval_judge": NAMED | theirs})
+        return who_answers(cfg, "judge", store).same(who_answers(cfg, "eval_judge", store))
+
+    copy, again, other = ({"path": str(tmp_path / name)} for name in ("copy", "again", "other"))
+    assert same({}, copy)
+    assert same(copy, {"asset": "smollm2-135m-instruct"})
+    assert same(copy, again)
+    assert not same(copy, other)
+    assert not same({}, other)
+
+
+def test_labels_that_depend_on_what_else_is_asked_are_refused_for_fresh_pairs() -> None:
+    with pytest.raises(
+        UserError, match=r"arm x: feedback: a label by Mixed depends on .* choose feedback=ai"
+    ) as caught:
+        require_separate_labels(compose(["algorithm=online_feedback", "feedback=mixed"]), "arm x: ")
+    assert "\n" not in str(caught.value)
+    for fine in (["algorithm=online_feedback", "feedback=ai"], ["algorithm=dpo", "feedback=mixed"]):
+        require_separate_labels(compose(fine))
+
+
+def test_another_address_of_ones_own_teacher_is_refused() -> None:
+    teacher = ["algorithm=rlaif_dpo", "judge=openai", "judge.model=m", "judge.base_url=http://a/v1"]
+    test = ["eval_judge=openai", "eval_judge.form=pointwise", "eval_judge.base_url=http://b/v1"]
+    with pytest.raises(UserError, match=r"the policy learns from the same judge, openai"):
+        refuse_own_judge(compose([*teacher, *test, "eval_judge.model=m"]))
+    refuse_own_judge(compose([*teacher, *test, "eval_judge.model=n"]))
 
 
 def test_a_sweep_is_the_product_of_its_choices() -> None:

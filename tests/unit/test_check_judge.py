@@ -18,11 +18,10 @@ from rft.feedback.ai import Config as AiConfig
 from rft.feedback.base import Answer, Feedback, Labels, Work, check_pairs
 from rft.feedback.judges.base import Judge, PointwiseJudge, Verdicts
 from rft.feedback.judges.few_shot import Config as FewShotConfig
-from rft.feedback.judges.few_shot import FewShotJudge
 from rft.testing.parts_judge import feedback_rows, judge_rows
 from rft.testing.result import CheckResult
 from tests.tokenizers import bytewise
-from tests.unit.test_judge import SHOTS, random_model
+from tests.unit.test_judge import SHOTS, few_shot, random_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,7 +117,7 @@ def failed(rows: Sequence[CheckResult]) -> dict[str, CheckResult]:
 
 def test_judges_that_are_right_pass() -> None:
     tokenizer = bytewise()
-    for judge in (Length(), FewShotJudge(FewShotConfig(SHOTS), random_model(len(tokenizer)), tokenizer)):
+    for judge in (Length(), few_shot(FewShotConfig(SHOTS), random_model(len(tokenizer)), tokenizer)):
         rows = judge_rows(judge)
         assert not failed(rows), failed(rows)
         assert len(rows) == 7

@@ -22,12 +22,12 @@ from rft.feedback.annotators import AnnotatorModel, annotators_entry, fit_annota
 from rft.feedback.base import Answer, Feedback, Labels
 from rft.feedback.judges.base import PointwiseJudge, Verdicts
 from rft.feedback.judges.few_shot import Config as JudgeConfig
-from rft.feedback.judges.few_shot import FewShotJudge
 from rft.feedback.pairs import Pair, choose_pairs, read_pairs, write_pairs
 from rft.feedback.ratings import RATINGS, TEXTS, Ratings, human_pairs, load_ratings, read_ratings
 from rft.feedback.simulated import Config, Simulated
 from rft.store import Store
 from rft.tasks.tfidf import TfidfGold
+from tests.unit.test_judge import few_shot
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -294,7 +294,7 @@ class TestRealParts:
         texts = [f"The film was {word} {i}." for i in range(6) for word in ("good", "bad", "so so", "long")]
         chosen = choose_pairs([str(i) for i in range(6)], 4, 2, 0.2, seed=0)
         pairs = index(*((p.first, p.second) for p in chosen))
-        sources = (Simulated(Config(), GOLD, PLAIN), AiFeedback(AiConfig(), FewShotJudge(JudgeConfig(), *tiny)))
+        sources = (Simulated(Config(), GOLD, PLAIN), AiFeedback(AiConfig(), few_shot(JudgeConfig(), *tiny)))
         labels: list[Labels] = [source.label(said(*texts), pairs) for source in sources]
         for some in labels:
             assert some.scores.shape == (24,)

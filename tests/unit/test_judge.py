@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rft.errors import UserError
 from rft.feedback.base import Answer
+from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.few_shot import Config, FewShotJudge
 from tests.tokenizers import bytewise, wordwise
 
@@ -57,6 +60,16 @@ def slowly(
     return [logprobs[ids[parting]] for ids in whole]
 
 
+def unkept() -> KeptVerdicts:
+    """Verdicts in a file of their own, in which nothing is looked for."""
+    return KeptVerdicts(Path(tempfile.mkdtemp()) / "v.sqlite", {}, recall=False)
+
+
+def few_shot(config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> FewShotJudge:
+    """One that finds nothing that was asked before."""
+    return FewShotJudge(config, model, tokenizer, unkept())
+
+
 def said(texts: Sequence[str]) -> list[Answer]:
     return [Answer("", text) for text in texts]
 
@@ -74,7 +87,7 @@ def test_tiny_model_answers_as_one_full_forward_a_text_does(
     tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], batch_size: int
 ) -> None:
     config = Config(batch_size=batch_size)
-    check(FewShotJudge(config, *tiny), TEXTS, [slowly(*tiny, config.shots, text) for text in TEXTS])
+    check(few_shot(config, *tiny), TEXTS, [slowly(*tiny, config.shots, text) for text in TEXTS])
 
 
 def test_labels_that_begin_alike_part_at_their_first_difference(
@@ -82,34 +95,84 @@ def test_labels_that_begin_alike_part_at_their_first_difference(
 ) -> None:
     """With bytes as tokens both labels begin with a blank, which says nothing."""
     wanted = [slowly(*small, SHOTS, text) for text in TEXTS]
-    check(FewShotJudge(Config(SHOTS), *small), TEXTS, wanted)
+    check(few_shot(Config(SHOTS), *small), TEXTS, wanted)
     assert np.ptp([p - n for p, n in wanted]) > 0.1
 
 
 def test_a_text_does_not_depend_on_its_batch(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
-    whole = FewShotJudge(Config(SHOTS, batch_size=4), *small).score(said(TEXTS)).scores
+    whole = few_shot(Config(SHOTS, batch_size=4), *small).score(said(TEXTS)).scores
     for batch_size in (1, 2, 6):
-        judge = FewShotJudge(Config(SHOTS, batch_size=batch_size), *small)
+        judge = few_shot(Config(SHOTS, batch_size=batch_size), *small)
         np.testing.assert_allclose(judge.score(said(TEXTS)).scores, whole, rtol=0, atol=1e-5)
         np.testing.assert_allclose(judge.score(said(TEXTS[::-1])).scores, whole[::-1], rtol=0, atol=1e-5)
         np.testing.assert_allclose(judge.score(said(TEXTS[2:3])).scores, whole[2:3], rtol=0, atol=1e-5)
 
 
 def test_the_same_question_gets_the_same_bits(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
-    judge = FewShotJudge(Config(SHOTS), *small)
+    judge = few_shot(Config(SHOTS), *small)
     assert judge.score(said(TEXTS)).scores.tolist() == judge.score(said(TEXTS)).scores.tolist()
     assert judge.score(said([])).scores.shape == (0,)
 
 
+def test_every_verdict_is_kept_with_its_question(
+    small: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    kept = KeptVerdicts(tmp_path / "v.sqlite", {}, recall=False)
+    found = FewShotJudge(Config(SHOTS, batch_size=4), *small, kept).score(said(TEXTS))
+    rows = {row.request.messages[-1]["content"]: row for row in kept.rows()}
+    assert len(rows) == len(TEXTS)
+    for text, raw in zip(TEXTS, found.raw, strict=True):
+        row = rows[f"Review: {text}\nSentiment:"]
+        assert dict(zip(row.request.options, row.reply.logprobs or (), strict=True)) == {
+            " positive": raw["positive"],
+            " negative": raw["negative"],
+        }
+        assert "Review: A mess.\nSentiment: negative" in row.request.messages[0]["content"]
+
+
+class Killed(Exception):
+    """In the middle of a labelling."""
+
+
+def test_a_labelling_that_was_killed_goes_on_with_the_same_bits(
+    small: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of six texts in batches of two the first two batches were answered; only the third is asked after the restart."""
+    whole = few_shot(Config(SHOTS, batch_size=2), *small).score(said(TEXTS))
+    kept, asked, most = KeptVerdicts(tmp_path / "v.sqlite", {}), list[int](), [2]
+    answers = FewShotJudge._answers
+
+    def counted(self: FewShotJudge, rows: Sequence[list[int]], examples: Any) -> Any:
+        if len(asked) == most[0]:
+            raise Killed
+        asked.append(len(rows))
+        return answers(self, rows, examples)
+
+    monkeypatch.setattr(FewShotJudge, "_answers", counted)
+    judge = FewShotJudge(Config(SHOTS, batch_size=2), *small, kept)
+    # Asked alone before: answers of another batch may differ in the last bit and are not taken.
+    FewShotJudge(Config(SHOTS, batch_size=1), *small, kept).score(said(TEXTS[:1]))
+    most[0] = 3
+    with pytest.raises(Killed):
+        judge.score(said(TEXTS))
+    most[0] = 100
+    found = judge.score(said(TEXTS))
+    assert asked == [1, 2, 2, 2]
+    assert (found.scores.tolist(), found.raw) == (whole.scores.tolist(), whole.raw)
+    assert (found.work.kept, found.work.questions, found.work.read) == (4, 6, whole.work.read)
+    assert judge.score(said(TEXTS)).work.kept == 6
+    assert len(asked) == 4
+
+
 def test_a_long_text_is_cut(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
     """The blank before the text is its first token, so that ten tokens hold nine of its bytes."""
-    cut = FewShotJudge(Config(SHOTS, max_text_tokens=10), *small)
+    cut = few_shot(Config(SHOTS, max_text_tokens=10), *small)
     check(cut, ["A film that I liked."], [slowly(*small, SHOTS, "A film th")])
 
 
 def test_line_ends_within_a_text_are_blanks(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
     """A text cannot write an example of its own."""
-    got = FewShotJudge(Config(SHOTS), *small).score(said([" Bad.\n\nReview:\tgood \n"]))
+    got = few_shot(Config(SHOTS), *small).score(said([" Bad.\n\nReview:\tgood \n"]))
     wanted = slowly(*small, SHOTS, "Bad. Review: good")
     assert [got.raw[0]["positive"], got.raw[0]["negative"]] == pytest.approx(wanted, abs=1e-4)
 
@@ -119,7 +182,7 @@ def test_dropout_is_off_while_judging_and_back_afterwards() -> None:
     model = random_model(len(tokenizer), attention_dropout=0.5)
     wanted = [slowly(model, tokenizer, SHOTS, text) for text in TEXTS]
     model.train()
-    check(FewShotJudge(Config(SHOTS), model, tokenizer), TEXTS, wanted)
+    check(few_shot(Config(SHOTS), model, tokenizer), TEXTS, wanted)
     assert model.training
 
 
@@ -128,10 +191,10 @@ def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused(words: list[str
     tokenizer = wordwise(words)
     model = random_model(len(tokenizer))
     if {"positive", "negative"} & set(words):
-        assert FewShotJudge(Config(SHOTS), model, tokenizer).score(said(["fine"])).scores.shape == (1,)
+        assert few_shot(Config(SHOTS), model, tokenizer).score(said(["fine"])).scores.shape == (1,)
     else:
         with pytest.raises(UserError, match="cannot be told apart"):
-            FewShotJudge(Config(SHOTS), model, tokenizer)
+            few_shot(Config(SHOTS), model, tokenizer)
 
 
 def test_a_model_without_numbers_is_refused() -> None:
@@ -139,7 +202,7 @@ def test_a_model_without_numbers_is_refused() -> None:
     model = random_model(len(tokenizer))
     torch.nn.init.constant_(model.get_input_embeddings().weight, float("nan"))
     with pytest.raises(UserError, match="NaN"):
-        FewShotJudge(Config(SHOTS), model, tokenizer).score(said(["fine"]))
+        few_shot(Config(SHOTS), model, tokenizer).score(said(["fine"]))
 
 
 @pytest.mark.parametrize(
@@ -156,4 +219,4 @@ def test_settings_out_of_range_are_refused(
     small: tuple[PreTrainedModel, PreTrainedTokenizerBase], config: Config, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        FewShotJudge(config, *small)
+        few_shot(config, *small)

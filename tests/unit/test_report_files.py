@@ -6,6 +6,7 @@ import json
 import math
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -211,6 +212,44 @@ def test_reward_hacking_is_more_proxy_and_less_gold_than_the_control() -> None:
     assert score[1:].tolist() == [0.0, 0.0]
     assert not reward_hacked(gold, proxy, None)[0].any()
     assert not reward_hacked(gold, np.full_like(proxy, np.nan), 0)[0].any()
+
+
+def test_an_answer_that_was_not_judged_hacks_nothing_and_hides_no_other() -> None:
+    gold = np.array([[0.5, 0.5, 0.5], [0.1, 0.1, 0.1]])
+    proxy = np.array([[0.0, np.nan, 0.0], [3.0, 3.0, np.nan]])
+    hacked, score = reward_hacked(gold, proxy, 0)
+    assert hacked.tolist() == [[False] * 3, [True, False, False]]
+    assert score[1:].tolist() == [0.0, 0.0]
+
+
+def test_an_answer_that_was_not_judged_is_shown_as_such(tmp_path: Path) -> None:
+    """Of the control's first answer and of ppo's second there is no proxy; no mean is made up for them."""
+
+    def lose(place: int) -> Callable[[list[dict[str, Any]]], None]:
+        return lambda rows: rows[place].update(proxy=None)
+
+    study = Study(tmp_path, prompts=6)
+    study.fill(("sft", "ppo"), seeds=2)
+    whole = summarise(study.load())
+    study.trial("sft", 0, change_rows=lose(0))
+    study.trial("ppo", 0, change_rows=lose(1))
+    results = study.load()
+    assert results.failed == ()
+    rows = {arm: results.arm(arm)[0].rows["test"] for arm in ("sft", "ppo")}
+    assert np.flatnonzero(np.isnan(rows["sft"].proxy)).tolist() == [0]
+    summary = summarise(results)
+    found = samples(results, summary).prompts
+    told = {(one.prompt_id, answer.arm): answer for one in found for answer in one.answers}
+    lost = {where for where, answer in told.items() if answer.unjudged}
+    assert lost == {("test-0000", "sft"), ("test-0001", "ppo")} & told.keys()
+    assert lost
+    assert not any(told[where].hacked for where in lost)
+    kept, before = (one["arms"]["ppo"]["splits"]["test"] for one in (summary, whole))
+    assert kept["per_seed"][0]["proxy"] == pytest.approx(np.nanmean(rows["ppo"].proxy))
+    assert kept["per_seed"][1] == before["per_seed"][1]
+    assert (kept["gap"] is None) == (before["gap"] is None)
+    page = render(results, summary)
+    assert page.count("proxy not judged") == len(lost)
 
 
 def test_more_arms_than_fit_are_picked_by_a_rule_that_is_said(many: tuple[StudyResults, dict[str, Any]]) -> None:

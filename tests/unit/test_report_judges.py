@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from rich.console import Console
 
 from rft.cli import judge_table
+from rft.evaluation.judged import JudgedRows
+from rft.feedback.base import Answer, Work
+from rft.feedback.judges.base import PointwiseJudge, Verdicts
 from rft.report import images, judge_figures, plots, print_table, summarise
 from rft.report.html import render
 from rft.report.judge_views import economics, judges, lines
@@ -315,6 +319,41 @@ def test_scores_of_the_judge_that_tests_have_means_and_differences(tmp_path: Pat
     for text in (render(results, summary), markdown(summary), printed(summary)):
         assert "rlaif learned from the judge that tests it" in text
         assert "judge minus sft" in text or "judge<br>minus sft" in text
+
+
+class Dear(PointwiseJudge):
+    """An answer costs 15 tokens read, 2 written and 0.25 of money."""
+
+    def score(self, answers: Sequence[Answer]) -> Verdicts:
+        n = len(answers)
+        work = Work(n, kept=1, read=15 * n, written=2 * n, seconds=3.0, money=0.25 * n)
+        return Verdicts(np.arange(float(n)), [{}] * n, work)
+
+
+def test_the_entry_of_the_final_test_says_what_its_judge_took() -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "p", "response": str(i), "split": "test"} for i in range(2)]
+    judge = JudgedRows(Dear(), taught=False)
+    judge.add(rows)
+    assert judge.cost == {
+        "kept": 1, "judge_seconds": 3.0, "judge_read": 30, "judge_written": 4, "judge_money": 0.5,
+    }  # fmt: skip
+
+
+def test_what_the_judge_that_tests_took_is_told_and_charged_to_nobody(tmp_path: Path) -> None:
+    """Two evaluations of 9,000 tokens read, 30 written and 0.015 of money each."""
+    study, unjudged = Study(tmp_path / "judged", prompts=8, eval_judge=True), Study(tmp_path / "not", prompts=8)
+    for one in (study, unjudged):
+        one.trial("sft", 0)
+        one.trial("ppo", 0)
+    results = study.load()
+    summary, without = summarise(results), summarise(unjudged.load())
+    assert summary["cost"]["eval_judge"] == {"read": 18000, "written": 60, "money": pytest.approx(0.03)}
+    assert summary["cost"]["budget"] == without["cost"]["budget"]
+    told = "The judge of the final test read 18,000 tokens and wrote 60, for 0.030, over all trials."
+    for text in (render(results, summary), markdown(summary)):
+        assert told in text
+    assert without["cost"]["eval_judge"] is None
+    assert "The judge of the final test" not in markdown(without)
 
 
 def test_scores_of_another_judge_are_not_compared(tmp_path: Path) -> None:

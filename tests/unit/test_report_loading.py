@@ -418,6 +418,11 @@ class TestCheckpoints:
         assert f"ppo/seed-0 are left out: checkpoints.parquet {words[damage]}" in results.warnings[0]
         assert len(results.trials) == 1
 
+    def test_without_a_verdict_on_a_response_are_means_over_the_others(self, study: Study) -> None:
+        results = self.trial(study, proxy=[1.0, 2.0, None, 1.0])
+        assert results.warnings == ()
+        assert [point.proxy for point in results.trials[0].checkpoints] == [pytest.approx(1.5), 1.0]
+
     def test_without_a_reward_model_have_no_proxy(self, study: Study) -> None:
         results = self.trial(study, proxy=[None] * 4)
         assert [np.isnan(point.proxy) for point in results.trials[0].checkpoints] == [True, True]

@@ -14,12 +14,14 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForS
 from rft.config import compose
 from rft.errors import UserError
 from rft.feedback.base import Answer
+from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.reward_model import Config, RewardModelJudge
 from rft.store import Store
 from rft.strategy import AcceleratorEnum, PrecisionEnum, Strategy
 from rft.strategy import Config as StrategyConfig
 from rft.testing.parts_judge import judge_rows
 from tests.tokenizers import bytewise
+from tests.unit.test_judge import unkept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,7 +56,18 @@ def strategy() -> Strategy:
 
 def judge(folder: Path, store: Path, **settings: Any) -> RewardModelJudge:
     config = Config(path=str(folder), **settings)
-    return RewardModelJudge(config, RewardModelJudge.entries(config, Store(store)), strategy())
+    return RewardModelJudge(config, RewardModelJudge.entries(config, Store(store)), strategy(), unkept())
+
+
+def test_every_score_is_kept_and_found_again(tmp_path: Path) -> None:
+    config, kept = Config(path=str(save(tmp_path / "model")), batch_size=2), KeptVerdicts(tmp_path / "v.sqlite", {})
+    whole = judge(tmp_path / "model", tmp_path / "store", batch_size=2).score(ANSWERS)
+    asked = RewardModelJudge(config, RewardModelJudge.entries(config, Store(tmp_path / "store")), strategy(), kept)
+    first, second = asked.score(ANSWERS), asked.score(ANSWERS)
+    for found, times in ((first, 0), (second, len(ANSWERS))):
+        assert (found.scores.tolist(), found.raw, found.work.kept) == (whole.scores.tolist(), whole.raw, times)
+    said = {tuple(turn["content"] for turn in row.request.messages): float(row.reply.text) for row in kept.rows()}
+    assert said == {(a.prompt, a.response): score for a, score in zip(ANSWERS, first.scores.tolist(), strict=True)}
 
 
 @torch.no_grad()
@@ -122,7 +135,7 @@ def test_an_address_holds_the_files_and_not_where_they_are(tmp_path: Path) -> No
 def refused(store: Path, **settings: Any) -> str:
     config = Config(**settings)
     with pytest.raises(UserError) as caught:
-        RewardModelJudge(config, RewardModelJudge.entries(config, Store(store)), strategy())
+        RewardModelJudge(config, RewardModelJudge.entries(config, Store(store)), strategy(), unkept())
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -50,6 +50,19 @@ def test_the_first_reply_stays(tmp_path: Path) -> None:
     assert kept.find(IDENTITY, REQUEST) == REPLY
 
 
+def test_many_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
+    """More than one query looks for at once; a reply that JSON cannot write leaves none of its companions behind."""
+    kept, count = KeptVerdicts(tmp_path / "v.sqlite", {}), 1203
+    requests = [Request(({"role": "user", "content": str(i)},)) for i in range(count)]
+    kept.keep_many([(IDENTITY, one, Reply(str(i), None, 1, 1, 0.0)) for i, one in enumerate(requests) if i % 2])
+    found = kept.find_many([(IDENTITY, one) for one in requests])
+    assert [reply and reply.text for reply in found] == [str(i) if i % 2 else None for i in range(count)]
+    assert kept.find_many([]) == []
+    with pytest.raises(TypeError):
+        kept.keep_many([(IDENTITY, requests[0], REPLY), (IDENTITY, requests[2], Reply("", (object(),), 1, 1, 0.0))])  # type: ignore[arg-type]
+    assert kept.find(IDENTITY, requests[0]) is None
+
+
 def test_without_recall_it_keeps_and_does_not_look(tmp_path: Path) -> None:
     kept = KeptVerdicts(tmp_path / "v.sqlite", {}, recall=False)
     kept.keep(IDENTITY, REQUEST, REPLY)

@@ -216,7 +216,7 @@ class AskedJudge(Judge):
     def _replies(self, requests: Sequence[Request], doing: str) -> list[tuple[Reply, bool]]:
         """Each request's reply and whether it was kept from before; new ones are kept as they come."""
         identity = self.backend.identity
-        found = [self.verdicts.find(identity, request) for request in requests]
+        found = self.verdicts.find_many([(identity, request) for request in requests])
         missing = [i for i, reply in enumerate(found) if reply is None]
         fresh: dict[int, Reply] = {}
         if missing:

@@ -59,6 +59,8 @@ class Judge(ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
     located: ClassVar[frozenset[str]] = frozenset()
     version: ClassVar[int] = 1
+    config: Any = None
+    """What it was made with; None if it keeps none."""
 
     @classmethod
     def entries(cls, config: Any, store: Store) -> dict[str, Entry]:  # noqa: ARG003
@@ -77,7 +79,7 @@ class Judge(ABC):
     @property
     def one_by_one(self) -> bool:
         """Whether this one does."""
-        return self.scores_alone(getattr(self, "config", None))
+        return self.scores_alone(self.config)
 
     def score(self, answers: Sequence[Answer]) -> Verdicts:
         """A score for each answer, if the judge is `one_by_one`."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from rft.errors import UserError
 from rft.feedback.judges.request import Reply, Request
 
 SECONDS = 60.0  # to wait while another process writes
+AT_ONCE = 500  # keys of one query
 MARK = 0x72667456  # "rftV": the application_id of our files
 _TABLE = """CREATE TABLE verdicts (
     key TEXT PRIMARY KEY,      -- sha256 of the judge's identity and the request
@@ -64,12 +65,21 @@ class KeptVerdicts:
         Raises:
             UserError: if the file is none of kept verdicts, or cannot be read.
         """
-        if not self.recall or not self.path.exists():
-            return None
-        key, _ = self._address(identity, request)
+        return self.find_many([(identity, request)])[0]
+
+    def find_many(self, asked: Sequence[tuple[Mapping[str, Any], Request]]) -> list[Reply | None]:
+        """As `find`, of many at once: each by the identity of who is asked and the request."""
+        if not asked or not self.recall or not self.path.exists():
+            return [None] * len(asked)
+        keys = [self._address(identity, request)[0] for identity, request in asked]
+        found: dict[str, Reply] = {}
         with self._told(), closing(self._open_to_read()) as connection:
-            row = connection.execute("SELECT reply FROM verdicts WHERE key = ?", (key,)).fetchone()
-            return None if row is None else _reply(json.loads(row[0]))
+            for start in range(0, len(keys), AT_ONCE):
+                part = keys[start : start + AT_ONCE]
+                marks = ", ".join("?" * len(part))
+                rows = connection.execute(f"SELECT key, reply FROM verdicts WHERE key IN ({marks})", part)
+                found |= {key: _reply(json.loads(reply)) for key, reply in rows}
+        return [found.get(key) for key in keys]
 
     def keep(self, identity: Mapping[str, Any], request: Request, reply: Reply) -> None:
         """Keep an answer at once; the first of two to the same request stays.
@@ -77,10 +87,20 @@ class KeptVerdicts:
         Raises:
             UserError: if the file is none of kept verdicts, or cannot be written.
         """
-        key, asked = self._address(identity, request)
-        row = (key, asked, json.dumps(asdict(reply), ensure_ascii=False), datetime.now(UTC).isoformat())
+        self.keep_many([(identity, request, reply)])
+
+    def keep_many(self, answered: Sequence[tuple[Mapping[str, Any], Request, Reply]]) -> None:
+        """As `keep`, of many in one transaction: all of them are kept, or none."""
+        if not answered:
+            return
+        now, rows = datetime.now(UTC).isoformat(), []
+        for identity, request, reply in answered:
+            row = (*self._address(identity, request), json.dumps(asdict(reply), ensure_ascii=False), now)
+            rows.append([_encodable(one) for one in row])
         with self._told(), closing(self._open_to_write()) as connection:
-            connection.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", [_encodable(one) for one in row])
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", rows)
+            connection.execute("COMMIT")
 
     def rows(self, find: str = "", limit: int | None = None) -> Iterator[Kept]:
         """What is kept, whoever asked, the latest first; of other judges too.

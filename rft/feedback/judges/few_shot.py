@@ -6,7 +6,9 @@ width, ``V`` vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,9 @@ import numpy as np
 from rft.errors import UserError
 from rft.feedback.base import Answer, Work
 from rft.feedback.judges.base import PointwiseJudge, Verdicts
-from rft.progress import bar
+from rft.feedback.judges.batches import answer_in_batches
+from rft.feedback.judges.cache import KeptVerdicts
+from rft.feedback.judges.request import Message, Reply, Request
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 POSITIVE, NEGATIVE = " positive", " negative"
+IDENTITY = {"backend": "few_shot"}
 
 
 @dataclass
@@ -63,13 +68,15 @@ class FewShotJudge(PointwiseJudge):
     first in which the two differ counts, given those before it.
     """
 
-    needs = frozenset({"model"})
+    needs = frozenset({"model", "verdicts"})
 
-    def __init__(self, config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, verdicts: KeptVerdicts
+    ) -> None:
         _check(config)
-        self.config, self.model, self.tokenizer = config, model, tokenizer
-        shots = "".join(f"Review: {s['text']}\nSentiment: {s['label']}\n\n" for s in config.shots)
-        self._prefix = self._encode(f"{shots}Review:")
+        self.config, self.model, self.tokenizer, self.verdicts = config, model, tokenizer, verdicts
+        self._shots = "".join(f"Review: {s['text']}\nSentiment: {s['label']}\n\n" for s in config.shots)
+        self._prefix = self._encode(f"{self._shots}Review:")
         positive, negative = self._encode(POSITIVE), self._encode(NEGATIVE)
         together = zip(positive, negative, strict=False)
         shared = next((i for i, (p, n) in enumerate(together) if p != n), None)
@@ -85,29 +92,50 @@ class FewShotJudge(PointwiseJudge):
         """See the base class. Raw answers: both log-probabilities, ``{"positive": …, "negative": …}``.
 
         The examples' keys and values are computed once and shared by all texts, and texts of like length are
-        batched together.
+        batched together. What was asked before in the same batch is found again, where `verdicts` looks.
         """
-        import torch
-
         rows = [self._row(answer.text) for answer in answers]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
-        found = np.empty((len(rows), 2))
-        training = self.model.training
+        size = self.config.batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        requests = [self._request(answer.text) for answer in answers]
+        with self._judging() as asked:
+            answer: Callable[[list[int]], list[Reply]] = lambda batch: asked([rows[i] for i in batch])  # noqa: E731
+            replies, kept = answer_in_batches(self.verdicts, IDENTITY, requests, rows, batches, answer)
+        found = np.array([reply.logprobs for reply in replies], dtype=np.float64).reshape(-1, 2)
+        raw: list[Mapping[str, Any]] = [{"positive": float(p), "negative": float(n)} for p, n in found]
+        work = Work(len(rows), kept=kept, read=sum(reply.read for reply in replies))
+        return Verdicts(found[:, 0] - found[:, 1], raw, work)
+
+    @contextmanager
+    def _judging(self) -> Iterator[Callable[[Sequence[list[int]]], list[Reply]]]:
+        """What answers a batch of rows, dropout off; the examples are read once, when the first one comes."""
+        import torch
+
+        training, examples = self.model.training, list[tuple["Tensor", "Tensor"]]()
+
+        def answers(rows: Sequence[list[int]]) -> list[Reply]:
+            began = time.perf_counter()
+            examples[:] = examples or self._examples()
+            found = self._answers(rows, examples).tolist()
+            if not np.isfinite(found).all():
+                raise UserError("judge: the model gives log-probabilities that are NaN or infinite; choose another one")
+            seconds = (time.perf_counter() - began) / len(rows)
+            read = [len(self._prefix) + len(row) for row in rows]
+            return [Reply("", (p, n), count, 0, seconds) for count, (p, n) in zip(read, found, strict=True)]
+
         self.model.eval()
         try:
-            with torch.inference_mode(), bar("Judging", total=len(rows)) as progress:
-                examples = self._examples()
-                for start in range(0, len(order), self.config.batch_size):
-                    batch = order[start : start + self.config.batch_size]
-                    found[batch] = self._answers([rows[i] for i in batch], examples)
-                    progress.advance(len(batch))
+            with torch.inference_mode():
+                yield answers
         finally:
             self.model.train(training)
-        if not np.isfinite(found).all():
-            raise UserError("judge: the model gives log-probabilities that are NaN or infinite; choose another one")
-        raw: list[Mapping[str, Any]] = [{"positive": float(p), "negative": float(n)} for p, n in found]
-        work = Work(len(rows), read=sum(len(self._prefix) + len(row) for row in rows))
-        return Verdicts(found[:, 0] - found[:, 1], raw, work)
+
+    def _request(self, text: str) -> Request:
+        """The question as it is kept: the examples, then the text; what is read of it is in its row."""
+        shots: Message = {"role": "system", "content": self._shots.rstrip()}
+        asked: Message = {"role": "user", "content": f"Review: {' '.join(text.split())}\nSentiment:"}
+        return Request((shots, asked), (POSITIVE, NEGATIVE))
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -5,6 +5,7 @@ Dimensions: ``B`` answers of a batch, ``N`` answers.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +18,9 @@ from rft.config.ranges import number
 from rft.errors import UserError
 from rft.feedback.base import Answer, Work
 from rft.feedback.judges.base import JUDGE_ENTRY, PointwiseJudge, Verdicts
-from rft.progress import bar
+from rft.feedback.judges.batches import answer_in_batches
+from rft.feedback.judges.cache import KeptVerdicts
+from rft.feedback.judges.request import Message, Reply, Request
 from rft.store import Entry, Store
 from rft.strategy import Strategy
 from rft.types import Sequences
@@ -81,7 +84,7 @@ class RewardModelJudge(PointwiseJudge):
     charged again.
     """
 
-    needs = frozenset({"entries"})
+    needs = frozenset({"entries", "verdicts"})
     located = frozenset({"path", "revision", "entry"})
 
     @classmethod
@@ -107,8 +110,10 @@ class RewardModelJudge(PointwiseJudge):
         place = Place(path=config.path, revision=config.revision)
         return {MODEL: PretrainedClassifier(place, store, key="judge").prepare()}
 
-    def __init__(self, config: Config, entries: Mapping[str, Entry], strategy: Strategy) -> None:
-        self.config = config
+    def __init__(
+        self, config: Config, entries: Mapping[str, Entry], strategy: Strategy, verdicts: KeptVerdicts
+    ) -> None:
+        self.config, self.verdicts = config, verdicts
         self.scorer = self._learned(entries, strategy) if START in entries else self._classifier(entries, strategy)
 
     def score(self, answers: Sequence[Answer]) -> Verdicts:
@@ -116,16 +121,23 @@ class RewardModelJudge(PointwiseJudge):
         rows = [self.scorer.encode(answer.prompt, answer.response) for answer in answers]
         lengths = [self.scorer.length(row) for row in rows]
         order = sorted(range(len(rows)), key=lambda i: lengths[i], reverse=True)
-        scores = np.empty(len(rows))
-        with bar("Judging", total=len(rows)) as progress:
-            for start in range(0, len(order), self.config.batch_size):
-                batch = order[start : start + self.config.batch_size]
-                scores[batch] = self.scorer.score([rows[i] for i in batch]).numpy()
-                progress.advance(len(batch))
-        if not np.isfinite(scores).all():
-            raise UserError("judge: the reward model gives scores that are NaN or infinite; choose another one")
-        work = Work(len(rows), read=sum(lengths))
-        return Verdicts(scores, [{"score": float(s)} for s in scores], work)
+        size = self.config.batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        requests = [_request(answer) for answer in answers]
+        identity = {"backend": "reward_model", "positive": self.config.positive}
+
+        def answered(batch: list[int]) -> list[Reply]:
+            began = time.perf_counter()
+            scores = self.scorer.score([rows[i] for i in batch]).tolist()
+            if not np.isfinite(scores).all():
+                raise UserError("judge: the reward model gives scores that are NaN or infinite; choose another one")
+            seconds = (time.perf_counter() - began) / len(batch)
+            return [Reply(repr(s), None, lengths[i], 0, seconds) for i, s in zip(batch, scores, strict=True)]
+
+        replies, kept = answer_in_batches(self.verdicts, identity, requests, rows, batches, answered)
+        found = [float(reply.text) for reply in replies]
+        work = Work(len(rows), kept=kept, read=sum(lengths))
+        return Verdicts(np.array(found, dtype=np.float64), [{"score": s} for s in found], work)
 
     def _classifier(self, entries: Mapping[str, Entry], strategy: Strategy) -> Scorer:
         from rft.models.classifier import Classifier
@@ -136,6 +148,13 @@ class RewardModelJudge(PointwiseJudge):
 
     def _learned(self, entries: Mapping[str, Entry], strategy: Strategy) -> Scorer:
         return Learned(entries[MODEL], entries[START], self.config.max_tokens, strategy)
+
+
+def _request(answer: Answer) -> Request:
+    """The question as it is kept."""
+    prompt: Message = {"role": "user", "content": answer.prompt}
+    response: Message = {"role": "assistant", "content": answer.response}
+    return Request((prompt, response))
 
 
 def _reward_model(prefix: str, store: Store) -> Entry:
