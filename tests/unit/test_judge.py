@@ -162,6 +162,8 @@ def test_a_labelling_that_was_killed_goes_on_with_the_same_bits(
     assert (found.work.kept, found.work.questions, found.work.read) == (4, 6, whole.work.read)
     assert judge.score(said(TEXTS)).work.kept == 6
     assert len(asked) == 4
+    anew = judge.asked_again().score(said(TEXTS))
+    assert (anew.work.kept, anew.scores.tolist(), len(asked)) == (0, whole.scores.tolist(), 7)
 
 
 def test_a_long_text_is_cut(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:

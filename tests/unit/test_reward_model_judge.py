@@ -66,6 +66,7 @@ def test_every_score_is_kept_and_found_again(tmp_path: Path) -> None:
     first, second = asked.score(ANSWERS), asked.score(ANSWERS)
     for found, times in ((first, 0), (second, len(ANSWERS))):
         assert (found.scores.tolist(), found.raw, found.work.kept) == (whole.scores.tolist(), whole.raw, times)
+    assert asked.asked_again().score(ANSWERS).work.kept == 0
     said = {tuple(turn["content"] for turn in row.request.messages): float(row.reply.text) for row in kept.rows()}
     assert said == {(a.prompt, a.response): score for a, score in zip(ANSWERS, first.scores.tolist(), strict=True)}
 

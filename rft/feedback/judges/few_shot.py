@@ -6,11 +6,12 @@ width, ``V`` vocabulary.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -75,6 +76,7 @@ class FewShotJudge(PointwiseJudge):
     ) -> None:
         _check(config)
         self.config, self.model, self.tokenizer, self.verdicts = config, model, tokenizer, verdicts
+        self._again = 0
         self._shots = "".join(f"Review: {s['text']}\nSentiment: {s['label']}\n\n" for s in config.shots)
         self._prefix = self._encode(f"{self._shots}Review:")
         positive, negative = self._encode(POSITIVE), self._encode(NEGATIVE)
@@ -87,6 +89,12 @@ class FewShotJudge(PointwiseJudge):
             )
         self._question = self._encode("\nSentiment:") + positive[:shared]
         self._labels = (positive[shared], negative[shared])
+
+    def asked_again(self, times: int = 1) -> Self:
+        """This judge asked anew: it finds none of what it answered before, but what it did at the same `times`."""
+        other = copy.copy(self)
+        other._again = self._again + times
+        return other
 
     def score(self, answers: Sequence[Answer]) -> Verdicts:
         """See the base class. Raw answers: both log-probabilities, ``{"positive": …, "negative": …}``.
@@ -135,7 +143,7 @@ class FewShotJudge(PointwiseJudge):
         """The question as it is kept: the examples, then the text; what is read of it is in its row."""
         shots: Message = {"role": "system", "content": self._shots.rstrip()}
         asked: Message = {"role": "user", "content": f"Review: {' '.join(text.split())}\nSentiment:"}
-        return Request((shots, asked), (POSITIVE, NEGATIVE))
+        return Request((shots, asked), (POSITIVE, NEGATIVE), 0, 2 * self._again)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

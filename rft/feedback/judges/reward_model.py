@@ -5,10 +5,11 @@ Dimensions: ``B`` answers of a batch, ``N`` answers.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -113,8 +114,14 @@ class RewardModelJudge(PointwiseJudge):
     def __init__(
         self, config: Config, entries: Mapping[str, Entry], strategy: Strategy, verdicts: KeptVerdicts
     ) -> None:
-        self.config, self.verdicts = config, verdicts
+        self.config, self.verdicts, self._again = config, verdicts, 0
         self.scorer = self._learned(entries, strategy) if START in entries else self._classifier(entries, strategy)
+
+    def asked_again(self, times: int = 1) -> Self:
+        """This judge asked anew: it finds none of what it answered before, but what it did at the same `times`."""
+        other = copy.copy(self)
+        other._again = self._again + times
+        return other
 
     def score(self, answers: Sequence[Answer]) -> Verdicts:
         """See the base class. Raw answers: ``{"score": …}``. Answers of like length are batched together."""
@@ -123,7 +130,7 @@ class RewardModelJudge(PointwiseJudge):
         order = sorted(range(len(rows)), key=lambda i: lengths[i], reverse=True)
         size = self.config.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        requests = [_request(answer) for answer in answers]
+        requests = [_request(answer, 2 * self._again) for answer in answers]
         identity = {"backend": "reward_model", "positive": self.config.positive}
 
         def answered(batch: list[int]) -> list[Reply]:
@@ -150,11 +157,11 @@ class RewardModelJudge(PointwiseJudge):
         return Learned(entries[MODEL], entries[START], self.config.max_tokens, strategy)
 
 
-def _request(answer: Answer) -> Request:
+def _request(answer: Answer, attempt: int) -> Request:
     """The question as it is kept."""
     prompt: Message = {"role": "user", "content": answer.prompt}
     response: Message = {"role": "assistant", "content": answer.response}
-    return Request((prompt, response))
+    return Request((prompt, response), attempt=attempt)
 
 
 def _reward_model(prefix: str, store: Store) -> Entry:
