@@ -308,7 +308,8 @@ def test_whether_the_judge_stands_on_the_model_of_the_policy(tmp_path: Path) -> 
 
     model = store.get_or_compute("model", version=1, config={}, inputs={}, build=lambda out: {})
     assert found({"model": model}) is True
-    assert found({"model": made_from(model.key)}) is False
+    other = store.get_or_compute("model", version=1, config={"other": 1}, inputs={}, build=lambda out: {})
+    assert found({"model": other}) is False
     of_entry = ("judge=reward_model", "judge.entry=abc")
     assert found({"judge_model": model, "judge_sft": made_from(model.key)}, *of_entry) is True
     assert found({"judge_model": model, "judge_sft": made_from("0" * 64)}, *of_entry) is False

@@ -254,16 +254,16 @@ def test_gold_rises_with_the_quality_of_labels(study: Study) -> None:
     figure = judge_figures.label_quality(summary)
     assert figure is not None
     assert figure.names == ("sft (control)", "ppo")
-    assert figure.caption.endswith("The dotted line is the control sft, which learned from no labels.")
-    taught = copy.deepcopy(summary)
-    taught["arms"]["sft"]["feedback"] = "simulated"
-    of_labels = judge_figures.label_quality(taught)
-    assert of_labels is not None
-    assert of_labels.caption.endswith("The dotted line is the control sft.")
+    for feedback, words in (("simulated", "control sft."), (None, "control sft, which learned from no labels.")):
+        taught = copy.deepcopy(summary)
+        taught["arms"]["sft"]["feedback"] = feedback
+        of_labels = judge_figures.label_quality(taught)
+        assert of_labels is not None
+        assert of_labels.caption.endswith(f"The dotted line is the {words}")
     legend = images._canvas([figure], list(summary["arms"])).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["sft (control)", "ppo"]
     assert legend.get_lines()[0].get_linestyle() == ":"
-    assert "<span>" + key(0) + "sft (control)</span>" in render(study.load(), summary)
+    assert f"<span>{key(0)}sft (control)</span>" in render(study.load(), summary)
     level, curve = figure.series
     assert set(level.y) == {summary["arms"]["sft"]["splits"]["test"]["gold"]["mean"]}
     assert curve.low == [one["low"] for one in means]
