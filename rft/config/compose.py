@@ -89,6 +89,17 @@ def register() -> None:
         Plugins.instance().register(SchemaSource)
 
 
+def _meant(group: str, algorithm: str) -> str:
+    """The option of a group that an algorithm's YAML chooses; empty if it chooses none."""
+    for option in options():
+        if option.key == ("algorithm", algorithm):
+            for chosen in read_option(option.path).get("defaults", []):
+                for key, name in chosen.items() if isinstance(chosen, dict) else ():
+                    if re.fullmatch(rf"override /{group}(@.*)?", key):
+                        return str(name)
+    return ""
+
+
 def _keys_at(path: str, overrides: Sequence[str]) -> list[str]:
     """Valid keys of the node at ``path``, from the schemas and the options chosen."""
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o)
@@ -99,7 +110,8 @@ def _keys_at(path: str, overrides: Sequence[str]) -> list[str]:
         return []
     if head in GROUPS or head in SECOND:
         defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))["defaults"]
-        option = chosen.get(head) or next((d[head] for d in defaults if isinstance(d, dict) and head in d), "")
+        option = chosen.get(head) or _meant(head, chosen.get("algorithm", ""))
+        option = option or next((d[head] for d in defaults if isinstance(d, dict) and head in d), "")
         targets = [read_option(o.path).get("_target_") for o in options() if o.key == (SECOND.get(head, head), option)]
         if not targets or targets[0] is None:
             return []

@@ -33,7 +33,6 @@ TINY = (
     "task.gold_fit_reviews=300",
     "task.gold_heldout_reviews=100",
     "sft.lr=3e-3",
-    "reward.lr=1e-3",
     "audit.pairs=0",
 )
 # On top of TINY, what the default study has: adapters in the upper layers, frozen layers below them, half precision.
