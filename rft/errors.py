@@ -19,6 +19,8 @@ class TrainingDiverged(UserError):
 
 def nearest(name: str, valid: Collection[str] | Mapping[str, str]) -> str:
     """The mend of a wrong name: the valid one that is nearest, or all of them; of a mapping, what to write for it."""
+    if not valid:
+        return "there is none to set"
     to_write = valid if isinstance(valid, Mapping) else {one: one for one in valid}
     close = difflib.get_close_matches(name, sorted(to_write), n=1, cutoff=0.5)
     return f"did you mean {to_write[close[0]]!r}?" if close else f"valid are {', '.join(sorted(to_write.values()))}"
