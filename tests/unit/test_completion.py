@@ -31,7 +31,53 @@ def test_none_of_the_options_listed_is_none() -> None:
 def test_a_token_that_begins_one_option_counts_for_it_and_one_that_begins_two_for_none() -> None:
     listed = {" pos": -0.2, "ne": -1.0, "n": -2.0}
     assert option_logprobs(listed, (" positive", " negative", " neutral")) == (-0.2, -2.0 - BELOW, -2.0 - BELOW)
-    assert option_logprobs({"1": -0.5, "10": -1.0}, ("1", "10")) == (-0.5, -1.0)
+
+
+@pytest.mark.parametrize("options", [("1", "10"), ("A", " A"), ("very good", "good", "very")])
+def test_options_of_which_one_begins_another_are_not_told_apart_by_one_token(options: tuple[str, ...]) -> None:
+    """A tokeniser of digits begins 10 with the token 1."""
+    with pytest.raises(ValueError, match="one begins another"):
+        option_logprobs({"1": -0.5, "10": -1.0}, options)
+
+
+def grades(to: int) -> str:
+    return "judge.options=[" + ",".join(f"'{grade}'" for grade in range(1, to + 1)) + "]"
+
+
+OPENAI = ("judge=openai", "judge.model=m", "model=tiny")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ((*OPENAI, "judge.form=pointwise", grades(10)), "'1' is the beginning of '10'.*a scale to 9"),
+        ((*OPENAI, "judge.form=listwise"), "judge.form=listwise is read from text: set judge.answers=generated"),
+        (("judge=pairwise", "judge.form=listwise"), "judge.form=listwise is read from text"),
+        (("judge=hf", "judge.shots=[{response: a}]"), r"judge.shots\[0\] has no verdict"),
+        (("judge=hf", "judge.shots=[{response: a, verdict: '7'}]"), r"judge.shots\[0\].verdict is '7', which is none"),
+        (("judge=hf", "judge.criterion=' '"), "judge.criterion is empty"),
+        (("eval_judge=hf", "eval_judge.options=['1']"), r"eval_judge.options is \['1'\]"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_when_composing(overrides: tuple[str, ...], words: str) -> None:
+    from rft.config import compose
+
+    with pytest.raises(UserError, match=words):
+        compose(overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("judge.form=pointwise", grades(9)),
+        ("judge.form=pointwise", grades(10), "judge.answers=generated"),
+        ("judge.form=pairwise", grades(10)),
+    ],
+)
+def test_a_scale_that_can_be_read_is_taken(overrides: tuple[str, ...]) -> None:
+    from rft.config import compose
+
+    assert compose([*OPENAI, *overrides]).judge.model == "m"
 
 
 def completion(**choice: Any) -> str:

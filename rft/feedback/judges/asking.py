@@ -17,7 +17,8 @@ from rft.feedback.base import Answer, Work, check_pairs
 from rft.feedback.judges.asked import Asked, readable, to_lists, work_of
 from rft.feedback.judges.base import Comparisons, Judge, Verdicts, compare_scores
 from rft.feedback.judges.cache import KeptVerdicts
-from rft.feedback.judges.prompts import Prompts, Question, defused, is_scale
+from rft.feedback.judges.fitting import misfit
+from rft.feedback.judges.prompts import Prompts, Question, defused
 from rft.feedback.judges.request import Backend, Reply, Request
 from rft.progress import bar
 from rft.store.names import ORDERS
@@ -84,6 +85,12 @@ class AskingConfig:
     seed: int = number(0, at_least=0)
     """Of the principles drawn and of the text sampled, at least 0."""
 
+    def conflict(self) -> str | None:
+        """What does not fit and how to mend it, from the key on; None if all fits."""
+        from rft.feedback.judges import fitting  # here: settings are read without the imports above
+
+        return fitting.misfit(self)
+
 
 class AskedJudge(Judge):
     """A judge in one of three forms that puts its questions to a backend.
@@ -106,7 +113,8 @@ class AskedJudge(Judge):
     needs = frozenset({"verdicts"})
 
     def __init__(self, config: AskingConfig, backend: Backend, verdicts: KeptVerdicts) -> None:
-        check_config(config)
+        if told := misfit(config):
+            raise UserError(f"judge.{told}")
         self.config, self.backend, self.verdicts = config, backend, verdicts
         self.prompts = Prompts(config)
         self._again = 0
@@ -226,26 +234,3 @@ class AskedJudge(Judge):
                     fresh[missing[place]] = reply
                     progress.advance()
         return [(fresh[i], False) if reply is None else (reply, True) for i, reply in enumerate(found)]
-
-
-def check_config(config: AskingConfig) -> None:
-    """Refuse settings that do not fit together.
-
-    Raises:
-        UserError: naming the first.
-    """
-    options, generated = config.options, config.answers == AnswersEnum.generated
-    if config.form == FormEnum.listwise and not generated:
-        raise UserError("judge.form=listwise is read from text: set judge.answers=generated")
-    if len(set(options)) < max(2, len(options)) or not all(option.strip() for option in options):
-        raise UserError(f"judge.options is {options}: give at least 2 different ones, none of them blank")
-    if config.form == FormEnum.pointwise and generated and not is_scale(options):
-        raise UserError(
-            f"judge.options is {options}: with judge.answers=generated give numbers in rising order, or set "
-            "judge.answers=logprobs"
-        )
-    if not config.criterion.strip():
-        raise UserError("judge.criterion is empty: say what is asked for, such as 'positive about the film'")
-    for place, principle in enumerate(config.principles):
-        if not principle.strip():
-            raise UserError(f"judge.principles[{place}] is empty: write it, or take it out")

@@ -82,6 +82,10 @@ class Config(AskingConfig):
 
     def conflict(self) -> str | None:
         """What is wrong and how to mend it, from the key on; None if all is well. It repeats no value with a key."""
+        return self._misplaced() or super().conflict() or self._does_not_fit()
+
+    def _misplaced(self) -> str | None:
+        """A key where none may be, or an address that is none."""
         if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
             return "key_env: is no name of an environment variable in capitals; put the key into one and give its name"
         key = os.environ.get(self.key_env or "", "").strip()
@@ -98,6 +102,13 @@ class Config(AskingConfig):
         named = [name for name, _ in parse_qsl(address.query, keep_blank_values=True) if secret.search(name)]
         if "@" in address.netloc or named or secret.search(address.fragment):
             return "base_url: holds a key or a password; put it into an environment variable and name it in key_env"
+        return None
+
+    def _does_not_fit(self) -> str | None:
+        from rft.feedback.judges import fitting  # here: settings are read without the imports above
+
+        if told := fitting.ambiguous(self):
+            return told
         if (self.price_read is None) != (self.price_written is None):
             return "price_read and price_written: give both or none"
         if self.max_money is not None and self.price_read is None:
