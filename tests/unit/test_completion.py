@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 
 from rft.errors import UserError
 from rft.feedback.judges.completion import BELOW, Malformed, NoLogprobs, option_logprobs, read_completion
-from rft.feedback.judges.pace import Pace
-from rft.feedback.judges.purse import Purse
+from rft.feedback.judges.cost_cap import CostCap
+from rft.feedback.judges.rate_limiter import RateLimiter
 
 
 def test_an_option_counts_with_blanks_around_it_and_one_that_is_not_listed_is_below_the_least() -> None:
@@ -130,30 +131,95 @@ def test_what_is_no_count_is_not_said(usage: Any) -> None:
     assert (found.read, found.written) == (None, None)
 
 
-def test_two_purses_share_a_cap_and_what_was_set_aside_by_one_that_is_gone_stays(tmp_path: Path) -> None:
-    gone, first, second = threading.Event(), *(Purse(tmp_path / "s.sqlite", "m", 10.0) for _ in range(2))
+def test_two_spenders_share_a_cap_and_what_was_set_aside_by_one_that_is_gone_stays(tmp_path: Path) -> None:
+    gone, first, second = threading.Event(), *(CostCap(tmp_path / "s.sqlite", "m", 10.0) for _ in range(2))
     first.reserve(6.0, gone)
     with pytest.raises(UserError, match=r"judge.max_money=10: 6 have been spent on m .* may cost 5; raise it"):
         second.reserve(5.0, gone)
     first.settle(6.0, 2.0)
     second.reserve(5.0, gone)
-    assert Purse(tmp_path / "s.sqlite", "m", None).spent == 7.0
-    Purse(tmp_path / "s.sqlite", "another", 10.0).reserve(10.0, gone)
+    assert CostCap(tmp_path / "s.sqlite", "m", None).spent == 7.0
+    CostCap(tmp_path / "s.sqlite", "another", 10.0).reserve(10.0, gone)
 
 
-def test_a_purse_waits_for_what_is_in_flight_to_cost_less(tmp_path: Path) -> None:
-    purse, gone = Purse(tmp_path / "s.sqlite", "m", 10.0), threading.Event()
-    purse.reserve(8.0, gone)
-    threading.Timer(0.1, purse.settle, (8.0, 1.0)).start()
-    purse.reserve(8.0, gone)
-    assert purse.spent == 9.0
+def test_a_cap_waits_for_what_is_in_flight_to_cost_less(tmp_path: Path) -> None:
+    cap, gone = CostCap(tmp_path / "s.sqlite", "m", 10.0), threading.Event()
+    cap.reserve(8.0, gone)
+    threading.Timer(0.1, cap.settle, (8.0, 1.0)).start()
+    cap.reserve(8.0, gone)
+    assert cap.spent == 9.0
+
+
+def a_directory(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.write_bytes(b"no database" * 99), "holds no spending that can be read .*; move it away"),
+        (a_directory, "cannot be used .*; see that you may write there"),
+    ],
+)
+def test_a_file_of_spending_that_is_none_is_told_in_one_line(spoil: Any, words: str, tmp_path: Path) -> None:
+    spoil(tmp_path / "s.sqlite")
+    with pytest.raises(UserError, match=words) as caught:
+        CostCap(tmp_path / "s.sqlite", "m", 10.0).reserve(1.0, threading.Event())
+    assert "\n" not in str(caught.value)
+
+
+class Waiting:
+    """Takes turns in a thread, and says when."""
+
+    def __init__(self, limiter: RateLimiter, tokens: int = 0, times: int = 1) -> None:
+        self.at: list[float] = []
+        self.thread = threading.Thread(target=self._take, args=(limiter, tokens, times), daemon=True)
+        self.thread.start()
+
+    def _take(self, limiter: RateLimiter, tokens: int, times: int) -> None:
+        for _ in range(times):
+            limiter.take(tokens, threading.Event())
+            self.at.append(time.monotonic())
+
+    def join(self) -> float:
+        self.thread.join(20)
+        return self.at[-1]
 
 
 def test_a_pause_is_kept_by_who_already_waits() -> None:
-    import time
+    limiter, started = RateLimiter(600.0, None), time.monotonic()
+    limiter.take(0, threading.Event())
+    waiting = Waiting(limiter)
+    limiter.hold(0.3)
+    assert waiting.join() - started > 0.3
+    limiter.hold(0.1)
+    limiter.pause(threading.Event())
+    assert time.monotonic() - started > 0.4
 
-    pace, started = Pace(600.0, None), time.monotonic()
-    pace.wait(0, threading.Event())
-    threading.Timer(0.02, pace.hold, (0.3,)).start()
-    pace.wait(0, threading.Event())
-    assert time.monotonic() - started > 0.3
+
+def test_a_question_takes_one_turn_and_waits_for_no_tokens_of_its_own() -> None:
+    """The limits, that is 0.01 s a question and 1 s a thousand tokens; a second one waits until tokens come back."""
+    limiter, gone, started = RateLimiter(6000.0, 60_000.0), threading.Event(), time.monotonic()
+    limiter.take(100_000, gone)
+    limiter.pause(gone)
+    assert time.monotonic() - started < 5, "its own 100 s are not waited out"
+    waiting = Waiting(limiter, 10)
+    limiter.give_back(100_000)
+    assert waiting.join() - started < 5
+
+
+def test_turns_are_as_far_apart_as_the_limit_says_and_a_retry_is_one() -> None:
+    limiter, started = RateLimiter(600.0, None), time.monotonic()
+    limiter.take(0, threading.Event())
+    limiter.again()
+    assert Waiting(limiter).join() - started > 0.19
+    limiter.take(0, threading.Event())
+    assert time.monotonic() - started > 0.29
+
+
+def test_nobody_waits_once_all_are_gone() -> None:
+    limiter, gone, started = RateLimiter(0.1, None), threading.Event(), time.monotonic()
+    limiter.take(0, gone)
+    gone.set()
+    limiter.take(0, gone)
+    assert time.monotonic() - started < 60

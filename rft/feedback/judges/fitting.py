@@ -43,8 +43,8 @@ def ambiguous(config: AskingConfig) -> str | None:
     if (two := beginning(list(config.options))) is None:
         return None
     return (
-        f"options is {list(config.options)}: {two[0]!r} is the beginning of {two[1]!r}, and of a model that writes digit "
-        "by digit the same token; set judge.answers=generated, or give a scale to 9"
+        f"options is {list(config.options)}: {two[0]!r} is the beginning of {two[1]!r}, and of a model that writes "
+        "digit by digit the same token; set judge.answers=generated, or give a scale to 9"
     )
 
 

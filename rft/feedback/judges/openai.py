@@ -65,9 +65,10 @@ class Config(AskingConfig):
     concurrency: int = number(8, at_least=1, at_most=256)
     """Questions that are in flight at once, 1 to 256."""
     requests_per_minute: float | None = number(None, above=0)
-    """Questions sent in a minute at most, evenly spread; null: no limit of ours."""
+    """Questions that one process sends in a minute at most, evenly spread; null: no limit of ours. Trials that run at
+    once share none: give each its part."""
     tokens_per_minute: float | None = number(None, above=0)
-    """Tokens read and written in a minute at most, evenly spread; null: no limit of ours."""
+    """Tokens read and written for one process in a minute at most, evenly spread; null: no limit of ours."""
     timeout: float = number(60.0, above=0)
     """Seconds to wait for a connection, and without a byte of the answer."""
     patience: float = number(300.0, at_least=0)
