@@ -34,9 +34,8 @@ class Known:
     def __init__(self, said: Callable[[Request, list[str]], str | tuple[float, ...] | None]) -> None:
         self.said, self.asked = said, list[Request]()
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"backend": "known"}
+    def identity(self, request: Request) -> dict[str, Any]:
+        return {"backend": "known", "options": bool(request.options)}
 
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
         for place in reversed(range(len(requests))):

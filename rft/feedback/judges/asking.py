@@ -19,6 +19,7 @@ from rft.feedback.judges.base import Comparisons, Judge, Verdicts, compare_score
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.fitting import misfit
 from rft.feedback.judges.prompts import Prompts, Question, defused
+from rft.feedback.judges.reading import stated_before_cut
 from rft.feedback.judges.request import Backend, Reply, Request
 from rft.progress import bar
 from rft.store.names import ORDERS
@@ -203,7 +204,7 @@ class AskedJudge(Judge):
                 one.thought = said[0].text
                 one.replies.append(said)
         self._ask(everything, attempt)
-        self._ask([one for one in everything if one.value is None], attempt + 1)
+        self._ask([one for one in everything if one.value is None and not one.refused], attempt + 1)
         work = work_of([one.replies for one in everything])
         retried = sum(one.asked > 1 for one in everything)
         excluded = sum(one.value is None for one in everything)
@@ -212,25 +213,28 @@ class AskedJudge(Judge):
     def _ask(self, asked: Sequence[Asked], attempt: int) -> None:
         requests = [self.prompts.verdict(one.question, one.thought, attempt) for one in asked]
         replies = self._replies(requests, "Judging again" if attempt % 2 else "Judging")
+        marked = self.config.chain_of_thought
         for one, said in zip(asked, replies, strict=True):
             one.asked += 1
             one.replies.append(said)
             if self.config.answers == AnswersEnum.generated:
-                one.value = None if said[0].cut else self.prompts.read(one.question, said[0].text)
+                whole = stated_before_cut(said[0].text, marked) if said[0].cut else said[0].text
+                one.value = self.prompts.read(one.question, whole)
             else:
                 options = len(one.question.labels)
                 one.value = readable(said[0].logprobs, options, finite=self.one_by_one and options == 2)
 
     def _replies(self, requests: Sequence[Request], doing: str) -> list[tuple[Reply, bool]]:
         """Each request's reply and whether it was kept from before; new ones are kept as they come."""
-        identity = self.backend.identity
-        found = self.verdicts.find_many([(identity, request) for request in requests])
+        found = self.verdicts.find_many([(self.backend.identity(request), request) for request in requests])
         missing = [i for i, reply in enumerate(found) if reply is None]
         fresh: dict[int, Reply] = {}
         if missing:
             with bar(doing, total=len(missing)) as progress:
                 for place, reply in self.backend.answer([requests[i] for i in missing]):
-                    self.verdicts.keep(identity, requests[missing[place]], reply)
+                    request = requests[missing[place]]
+                    if not reply.refused:  # a server with a longer context may take it another time
+                        self.verdicts.keep(self.backend.identity(request), request, reply)
                     fresh[missing[place]] = reply
                     progress.advance()
         return [(fresh[i], False) if reply is None else (reply, True) for i, reply in enumerate(found)]

@@ -22,7 +22,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS spending (
 
 
 class CostCap:
-    """Limits what is spent on the questions put to one model, counted in an sqlite file over all processes that share it.
+    """Limits what is spent on the questions put to one model, counted in an sqlite file that processes share.
 
     What a process that was killed had set aside stays counted: it may have been asked for.
 

@@ -35,7 +35,16 @@ PER_MESSAGE, PER_REQUEST = 32, 256
 
 
 class Unfit(Exception):
-    """This question is not taken; others may be."""
+    """This question is not taken; others may be.
+
+    Args:
+        told: to the user, if none is taken.
+        reason: the server's, without the key.
+    """
+
+    def __init__(self, told: str, reason: str) -> None:
+        super().__init__(told)
+        self.reason = reason
 
 
 class Gone(Exception):
@@ -92,7 +101,7 @@ class Endpoint:
             unused -= reply.read + reply.written
         except openai.APIStatusError as error:
             if error.status_code in UNFIT:
-                raise Unfit(self._unfit(error, request)) from None
+                raise self._unfit(error, request) from None
             raise UserError(f"judge: {self._status_fault(error)}") from None
         except (openai.APIConnectionError, Malformed, NoLogprobs) as error:
             raise UserError(f"judge: {self._fault(error)}") from None
@@ -138,7 +147,8 @@ class Endpoint:
         body[chosen.token_limit.value] = 1 if request.options else request.max_tokens
         if request.options:
             return body | {"temperature": 1.0, "logprobs": True, "top_logprobs": chosen.top_logprobs}
-        return body | {"temperature": chosen.temperature, "seed": chosen.seed + request.attempt}
+        sampled = {"seed": chosen.seed + request.attempt} if chosen.temperature else {}
+        return body | {"temperature": chosen.temperature} | sampled
 
     def _reply(self, found: Completion, at_most: tuple[int, int], seconds: float) -> Reply:
         """A server that does not say what it read and wrote is thought to have done as much as it can have."""
@@ -215,10 +225,10 @@ class Endpoint:
         tried = f", tried for {self.config.patience:g} s (judge.patience)" if _passes(error) else ""
         return f"{self._where} answers with an error ({status}){tried}: {self.without_key(error.message)}"
 
-    def _unfit(self, error: openai.APIStatusError, request: Request) -> str:
+    def _unfit(self, error: openai.APIStatusError, request: Request) -> Unfit:
         mend = "; a server without log-probabilities wants judge.answers=generated" if request.options else ""
-        said = self.without_key(error.message)
-        return f"judge: {self._where} takes no such question ({error.status_code}): {said}{mend}"
+        reason = f"({error.status_code}): {self.without_key(error.message)}"
+        return Unfit(f"judge: {self._where} takes no such question {reason}{mend}", reason)
 
     def without_key(self, said: str) -> str:
         """The first 200 characters of what a server said, on one line, without the key and what looks like it.
