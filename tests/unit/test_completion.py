@@ -14,7 +14,11 @@ import pytest
 from rft.errors import UserError
 from rft.feedback.judges.completion import BELOW, Malformed, NoLogprobs, option_logprobs, read_completion
 from rft.feedback.judges.cost_cap import CostCap
+from rft.feedback.judges.endpoint import Unfit
+from rft.feedback.judges.in_flight import Asking
+from rft.feedback.judges.openai import Config, OpenAIBackend
 from rft.feedback.judges.rate_limiter import RateLimiter
+from rft.feedback.judges.request import Reply, Request
 
 
 def test_an_option_counts_with_blanks_around_it_and_one_that_is_not_listed_is_below_the_least() -> None:
@@ -223,3 +227,80 @@ def test_nobody_waits_once_all_are_gone() -> None:
     gone.set()
     limiter.take(0, gone)
     assert time.monotonic() - started < 60
+
+
+def test_what_an_answer_does_not_depend_on_is_in_no_identity(tmp_path: Path) -> None:
+    def identity(options: tuple[str, ...], **settings: Any) -> dict[str, Any]:
+        one = OpenAIBackend(Config(model="m", key_env=None, **settings), tmp_path / "s.sqlite")
+        return one.identity(Request(({"role": "user", "content": "?"},), options))
+
+    assert identity(("A", "B")) == identity(("A", "B"), seed=1, temperature=0.5, patience=1.0)
+    assert identity(("A", "B")) != identity(("A", "B"), top_logprobs=5)
+    assert identity(()) == identity((), seed=1, top_logprobs=5)
+    assert identity((), temperature=0.5) != identity((), temperature=0.5, seed=1)
+    assert identity(()) != identity((), temperature=0.5) != identity((), temperature=0.6)
+
+
+UNTOUCHED = ("patience=7", "timeout=7", "concurrency=2", "max_money=5", "price_read=2", "base_url=http://localhost/v1")
+
+
+@pytest.mark.parametrize("more", UNTOUCHED)
+def test_settings_that_change_no_answer_change_no_address(more: str, tmp_path: Path) -> None:
+    from rft.config import compose
+    from rft.store import Store
+    from rft.study.pipeline import Pipeline
+
+    def addresses(*overrides: str) -> tuple[Any, Any]:
+        chosen = [*OPENAI, "algorithm=rlaif_online", "judge.price_read=1", "judge.price_written=1", *overrides]
+        found = Pipeline(compose(chosen), Store(tmp_path), tmp_path)
+        return found.judge.address(), found._policy_address()
+
+    assert addresses() == addresses(f"judge.{more}")
+    assert addresses()[0] != addresses("judge.criterion=kind")[0]
+    limited = addresses("budget.money=3")[1]
+    assert (limited == addresses("budget.money=3", f"judge.{more}")[1]) is not more.startswith("price")
+
+
+def test_a_key_that_is_missing_is_told_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rft.config import compose
+    from rft.store import Store
+    from rft.study.pipeline import Pipeline
+
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    cfg = compose([*OPENAI, "judge.key_env=JUDGE_KEY", "feedback=ai"])
+    with pytest.raises(UserError, match="JUDGE_KEY holds no key"):
+        Pipeline(cfg, Store(tmp_path / "store"), tmp_path).run("preferences")
+    assert not list(tmp_path.glob("store/*/*"))
+    Pipeline(cfg, Store(tmp_path / "store"), tmp_path)._check_judges("candidates")
+
+
+class Refusing:
+    """An endpoint that refuses long questions."""
+
+    config = Config(model="m", key_env=None)
+
+    def ask(self, request: Request, gone: threading.Event) -> Reply:
+        if "long" in request.messages[0]["content"]:
+            raise Unfit("judge: takes no such question (400): too long", "(400): too long")
+        return Reply("", (-0.1, -2.0), 1, 1, 0.0)
+
+
+def texts(*said: str) -> list[Request]:
+    return [Request(({"role": "user", "content": text},), ("A", "B")) for text in said]
+
+
+def test_a_refused_question_is_handed_on_once_one_is_taken_now_or_before() -> None:
+    endpoint: Any = Refusing()
+    came = list(Asking(endpoint, 1, lambda _: False).answers(texts("long", "short", "long", "short")))
+    assert [(place, reply.refused) for place, reply in came] == [
+        (1, ""),
+        (0, "(400): too long"),
+        (2, "(400): too long"),
+        (3, ""),
+    ]
+    rest = list(Asking(endpoint, 1, lambda _: True).answers(texts("long")))
+    assert [reply.refused for _, reply in rest] == ["(400): too long"]
+    with pytest.raises(UserError, match="takes no such question"):
+        list(Asking(endpoint, 1, lambda _: False).answers(texts("long")))
