@@ -74,7 +74,7 @@ class Judge(ABC):
         """
         return {}
 
-    @classmethod
+    @classmethod  # noqa: B027 - most need nothing
     def check_ready(cls, config: Any) -> None:
         """Asked before anything is computed for a judge that will be used: whether all is there that it needs.
 
