@@ -106,6 +106,7 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing_and_answers_not
     assert labelling.labels() == undisturbed
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_since_the_server_stays_down_goes_on_with_the_rest(
     labelling: Labelling, servers: Servers, undisturbed: list[dict[str, Any]]
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_server_that_hangs_ends_the_run_in_one_line(labelling: Labelling, serv
     assert "0 answers are kept" in outcome.error
 
 
+@pytest.mark.slow
 def test_a_cost_cap_holds_under_concurrency_and_raising_it_goes_on(
     labelling: Labelling, servers: Servers, undisturbed: list[dict[str, Any]]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import threading
@@ -241,24 +242,29 @@ def test_what_an_answer_does_not_depend_on_is_in_no_identity(tmp_path: Path) -> 
     assert identity(()) != identity((), temperature=0.5) != identity((), temperature=0.6)
 
 
-UNTOUCHED = ("patience=7", "timeout=7", "concurrency=2", "max_money=5", "price_read=2", "base_url=http://localhost/v1")
-
-
-@pytest.mark.parametrize("more", UNTOUCHED)
-def test_settings_that_change_no_answer_change_no_address(more: str, tmp_path: Path) -> None:
+def test_settings_that_change_no_answer_change_no_address(tmp_path: Path) -> None:
+    """Prices change the address of a policy whose training a limit on money may end, and no other."""
     from rft.config import compose
     from rft.store import Store
     from rft.study.pipeline import Pipeline
 
-    def addresses(*overrides: str) -> tuple[Any, Any]:
-        chosen = [*OPENAI, "algorithm=rlaif_online", "judge.price_read=1", "judge.price_written=1", *overrides]
-        found = Pipeline(compose(chosen), Store(tmp_path), tmp_path)
+    priced = ("judge.price_read=1", "judge.price_written=1", "algorithm=rlaif_online")
+    plain = compose([*OPENAI, *priced])
+
+    def addresses(money: float | None = None, **changed: Any) -> tuple[Any, Any]:
+        cfg = copy.deepcopy(plain)
+        cfg.budget.money = money
+        for name, value in changed.items():
+            cfg.judge[name] = value
+        found = Pipeline(cfg, Store(tmp_path), tmp_path)
         return found.judge.address(), found._policy_address()
 
-    assert addresses() == addresses(f"judge.{more}")
-    assert addresses()[0] != addresses("judge.criterion=kind")[0]
-    limited = addresses("budget.money=3")[1]
-    assert (limited == addresses("budget.money=3", f"judge.{more}")[1]) is not more.startswith("price")
+    untouched = {"patience": 7.0, "timeout": 7.0, "concurrency": 2, "max_money": 5.0, "base_url": "http://localhost/v1"}
+    assert addresses() == addresses(**untouched, price_read=2.0)
+    assert addresses(3.0) == addresses(3.0, **untouched)
+    assert addresses()[0] != addresses(criterion="kind")[0]
+    assert addresses(3.0)[0] == addresses(3.0, price_read=2.0)[0]
+    assert addresses(3.0)[1] != addresses(3.0, price_read=2.0)[1]
 
 
 def test_a_key_that_is_missing_is_told_before_anything_is_computed(

@@ -114,7 +114,6 @@ def test_text_is_that_of_one_greedy_forward_a_token(small: Pair) -> None:
         assert found[place].logprobs is None
         assert 1 <= found[place].written <= 8 + place
         ended = found[place].written < 8 + place
-        assert found[place].cut or ended or small[1].eos_token_id is not None
         assert not (found[place].cut and ended)
     assert any(reply.cut for reply in found.values()), "a random model seldom ends"
 
