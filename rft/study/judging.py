@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rft.config import build, to_config
 from rft.store.names import VERDICTS_FILE
-from rft.study.parts import part_class, settings_of, version_of
+from rft.study.parts import part_class, plain, settings_of, version_of
 
 if TYPE_CHECKING:
     from rft.feedback.base import Feedback
@@ -54,9 +54,24 @@ class JudgePart:
         return Pretrained(Config(**own), self.chosen.store, key=self.place).prepare()
 
     def settings(self) -> dict[str, Any]:
-        """Its settings with its class, but for those that only say where its entries are found."""
+        """Its settings with its class, but for those that change no answer."""
         settings = settings_of(self.node) | version_of(self.found)
-        return {name: value for name, value in settings.items() if name not in self.found.located}
+        left_out = self.found.located | self.found.charged
+        return {name: value for name, value in settings.items() if name not in left_out}
+
+    def charges(self) -> dict[str, Any]:
+        """Its settings that say what an answer costs, those that are set."""
+        return {
+            name: value for name, value in plain(self.node).items() if name in self.found.charged and value is not None
+        }
+
+    def check_ready(self) -> None:
+        """Refuse a judge that could not be asked.
+
+        Raises:
+            UserError: as the judge says.
+        """
+        self.found.check_ready(to_config(self.node))
 
     def address(self) -> dict[str, Any]:
         """What the address of a stage that asks it takes from it."""
@@ -79,14 +94,14 @@ class JudgePart:
 
         needs, runtime, strategy = self.found.needs, dict[str, Any](), self.chosen.strategy
         here = bool({"model", "entries"} & needs)
-        known: dict[str, Any] = {}
+        known: dict[str, Any] = {**version_of(self.found)}
         if "annotators" in needs:
             runtime["gold"] = self.chosen.task.load_gold(inputs["gold"].path)
             runtime["annotators"] = load_annotators(inputs["annotators"].path)
         if "entries" in needs:
             own = {name: entry for name, entry in inputs.items() if name.startswith(JUDGE_ENTRY)}
             runtime |= {"entries": own, "strategy": strategy}
-            known = {"entries": {name: entry.digest for name, entry in own.items()}}
+            known |= {"entries": {name: entry.digest for name, entry in own.items()}}
         if "model" in needs:
             model = inputs["model"]
             known["model"] = model.digest

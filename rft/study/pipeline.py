@@ -23,7 +23,7 @@ from rft.store.assets import fetch
 from rft.study.chosen import Chosen
 from rft.study.diverged import diverges_once
 from rft.study.final_judge import FinalJudge, refuse_own_judge
-from rft.study.judging import make_feedback
+from rft.study.judging import JudgePart, make_feedback
 from rft.study.parts import part_class, plain, require_scoring_judge, require_separate_labels, settings_of
 from rft.study.room import require_room
 from rft.study.start import refuse_start, start_stage
@@ -170,6 +170,17 @@ class Pipeline(Chosen):
         """Whether labels, rewards or the start come from a judge."""
         return any("judge" in part_class(group, self.cfg[group]).needs for group in ("start", "feedback", "reward"))
 
+    def _check_judges(self, until: str) -> None:
+        """Refuse a judge that could not be asked, or is not there, before anything is computed for it."""
+        if self.judged:
+            _ = self.judge.entries
+        asking = {"start": "revisions", "feedback": "preferences", "reward": "reward_model"}
+        asks = [stage for group, stage in asking.items() if "judge" in part_class(group, self.cfg[group]).needs]
+        if any(STAGES.index(stage) <= STAGES.index(until) for stage in asks):
+            self.judge.check_ready()
+        if self.cfg.eval_judge is not None and until == "evaluation":
+            JudgePart(self, "eval_judge").check_ready()
+
     @cached_property
     def audit(self) -> Entry:
         """What the judge is worth. Beside the six steps: nothing depends on it."""
@@ -201,7 +212,9 @@ class Pipeline(Chosen):
             found |= self._asks("reward")[0]
         if "feedback" in needs:
             found |= {"feedback": self._part("feedback")[1]} | self._asks("feedback")[0]
-        return found
+        # What fresh verdicts cost may decide where training ends.
+        charges = self.judge.charges() if "judge" in found and "money" in self.budget.limits else {}
+        return found | ({"charges": charges} if charges else {})
 
     def _policy_inputs(self) -> dict[str, Entry]:
         inputs = {"sft": self.sft}
@@ -323,8 +336,7 @@ class Pipeline(Chosen):
         require_scoring_judge(self.cfg)
         require_separate_labels(self.cfg)
         refuse_own_judge(self.cfg, store=self.store)
-        if self.judged:
-            _ = self.judge.entries
+        self._check_judges(until)
         entry: Entry | None = None
         for name in STAGES[: STAGES.index(until) + 1]:
             found = getattr(self, name)

@@ -20,6 +20,7 @@ from rft.feedback.base import Answer
 from rft.feedback.judges.asked import to_lists
 from rft.feedback.judges.asking import AnswersEnum, AskedJudge, AskingConfig, FormEnum
 from rft.feedback.judges.cache import KeptVerdicts
+from rft.feedback.judges.reading import read_scale, stated_before_cut
 from rft.feedback.judges.request import Reply, Request
 from rft.testing.parts_judge import judge_rows
 
@@ -34,9 +35,8 @@ class Known:
     def __init__(self, said: Callable[[Request, list[str]], str | tuple[float, ...] | None]) -> None:
         self.said, self.asked = said, list[Request]()
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"backend": "known"}
+    def identity(self, request: Request) -> dict[str, Any]:
+        return {"backend": "known", "options": bool(request.options)}
 
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
         for place in reversed(range(len(requests))):
@@ -353,3 +353,34 @@ def test_every_form_keeps_to_what_the_checks_ask(form: str, tmp_path: Path) -> N
     rows = judge_rows(one)
     assert not [row for row in rows if not row.ok]
     assert len(rows) == (7 if form == "pointwise" else 8)
+
+
+@pytest.mark.parametrize(
+    ("said", "settings", "score"),
+    [
+        ("1", {}, math.nan),  # it may be the 1 of 10
+        ("4\nThe res", {}, 4.0),
+        ("\n\n4", {}, math.nan),
+        ("Good.\nVerdict: 3\nVerdict: 1", {"chain_of_thought": True}, 3.0),
+        ("Good.\nVerdict: 1", {"chain_of_thought": True}, math.nan),
+    ],
+)
+def test_of_cut_text_only_whole_lines_are_read(said: str, settings: Any, score: float) -> None:
+    marked = bool(settings)
+    read = read_scale(stated_before_cut(said, marked), [str(n) for n in range(1, 11)], marked)
+    assert (read or (math.nan,))[0] == pytest.approx(score, nan_ok=True)
+
+
+def test_a_refused_question_is_asked_once_says_why_and_is_not_kept(tmp_path: Path) -> None:
+    class Refusing(Known):
+        def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+            for place, _ in super().answer(requests):
+                yield place, Reply("", None, 0, 0, 0.0, refused="(400): too long")
+
+    kept = KeptVerdicts(tmp_path / "v.sqlite", {})
+    backend = Refusing(longer)
+    found = AskedJudge(AskingConfig(), backend, kept).compare(ANSWERS, PAIRS[:1])
+    assert len(backend.asked) == 2
+    assert np.isnan(found.orders).all()
+    assert found.raw[0]["shown_first"] == {"text": "", "refused": "(400): too long", "excluded": True}
+    assert list(kept.rows()) == []

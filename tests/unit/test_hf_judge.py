@@ -113,6 +113,9 @@ def test_text_is_that_of_one_greedy_forward_a_token(small: Pair) -> None:
         assert found[place].text == greedily(small, whole(small[1], text), 8 + place)
         assert found[place].logprobs is None
         assert 1 <= found[place].written <= 8 + place
+        ended = found[place].written < 8 + place
+        assert not (found[place].cut and ended)
+    assert any(reply.cut for reply in found.values()), "a random model seldom ends"
 
 
 def test_sampled_text_comes_from_request_and_seed_alone(small: Pair) -> None:

@@ -29,10 +29,13 @@ def test_a_reply_is_found_by_all_that_it_depends_on(tmp_path: Path) -> None:
     path = tmp_path / "store" / "verdicts.sqlite"
     kept = KeptVerdicts(path, {"model": "digest"})
     assert kept.find(IDENTITY, REQUEST) is None
+    assert not kept.holds(IDENTITY)
     assert not path.exists()
     kept.keep(IDENTITY, REQUEST, REPLY)
     assert kept.find(IDENTITY, REQUEST) == REPLY
     assert kept.find({**IDENTITY, "model": "n"}, REQUEST) is None
+    assert kept.holds(IDENTITY)
+    assert not kept.holds({**IDENTITY, "model": "n"})
     assert KeptVerdicts(path, {"model": "other"}).find(IDENTITY, REQUEST) is None
     for other in (
         Request((SAID,), ("B", "A"), 0, 0),

@@ -63,8 +63,14 @@ class Asked:
             found["text"] = self.replies[-1][0].text
         found |= {} if self.thought is None else {"thought": self.thought}
         found |= {"principles": list(self.question.principles)} if self.question.principles else {}
+        found |= {"refused": self.refused} if self.refused else {}
         found |= {"retried": True} if self.asked > 1 else {}
         return found | ({"excluded": True} if self.value is None else {})
+
+    @property
+    def refused(self) -> str:
+        """Why the backend does not take the question; empty if it does."""
+        return self.replies[-1][0].refused if self.replies else ""
 
     @property
     def _text(self) -> str | None:

@@ -17,7 +17,9 @@ from rft.feedback.base import Answer, Work, check_pairs
 from rft.feedback.judges.asked import Asked, readable, to_lists, work_of
 from rft.feedback.judges.base import Comparisons, Judge, Verdicts, compare_scores
 from rft.feedback.judges.cache import KeptVerdicts
-from rft.feedback.judges.prompts import Prompts, Question, defused, is_scale
+from rft.feedback.judges.fitting import misfit
+from rft.feedback.judges.prompts import Prompts, Question, defused
+from rft.feedback.judges.reading import stated_before_cut
 from rft.feedback.judges.request import Backend, Reply, Request
 from rft.progress import bar
 from rft.store.names import ORDERS
@@ -84,6 +86,12 @@ class AskingConfig:
     seed: int = number(0, at_least=0)
     """Of the principles drawn and of the text sampled, at least 0."""
 
+    def conflict(self) -> str | None:
+        """What does not fit and how to mend it, from the key on; None if all fits."""
+        from rft.feedback.judges import fitting  # here: settings are read without the imports above
+
+        return fitting.misfit(self)
+
 
 class AskedJudge(Judge):
     """A judge in one of three forms that puts its questions to a backend.
@@ -106,7 +114,8 @@ class AskedJudge(Judge):
     needs = frozenset({"verdicts"})
 
     def __init__(self, config: AskingConfig, backend: Backend, verdicts: KeptVerdicts) -> None:
-        check_config(config)
+        if told := misfit(config):
+            raise UserError(f"judge.{told}")
         self.config, self.backend, self.verdicts = config, backend, verdicts
         self.prompts = Prompts(config)
         self._again = 0
@@ -195,7 +204,7 @@ class AskedJudge(Judge):
                 one.thought = said[0].text
                 one.replies.append(said)
         self._ask(everything, attempt)
-        self._ask([one for one in everything if one.value is None], attempt + 1)
+        self._ask([one for one in everything if one.value is None and not one.refused], attempt + 1)
         work = work_of([one.replies for one in everything])
         retried = sum(one.asked > 1 for one in everything)
         excluded = sum(one.value is None for one in everything)
@@ -204,48 +213,28 @@ class AskedJudge(Judge):
     def _ask(self, asked: Sequence[Asked], attempt: int) -> None:
         requests = [self.prompts.verdict(one.question, one.thought, attempt) for one in asked]
         replies = self._replies(requests, "Judging again" if attempt % 2 else "Judging")
+        marked = self.config.chain_of_thought
         for one, said in zip(asked, replies, strict=True):
             one.asked += 1
             one.replies.append(said)
             if self.config.answers == AnswersEnum.generated:
-                one.value = None if said[0].cut else self.prompts.read(one.question, said[0].text)
+                whole = stated_before_cut(said[0].text, marked) if said[0].cut else said[0].text
+                one.value = self.prompts.read(one.question, whole)
             else:
                 options = len(one.question.labels)
                 one.value = readable(said[0].logprobs, options, finite=self.one_by_one and options == 2)
 
     def _replies(self, requests: Sequence[Request], doing: str) -> list[tuple[Reply, bool]]:
         """Each request's reply and whether it was kept from before; new ones are kept as they come."""
-        identity = self.backend.identity
-        found = self.verdicts.find_many([(identity, request) for request in requests])
+        found = self.verdicts.find_many([(self.backend.identity(request), request) for request in requests])
         missing = [i for i, reply in enumerate(found) if reply is None]
         fresh: dict[int, Reply] = {}
         if missing:
             with bar(doing, total=len(missing)) as progress:
                 for place, reply in self.backend.answer([requests[i] for i in missing]):
-                    self.verdicts.keep(identity, requests[missing[place]], reply)
+                    request = requests[missing[place]]
+                    if not reply.refused:  # a server with a longer context may take it another time
+                        self.verdicts.keep(self.backend.identity(request), request, reply)
                     fresh[missing[place]] = reply
                     progress.advance()
         return [(fresh[i], False) if reply is None else (reply, True) for i, reply in enumerate(found)]
-
-
-def check_config(config: AskingConfig) -> None:
-    """Refuse settings that do not fit together.
-
-    Raises:
-        UserError: naming the first.
-    """
-    options, generated = config.options, config.answers == AnswersEnum.generated
-    if config.form == FormEnum.listwise and not generated:
-        raise UserError("judge.form=listwise is read from text: set judge.answers=generated")
-    if len(set(options)) < max(2, len(options)) or not all(option.strip() for option in options):
-        raise UserError(f"judge.options is {options}: give at least 2 different ones, none of them blank")
-    if config.form == FormEnum.pointwise and generated and not is_scale(options):
-        raise UserError(
-            f"judge.options is {options}: with judge.answers=generated give numbers in rising order, or set "
-            "judge.answers=logprobs"
-        )
-    if not config.criterion.strip():
-        raise UserError("judge.criterion is empty: say what is asked for, such as 'positive about the film'")
-    for place, principle in enumerate(config.principles):
-        if not principle.strip():
-            raise UserError(f"judge.principles[{place}] is empty: write it, or take it out")

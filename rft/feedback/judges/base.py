@@ -52,12 +52,15 @@ class Judge(ABC):
     its ``tokenizer``, with ``verdicts`` the `rft.feedback.judges.cache.KeptVerdicts` that keep what was answered, with
     ``annotators``, for a simulated judge only, what `rft.feedback.base.Feedback` gets under that name, with ``entries``
     the store ``entries`` that the classmethod of this name finds and the ``strategy`` (device, type of the weights).
-    Name in `located` the settings that only say where these are: an address holds the entries' keys instead. Raise
+    Name in `located` the settings that change no answer, such as where a model is (an address holds the entries' keys
+    instead) or how fast it is asked, and in `charged` those that only say what an answer costs: the address of a policy
+    whose training a limit on money may end holds them, no other. Raise
     `version` when the code changes what the verdicts are: results under the old one are then not reused.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     located: ClassVar[frozenset[str]] = frozenset()
+    charged: ClassVar[frozenset[str]] = frozenset()
     version: ClassVar[int] = 1
     config: Any = None
     """What it was made with; None if it keeps none."""
@@ -70,6 +73,14 @@ class Judge(ABC):
             UserError: if the settings name none, or what is not there.
         """
         return {}
+
+    @classmethod  # noqa: B027 - most need nothing
+    def check_ready(cls, config: Any) -> None:
+        """Asked before anything is computed for a judge that will be used: whether all is there that it needs.
+
+        Raises:
+            UserError: if not, as without a key in the environment.
+        """
 
     @classmethod
     def scores_alone(cls, config: Any) -> bool:  # noqa: ARG003 - a subclass reads it there

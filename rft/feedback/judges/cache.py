@@ -28,6 +28,7 @@ _TABLE = """CREATE TABLE verdicts (
     reply TEXT NOT NULL,       -- as JSON
     created TEXT NOT NULL      -- UTC
 ) WITHOUT ROWID"""
+_HOLDS = "SELECT 1 FROM verdicts WHERE json_extract(asked, '$.judge') = json(?) LIMIT 1"
 _ROWS = """SELECT asked, reply, created FROM verdicts
     WHERE instr(lower(asked), lower(:find)) OR instr(lower(reply), lower(:find))
     ORDER BY created DESC, key LIMIT :limit"""
@@ -80,6 +81,19 @@ class KeptVerdicts:
                 rows = connection.execute(f"SELECT key, reply FROM verdicts WHERE key IN ({marks})", part)
                 found |= {key: _reply(json.loads(reply)) for key, reply in rows}
         return [found.get(key) for key in keys]
+
+    def holds(self, identity: Mapping[str, Any]) -> bool:
+        """Whether any answer of this judge is kept, whatever it was asked.
+
+        Raises:
+            UserError: if the file is none of kept verdicts, or cannot be read.
+        """
+        if not self.path.exists():
+            return False
+        wanted = json.dumps(dict(identity), sort_keys=True, ensure_ascii=False)
+        with self._told(), closing(self._open_to_read()) as connection:
+            found = connection.execute(_HOLDS, (wanted,))
+            return found.fetchone() is not None
 
     def keep(self, identity: Mapping[str, Any], request: Request, reply: Reply) -> None:
         """Keep an answer at once; the first of two to the same request stays.

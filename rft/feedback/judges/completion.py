@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rft.feedback.judges.fitting import beginning
+
 BELOW = math.log(2.0)
 """How much less than the least likely token that is listed an option gets that is not, nats."""
 
@@ -72,14 +74,18 @@ def option_logprobs(listed: Mapping[str, float], options: Sequence[str]) -> tupl
     Args:
         listed: token → its log-probability, nats.
         options: different strings, none of them blank.
+
+    Raises:
+        ValueError: if one of them begins another: its token may be the first of either, "1" of "10".
     """
+    if beginning(options) is not None:
+        raise ValueError(f"options {list(options)}: one begins another; give others, or read the verdict from text")
     found: list[list[float]] = [[] for _ in options]
     for token, logprob in listed.items():
         said = token.strip(" \t\r\n▁Ġ")
-        same = [i for i, option in enumerate(options) if option.strip() == said]
         begun = [i for i, option in enumerate(options) if said and option.strip().startswith(said)]
-        if len(meant := same or begun) == 1:
-            found[meant[0]].append(logprob)
+        if len(begun) == 1:
+            found[begun[0]].append(logprob)
     if not any(found):
         return None
     floor = min(listed.values()) - BELOW

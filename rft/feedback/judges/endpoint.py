@@ -16,8 +16,8 @@ import tenacity
 
 from rft.errors import UserError
 from rft.feedback.judges.completion import Completion, Malformed, NoLogprobs, read_completion
-from rft.feedback.judges.pace import Pace
-from rft.feedback.judges.purse import Purse
+from rft.feedback.judges.cost_cap import CostCap
+from rft.feedback.judges.rate_limiter import RateLimiter
 from rft.feedback.judges.request import Reply, Request
 
 if TYPE_CHECKING:
@@ -35,7 +35,16 @@ PER_MESSAGE, PER_REQUEST = 32, 256
 
 
 class Unfit(Exception):
-    """This question is not taken; others may be."""
+    """This question is not taken; others may be.
+
+    Args:
+        told: to the user, if none is taken.
+        reason: the server's, without the key.
+    """
+
+    def __init__(self, told: str, reason: str) -> None:
+        super().__init__(told)
+        self.reason = reason
 
 
 class Gone(Exception):
@@ -57,9 +66,9 @@ class Endpoint:
         self._client = openai.OpenAI(
             api_key=key or "none", base_url=config.base_url, timeout=config.timeout, max_retries=0
         )
-        self._pace = Pace(config.requests_per_minute, config.tokens_per_minute)
+        self._rate = RateLimiter(config.requests_per_minute, config.tokens_per_minute)
         priced = config.price_read is not None
-        self._purse = Purse(ledger, config.model, config.max_money) if priced else None
+        self._cap = CostCap(ledger, config.model, config.max_money) if priced else None
         self._backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=10.0, jitter=0.5)
         self._well = True
 
@@ -81,21 +90,25 @@ class Endpoint:
             wait=self._wait,
             stop=lambda state: out_of_patience(state) or gone.is_set() or _often_malformed(state),
             sleep=tenacity.sleep_using_event(gone),
-            before_sleep=self._say,
+            before_sleep=self._before_retry,
             reraise=True,
         )
         at_most = self._tokens_at_most(request)
-        self._pace.wait(sum(at_most), gone)  # outside of the tries: to wait for its turn costs no patience
+        self._rate.take(sum(at_most), gone)  # outside of the tries: to wait for its turn costs no patience
+        unused = sum(at_most)
         try:
             reply: Reply = trying(self._try, request, at_most, gone)
+            unused -= reply.read + reply.written
         except openai.APIStatusError as error:
             if error.status_code in UNFIT:
-                raise Unfit(self._unfit(error, request)) from None
+                raise self._unfit(error, request) from None
             raise UserError(f"judge: {self._status_fault(error)}") from None
         except (openai.APIConnectionError, Malformed, NoLogprobs) as error:
             raise UserError(f"judge: {self._fault(error)}") from None
         except openai.OpenAIError as error:
             raise UserError(f"judge: {self.without_key(str(error))}") from None
+        finally:
+            self._rate.give_back(unused)
         self._well = True
         return reply
 
@@ -103,10 +116,10 @@ class Endpoint:
         """Send the question once."""
         if gone.is_set():
             raise Gone
-        self._pace.wait(0, gone)  # while the endpoint wants to be left alone
+        self._rate.pause(gone)  # while the endpoint wants to be left alone
         reserved = charged = self._price(*at_most) or 0.0
-        if self._purse is not None:
-            self._purse.reserve(reserved, gone)
+        if self._cap is not None:
+            self._cap.reserve(reserved, gone)
         started = time.monotonic()
         try:
             raw = self._client.chat.completions.with_raw_response.create(**self._body(request))
@@ -122,9 +135,8 @@ class Endpoint:
                 charged = 0.0
             raise
         finally:
-            if self._purse is not None:
-                self._purse.settle(reserved, charged)
-        self._pace.took(reply.read + reply.written, sum(at_most))
+            if self._cap is not None:
+                self._cap.settle(reserved, charged)
         return reply
 
     def _body(self, request: Request) -> dict[str, Any]:
@@ -135,7 +147,8 @@ class Endpoint:
         body[chosen.token_limit.value] = 1 if request.options else request.max_tokens
         if request.options:
             return body | {"temperature": 1.0, "logprobs": True, "top_logprobs": chosen.top_logprobs}
-        return body | {"temperature": chosen.temperature, "seed": chosen.seed + request.attempt}
+        sampled = {"seed": chosen.seed + request.attempt} if chosen.temperature else {}
+        return body | {"temperature": chosen.temperature} | sampled
 
     def _reply(self, found: Completion, at_most: tuple[int, int], seconds: float) -> Reply:
         """A server that does not say what it read and wrote is thought to have done as much as it can have."""
@@ -160,11 +173,12 @@ class Endpoint:
         error = state.outcome.exception() if state.outcome is not None else None
         wanted = _retry_after(error) if isinstance(error, openai.APIStatusError) else 0.0
         if wanted:
-            self._pace.hold(wanted)
+            self._rate.hold(wanted)
         return max(float(self._backoff(state)), wanted)
 
-    def _say(self, state: tenacity.RetryCallState) -> None:
-        """Log the first of several failed tries."""
+    def _before_retry(self, state: tenacity.RetryCallState) -> None:
+        """Count the next try, and log the first of several failed ones."""
+        self._rate.again()
         error = state.outcome.exception() if state.outcome is not None else None
         if self._well:
             self._well = False
@@ -211,10 +225,10 @@ class Endpoint:
         tried = f", tried for {self.config.patience:g} s (judge.patience)" if _passes(error) else ""
         return f"{self._where} answers with an error ({status}){tried}: {self.without_key(error.message)}"
 
-    def _unfit(self, error: openai.APIStatusError, request: Request) -> str:
+    def _unfit(self, error: openai.APIStatusError, request: Request) -> Unfit:
         mend = "; a server without log-probabilities wants judge.answers=generated" if request.options else ""
-        said = self.without_key(error.message)
-        return f"judge: {self._where} takes no such question ({error.status_code}): {said}{mend}"
+        reason = f"({error.status_code}): {self.without_key(error.message)}"
+        return Unfit(f"judge: {self._where} takes no such question {reason}{mend}", reason)
 
     def without_key(self, said: str) -> str:
         """The first 200 characters of what a server said, on one line, without the key and what looks like it.

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class HFJudge(AskedJudge):
     """
 
     needs = frozenset({"model", "verdicts"})
+    located = frozenset({"asset", "path", "revision", "batch_size"})
 
     def __init__(
         self, config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, verdicts: KeptVerdicts
@@ -91,11 +92,10 @@ class LocalModel:
         listed = ends if isinstance(ends, list) else [ends]
         self._ends = {int(end) for end in (*listed, tokenizer.eos_token_id) if end is not None}
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The way of sampling; the model is told by its digest."""
-        drawn = {"seed": self.seed} if self.temperature else {}
-        return {"backend": "hf", "temperature": self.temperature, **drawn}
+    def identity(self, request: Request) -> dict[str, Any]:
+        """The way of sampling, if that is asked for; the model is told by its digest."""
+        drawn = {"temperature": self.temperature, "seed": self.seed} if self.temperature else {}
+        return {"backend": "hf"} if request.options else {"backend": "hf", **drawn}
 
     def options(self, options: Sequence[str]) -> tuple[list[int], list[tuple[int, ...]]]:
         """Tokens that all options begin with, and what follows of each.
@@ -136,8 +136,8 @@ class LocalModel:
                         [requests[i] for i in batch], [rows[i] for i in batch]
                     )
                     seconds = (time.perf_counter() - began) / len(batch)
-                    for i, (text, logprobs, written) in zip(batch, found, strict=True):
-                        yield i, Reply(text, logprobs, len(rows[i]), written, seconds)
+                    for i, one in zip(batch, found, strict=True):
+                        yield i, replace(one, read=len(rows[i]), seconds=seconds)
         finally:
             self.model.train(training)
 
@@ -154,9 +154,7 @@ class LocalModel:
                     f"model reads {positions}; lower judge.max_characters or judge.max_tokens, or choose another model"
                 )
 
-    def _rated(
-        self, requests: Sequence[Request], rows: Sequence[list[int]]
-    ) -> list[tuple[str, tuple[float, ...] | None, int]]:
+    def _rated(self, requests: Sequence[Request], rows: Sequence[list[int]]) -> list[Reply]:
         """Log-probabilities of the options after each row, nats."""
         import torch
 
@@ -174,12 +172,10 @@ class LocalModel:
             found.append(tuple(sum(step) for step in steps))
         if not np.isfinite(found).all():
             raise UserError("judge: the model gives log-probabilities that are NaN or infinite; choose another one")
-        return [("", row, 0) for row in found]
+        return [Reply("", row, 0, 0, 0.0) for row in found]
 
-    def _written(
-        self, requests: Sequence[Request], rows: Sequence[list[int]]
-    ) -> list[tuple[str, tuple[float, ...] | None, int]]:
-        """What the model writes after each row, until it ends or has written all it may."""
+    def _written(self, requests: Sequence[Request], rows: Sequence[list[int]]) -> list[Reply]:
+        """What the model writes after each row, until it ends or has written all it may: then it is cut."""
         import torch
 
         from rft.rollout.engine import sample
@@ -200,7 +196,10 @@ class LocalModel:
                     break
                 decoding.advance(drawn)
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-        return [(str(text), None, len(ids)) for text, ids in zip(texts, written, strict=True)]
+        return [
+            Reply(str(text), None, 0, len(ids), 0.0, cut=not ids or ids[-1] not in self._ends)
+            for text, ids in zip(texts, written, strict=True)
+        ]
 
     def _numbers(self, request: Request, count: int) -> Any:
         """Uniform numbers of one request. Shape [count]."""

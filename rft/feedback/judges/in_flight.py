@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rft.errors import UserError
@@ -14,10 +15,10 @@ from rft.feedback.judges.request import Reply, Request
 if TYPE_CHECKING:
     from rft.feedback.judges.endpoint import Endpoint
 
-UNFIT_IN_A_ROW = 3
-"""Questions that are not taken before any was, until it is thought that none will be."""
-UNREAD = Reply("", None, 0, 0, 0.0)
-"""The reply to a question that the endpoint does not take: no verdict can be read from it."""
+UNFIT_BEFORE_ANY = 2
+"""Questions that are not taken before any was, besides those in flight, until it is thought that none will be."""
+
+logger = logging.getLogger(__name__)
 
 Came = tuple[int, Reply | Exception] | None  # of a question, by place; None: a thread has ended
 
@@ -30,16 +31,21 @@ class Asking:
     Args:
         endpoint: who is asked.
         concurrency: questions in flight at once, at most.
+        answered: whether such a question, with options or without, was ever answered: then the endpoint takes them,
+            and one that it refuses is at fault by itself.
     """
 
-    def __init__(self, endpoint: Endpoint, concurrency: int) -> None:
-        self.endpoint, self.concurrency = endpoint, concurrency
+    def __init__(self, endpoint: Endpoint, concurrency: int, answered: Callable[[Request], bool]) -> None:
+        self.endpoint, self.concurrency, self.answered = endpoint, concurrency, answered
         self._kept = 0
+        self._taken: set[bool] = set()  # kinds of questions that the endpoint takes: with options, without
+        self._warned = False
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
         """Each request's place and reply, as they come.
 
-        After a fault nothing new is asked, and what is in flight is waited for and handed on before it is raised.
+        After a fault nothing new is asked, and what is in flight is waited for and handed on before it is raised. A
+        question that the endpoint refuses gets a reply that says so, once it is known to take others of its kind.
 
         Raises:
             UserError: if it cannot go on.
@@ -56,7 +62,7 @@ class Asking:
         for thread in threads:
             thread.start()
         try:
-            yield from self._handed_on(came, len(threads), room, gone)
+            yield from self._handed_on(requests, self._until_all_end(came, len(threads), room, gone), gone)
         finally:
             gone.set()
 
@@ -89,28 +95,43 @@ class Asking:
             came.put(None)
 
     def _handed_on(
-        self, came: queue.SimpleQueue[Came], threads: int, room: threading.Semaphore, gone: threading.Event
+        self, requests: Sequence[Request], came: Iterator[tuple[int, Reply | Exception]], gone: threading.Event
     ) -> Iterator[tuple[int, Reply]]:
         """The replies; once all is over what could not be had of them."""
         fault: Exception | None = None
-        unfit: list[tuple[int, Unfit]] = []
-        for place, result in self._until_all_end(came, threads, room, gone):
+        waiting: list[tuple[int, Unfit]] = []  # refused, before it is known whether any is taken
+        for place, result in came:
             if isinstance(result, Reply):
                 self._kept += 1
+                self._taken.add(bool(requests[place].options))
                 yield place, result
+            elif isinstance(result, Unfit):
+                waiting.append((place, result))
+            else:
+                fault = fault or result
+                gone.set()
                 continue
-            if isinstance(result, Unfit):
-                unfit.append((place, result))
-                if self._kept or len(unfit) < UNFIT_IN_A_ROW:
-                    continue
-            fault = fault or result
-            gone.set()
-        if unfit and not self._kept:
-            fault = fault or unfit[0][1]
-        if self._kept:
-            yield from ((place, UNREAD) for place, _ in unfit)
-        if fault is not None:
-            raise self._told(fault)
+            refused = [(at, unfit) for at, unfit in waiting if self._takes(requests[at])]
+            waiting = [one for one in waiting if one not in refused]
+            yield from ((at, self._refusal(unfit)) for at, unfit in refused)
+            if len(waiting) >= UNFIT_BEFORE_ANY + self.concurrency:
+                gone.set()
+        if waiting or fault is not None:
+            raise self._told(fault or waiting[0][1])
+
+    def _takes(self, request: Request) -> bool:
+        """Whether the endpoint takes questions of this kind."""
+        kind = bool(request.options)
+        if kind not in self._taken and self.answered(request):
+            self._taken.add(kind)
+        return kind in self._taken
+
+    def _refusal(self, unfit: Unfit) -> Reply:
+        """The reply to a question that is not taken: no verdict can be read from it."""
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s; such questions have no verdict", unfit)
+        return Reply("", None, 0, 0, 0.0, refused=unfit.reason)
 
     def _until_all_end(
         self, came: queue.SimpleQueue[Came], threads: int, room: threading.Semaphore, gone: threading.Event

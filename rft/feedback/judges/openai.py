@@ -3,8 +3,9 @@
 It is asked by chat completions, many at once. With ``answers=logprobs`` one token is asked for, with the most likely
 ones beside it: a token that is an option but for blanks around it counts for that option, as does one that begins this
 option and no other; an option that is not listed gets less than the least likely token that is. If none is listed the
-verdict cannot be read, and so if the model refuses, its answer is filtered or it is cut by the limit of tokens: nothing
-is guessed. A question that the endpoint does not take, such as one too long for the model, has no verdict either.
+verdict cannot be read, and so if the model refuses, its answer is filtered or it is cut by the limit of tokens before
+the end of the line with the verdict: nothing is guessed. A question that the endpoint does not take, such as one too
+long for the model, has no verdict either; what the endpoint said of it stands in the raw answer.
 
 Every answer is kept as it comes. What passes by itself (nobody there, a restart, a rate limit, a server's fault) is
 tried again for `Config.patience` seconds; what does not (a wrong key, an unknown model, an exhausted cost cap) ends the
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -65,9 +66,10 @@ class Config(AskingConfig):
     concurrency: int = number(8, at_least=1, at_most=256)
     """Questions that are in flight at once, 1 to 256."""
     requests_per_minute: float | None = number(None, above=0)
-    """Questions sent in a minute at most, evenly spread; null: no limit of ours."""
+    """Questions that one process sends in a minute at most, evenly spread; null: no limit of ours. Trials that run at
+    once share none: give each its part."""
     tokens_per_minute: float | None = number(None, above=0)
-    """Tokens read and written in a minute at most, evenly spread; null: no limit of ours."""
+    """Tokens read and written for one process in a minute at most, evenly spread; null: no limit of ours."""
     timeout: float = number(60.0, above=0)
     """Seconds to wait for a connection, and without a byte of the answer."""
     patience: float = number(300.0, at_least=0)
@@ -82,6 +84,10 @@ class Config(AskingConfig):
 
     def conflict(self) -> str | None:
         """What is wrong and how to mend it, from the key on; None if all is well. It repeats no value with a key."""
+        return self._misplaced() or super().conflict() or self._does_not_fit()
+
+    def _misplaced(self) -> str | None:
+        """A key where none may be, or an address that is none."""
         if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
             return "key_env: is no name of an environment variable in capitals; put the key into one and give its name"
         key = os.environ.get(self.key_env or "", "").strip()
@@ -98,6 +104,13 @@ class Config(AskingConfig):
         named = [name for name, _ in parse_qsl(address.query, keep_blank_values=True) if secret.search(name)]
         if "@" in address.netloc or named or secret.search(address.fragment):
             return "base_url: holds a key or a password; put it into an environment variable and name it in key_env"
+        return None
+
+    def _does_not_fit(self) -> str | None:
+        from rft.feedback.judges import fitting  # here: settings are read without the imports above
+
+        if told := fitting.ambiguous(self):
+            return told
         if (self.price_read is None) != (self.price_written is None):
             return "price_read and price_written: give both or none"
         if self.max_money is not None and self.price_read is None:
@@ -106,10 +119,34 @@ class Config(AskingConfig):
 
 
 class OpenAIJudge(AskedJudge):
-    """A judge whose questions are answered at an OpenAI-compatible endpoint."""
+    """A judge whose questions are answered at an OpenAI-compatible endpoint.
+
+    What an answer cost is kept with it, as it was priced when it was asked for: other prices ask nothing again.
+    """
+
+    located = frozenset(
+        {
+            "base_url",
+            "key_env",
+            "token_limit",  # one limit by two names
+            "concurrency",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "timeout",
+            "patience",
+            "max_money",
+        }
+    )
+    charged = frozenset({"price_read", "price_written"})
+
+    @classmethod
+    def check_ready(cls, config: Any) -> None:
+        """There must be a key, if the endpoint wants one."""
+        key_of(config)
 
     def __init__(self, config: Config, verdicts: KeptVerdicts) -> None:
-        super().__init__(config, OpenAIBackend(config, verdicts.path.with_name(SPENDING_FILE)), verdicts)
+        backend = OpenAIBackend(config, verdicts.path.with_name(SPENDING_FILE), verdicts.holds)
+        super().__init__(config, backend, verdicts)
 
 
 class OpenAIBackend:
@@ -118,25 +155,24 @@ class OpenAIBackend:
     Args:
         config: what to ask and how.
         ledger: an sqlite file, made if it is not there, that says what has been spent.
+        answered: whether an answer with an identity is kept from before.
     """
 
-    def __init__(self, config: Config, ledger: Path) -> None:
+    def __init__(
+        self, config: Config, ledger: Path, answered: Callable[[Mapping[str, Any]], bool] = lambda _: False
+    ) -> None:
         if told := config.conflict():
             raise UserError(f"judge.{told}")
-        self.config, self.ledger = config, ledger
+        self.config, self.ledger, self.answered = config, ledger, answered
         self._asking: Any = None
 
-    @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self, request: Request) -> dict[str, Any]:
         """See `rft.feedback.judges.request.Backend`. Where the model runs is no part of it."""
         chosen = self.config
-        return {
-            "backend": "openai",
-            "model": chosen.model,
-            "top_logprobs": chosen.top_logprobs,
-            "temperature": chosen.temperature,
-            "seed": chosen.seed,
-        }
+        known: dict[str, Any] = {"backend": "openai", "model": chosen.model}
+        if request.options:
+            return known | {"top_logprobs": chosen.top_logprobs}
+        return known | ({"temperature": chosen.temperature, "seed": chosen.seed} if chosen.temperature else {})
 
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
         """See `rft.feedback.judges.request.Backend`.
@@ -149,19 +185,26 @@ class OpenAIBackend:
             from rft.feedback.judges.endpoint import Endpoint
             from rft.feedback.judges.in_flight import Asking
 
-            self._asking = Asking(Endpoint(self.config, self._key(), self.ledger), self.config.concurrency)
+            endpoint = Endpoint(self.config, key_of(self.config), self.ledger)
+            self._asking = Asking(endpoint, self.config.concurrency, lambda one: self.answered(self.identity(one)))
         yield from self._asking.answers(requests)
 
-    def _key(self) -> str | None:
-        name = self.config.key_env
-        if name is None:
-            return None
-        key = os.environ.get(name, "").strip()
-        if not key:
-            raise UserError(
-                f"judge: the environment variable {name} holds no key; set it, or judge.key_env to another one's name, "
-                "or judge.key_env=null for a server that wants none"
-            )
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise UserError(f"judge: what is in the environment variable {name} has signs that no key has; correct it")
-        return key
+
+def key_of(config: Config) -> str | None:
+    """The key, None for a server that wants none.
+
+    Raises:
+        UserError: if the environment holds none, or what is no key.
+    """
+    name = config.key_env
+    if name is None:
+        return None
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise UserError(
+            f"judge: the environment variable {name} holds no key; set it, or judge.key_env to another one's name, "
+            "or judge.key_env=null for a server that wants none"
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(f"judge: what is in the environment variable {name} has signs that no key has; correct it")
+    return key

@@ -28,6 +28,17 @@ def _stated(text: str, verdict: str, marked: bool) -> list[str]:
     return [match.group(1) for match in found if match is not None]
 
 
+def stated_before_cut(text: str, marked: bool) -> str:
+    """Of a text that came to no end: its first line that may state a verdict, if that is whole; else nothing.
+
+    Args:
+        text: what was written.
+        marked: whether only a line that says "Verdict" counts.
+    """
+    whole = [line for line in text.splitlines(keepends=True) if line.strip() and line != line.rstrip("\r\n")]
+    return next((line for line in whole if not marked or _MARK.search(line)), "")
+
+
 def read_winner(text: str, marked: bool) -> tuple[float] | None:
     """P(A is better): 1, 0, or ½ for an explicit tie."""
     for found in _stated(text, f"A|B|{'|'.join(sorted(_TIES))}", marked):

@@ -37,15 +37,18 @@ class Reply:
     written: int  # tokens
     seconds: float
     money: float | None = None  # None: nobody said
-    cut: bool = False  # it came to no end within `max_tokens`: no verdict is read from the text
+    cut: bool = False  # it came to no end within `max_tokens`: what its last line says is not read
+    refused: str = ""  # why the backend takes no such question, without secrets; such a reply is not kept
 
 
 class Backend(Protocol):
     """A model that answers, here or behind an endpoint."""
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What its answers depend on besides the request: the model's name, sampling. JSON, without secrets."""
+    def identity(self, request: Request) -> dict[str, Any]:
+        """What the answer depends on besides the request: the model's name, sampling. JSON, without secrets.
+
+        It holds what is of account for such a request only, and of the request no more than whether it has options.
+        """
         ...
 
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:

@@ -11,16 +11,18 @@ from pathlib import Path
 
 from rft.errors import UserError
 
+SECONDS = 60.0
+"""To wait while another process writes."""
 _TABLE = """CREATE TABLE IF NOT EXISTS spending (
     model TEXT NOT NULL,
-    spender TEXT NOT NULL,     -- one for each time that a purse is opened
+    spender TEXT NOT NULL,     -- one for each object that spends
     money REAL NOT NULL,       -- spent, and set aside for what is in flight
     PRIMARY KEY (model, spender)
 ) WITHOUT ROWID"""
 
 
-class Purse:
-    """Money for the questions put to one model, counted in an sqlite file over all processes that share it.
+class CostCap:
+    """Limits what is spent on the questions put to one model, counted in an sqlite file that processes share.
 
     What a process that was killed had set aside stays counted: it may have been asked for.
 
@@ -92,10 +94,25 @@ class Purse:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """The file, for one transaction that no other process can come between."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as connection:
-            connection.execute(_TABLE)
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")
+        """The file, for one transaction that no other process can come between.
+
+        Raises:
+            UserError: if it cannot be used, or is no such file.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=SECONDS, isolation_level=None)) as connection:
+                connection.execute(_TABLE)
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+        except (sqlite3.OperationalError, OSError) as error:
+            raise UserError(
+                f"{self.path}: cannot be used ({error}); see that you may write there, that the disk has room and that "
+                "no other program holds it, then start again"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self.path}: holds no spending that can be read ({error}); move it away: what it held is then no "
+                "longer counted towards judge.max_money"
+            ) from error
