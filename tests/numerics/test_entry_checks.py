@@ -41,8 +41,12 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], dict[str, Tensor]]] = {
     ),
     "gae": (partial(advantages.gae, gamma=1.0, lam=1.0), {"rewards_BR": X_BR, "values_BR": X_BR, "mask_BR": MASK_BR}),
     "rewards_to_go": (advantages.rewards_to_go, {"rewards_BR": X_BR, "mask_BR": MASK_BR}),
-    "group_relative": (partial(advantages.group_relative, scale=True), {"rewards_B": X_B, "group_B": GROUP_B}),
-    "leave_one_out": (advantages.leave_one_out, {"rewards_B": X_B, "group_B": GROUP_B}),
+    "group_relative": (
+        partial(advantages.group_relative, scale=True),
+        {"rewards_B": X_B, "group_B": GROUP_B, "counted_B": KEPT_B},
+    ),
+    "leave_one_out": (advantages.leave_one_out, {"rewards_B": X_B, "group_B": GROUP_B, "counted_B": KEPT_B}),
+    "fill_missing": (advantages.fill_missing, {"rewards_B": X_B, "group_B": GROUP_B}),
     "group_extremes": (advantages.group_extremes, {"rewards_B": X_B, "group_B": GROUP_B}),
     "kl_k1": (kl.kl_k1, LOGPROBS),
     "kl_k2": (kl.kl_k2, LOGPROBS),
@@ -95,8 +99,8 @@ def test_every_public_operation_is_here() -> None:
         if callable(value) and getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
     }
     checks = {name for name in found if name.startswith("check_")}
-    # Of these two the one takes no tensor, and the other one of whole numbers alone.
-    assert found - checks - {"shown"} - set(OPERATIONS) == {"best_of_n_kl", "overlong_penalty"}
+    # Of these the first takes no tensor, and the others one of whole numbers alone.
+    assert found - checks - {"shown"} - set(OPERATIONS) == {"best_of_n_kl", "overlong_penalty", "pairs_in_groups"}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
