@@ -40,7 +40,7 @@ def test_its_labels_are_those_of_the_reward_model(tmp_path: Path, store_root: Pa
     pupil = judged(tmp_path, store_root, key[:10])
     labels, pairs = (read_table(pupil.preferences.path / "labels.parquet"), pupil.candidates.path / "pairs.parquet")
     backbone, _ = make_backbone(teacher.sft.path, teacher.strategy, teacher.lora, [Role.reward])
-    reward = load_reward(teacher.reward_model.path, teacher.cfg.reward, backbone)
+    reward = load_reward(teacher.reward_model.path, teacher.cfg.reward, backbone, {})
     said = read_table(pupil.candidates.path / "candidates.parquet")
 
     def tokens(text: str) -> list[int]:

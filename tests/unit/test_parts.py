@@ -255,9 +255,9 @@ class Compares(Judge):
     needs = frozenset({"model"})
     def __init__(self, config, model, tokenizer):
         raise AssertionError("it is refused before it is made")
-    @property
-    def one_by_one(self):
-        return self.config.pointwise
+    @classmethod
+    def scores_alone(cls, config):
+        return config.pointwise
     def compare(self, answers, pairs): ...
 """
 
