@@ -75,15 +75,27 @@ def rewards_to_go(rewards_BR: Tensor, mask_BR: Tensor, gamma: float = 1.0) -> Te
     return gae(rewards_BR, torch.zeros_like(rewards_BR), mask_BR, gamma, 1.0)[0]
 
 
+def _check_grouped(rewards_B: Tensor, group_B: Tensor) -> None:
+    check_vectors(rewards=rewards_B)
+    check_integer(group=group_B)
+    check_same_shape(rewards=rewards_B, group=group_B)
+
+
+def _members(group_B: Tensor) -> dict[int, list[int]]:
+    """The rows of each group, groups in the order in which they first appear."""
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(group_B.tolist()):
+        members.setdefault(group, []).append(row)
+    return members
+
+
 def _centred(
     rewards_B: Tensor, group_B: Tensor, counted_B: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """In float64: rewards less their group's mean [B] and the size of its group [B]; then each row's group among
     the sorted ids [B], and these ids [G]. A row that is not counted is a group by itself.
     """
-    check_vectors(rewards=rewards_B)
-    check_integer(group=group_B)
-    check_same_shape(rewards=rewards_B, group=group_B)
+    _check_grouped(rewards_B, group_B)
     if counted_B is not None:
         check_boolean(counted=counted_B)
         check_same_shape(rewards=rewards_B, counted=counted_B)
@@ -155,12 +167,8 @@ def group_extremes(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
         TypeError: unless rewards are floating-point numbers and group ids whole ones.
         ValueError: unless both are [B].
     """
-    check_vectors(rewards=rewards_B)
-    check_integer(group=group_B)
-    check_same_shape(rewards=rewards_B, group=group_B)
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(group_B.tolist()):
-        members.setdefault(group, []).append(row)
+    _check_grouped(rewards_B, group_B)
+    members = _members(group_B)
     reward = rewards_B.tolist()
     best = [max(rows, key=reward.__getitem__) for rows in members.values()]
     worst = [min(rows, key=reward.__getitem__) for rows in members.values()]
@@ -176,9 +184,7 @@ def fill_missing(rewards_B: Tensor, group_B: Tensor) -> Tensor:
         TypeError: unless rewards are floating-point numbers and group ids whole ones.
         ValueError: unless both are [B].
     """
-    check_vectors(rewards=rewards_B)
-    check_integer(group=group_B)
-    check_same_shape(rewards=rewards_B, group=group_B)
+    _check_grouped(rewards_B, group_B)
     missing_B = rewards_B.isnan()
     ids_G, place_B = group_B.unique(return_inverse=True)
     known_K, group_K = rewards_B[~missing_B].double(), place_B[~missing_B]
@@ -201,9 +207,7 @@ def pairs_in_groups(group_B: Tensor) -> tuple[Tensor, Tensor]:
     """
     check_integer(group=group_B)
     check_dimensions("B", group=group_B)
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(group_B.tolist()):
-        members.setdefault(group, []).append(row)
+    members = _members(group_B)
     for group, rows in members.items():
         if len(rows) % 2:
             raise ValueError(
