@@ -72,7 +72,7 @@ def _line(name: str, audit: Audit) -> str:
     found = [
         (value(order.get("same_position")), "same position preferred in {} of pairs"),
         (value(order.get("flips")), "{} of verdicts flip with the order"),
-        (excluded / questions if questions else None, f"{excluded} of {questions} verdicts unread, so excluded"),
+        (excluded / questions if questions else None, f"{excluded} of {questions} verdicts unread"),
         (value(attacks.get("success")), f"{{}} of attacks succeed{_control(attacks)}"),
     ]
     known = sorted(((share, words) for share, words in found if share is not None), key=lambda one: -one[0])

@@ -29,7 +29,7 @@ DIGITS = 6
 
 
 def curves(summary: Mapping[str, Any]) -> tuple[list[Figure], list[Figure]]:
-    """The figures shown first, and those of all other metrics that the arms logged."""
+    """The figures shown first, and those of all other metrics that the arms logged, what never changed last."""
     axis = preferred_axis(summary)
     gold = checkpoint_gold(summary, axis)
     main = [
@@ -38,7 +38,12 @@ def curves(summary: Mapping[str, Any]) -> tuple[list[Figure], list[Figure]]:
         if which in summary["curves"]
     ]
     more = [metric(summary, which, which, which, axis) for which in summary["curves"] if which not in MAIN_CURVES]
-    return [*([gold] if gold else []), *(figure for figure in main if figure.series)], [f for f in more if f.series]
+    shown = [*([gold] if gold else []), *(figure for figure in main if figure.series)]
+    return shown, sorted((figure for figure in more if figure.series), key=_is_flat)
+
+
+def _is_flat(figure: Figure) -> bool:
+    return len({y for series in figure.series for y in series.y}) == 1
 
 
 def axes(summary: Mapping[str, Any]) -> list[str]:

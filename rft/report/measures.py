@@ -219,7 +219,7 @@ class Measure(NamedTuple):
 
 MEASURES = (
     Measure("agrees with people", _people, "near what people reach, the line below; 50 % is guessing"),
-    Measure("people with one another", _ceiling, "the ceiling"),
+    Measure("people with one another, the ceiling", _ceiling, ""),
     Measure("tells what people like (AUC)", _auc, "1; 0.5 is guessing"),
     Measure("agrees with the hidden gold", _gold, "high: less to learn that gold does not reward"),
     Measure("prefers the same position in both orders", _same_position, "0 %: else the place wins, not the text"),

@@ -31,7 +31,7 @@ def test_audit_on_the_tiny_model(tmp_path: Path) -> None:
     for words in (
         "few_shot, pointwise, tiny",
         "agrees with people",
-        "people with one another",
+        "people with one another, the ceiling",
         "labels of ai",
         "choose_this",
     ):
