@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from rft.algorithms.checked import place
 from rft.algorithms.contract import (
     check_batch,
     check_count,
@@ -16,7 +17,6 @@ from rft.algorithms.contract import (
     check_rollouts,
     check_rows,
     check_step,
-    place,
 )
 from rft.config.schemas import AlgorithmConfig, OnPolicyConfig
 from rft.models.backbone import Backbone, Role

@@ -5,50 +5,19 @@ Dimensions: ``B`` rows, ``P`` prompt tokens, ``R`` response tokens.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from rft.algorithms.checked import ContractError, came, check_mask, check_sequences, check_tensor
 from rft.config.schemas import OnPolicyConfig
 from rft.types import LossOutput, OnPolicyBatch, PreferenceBatch, Rollouts, Sequences, UnpairedBatch
-
-
-class ContractError(TypeError):
-    """An algorithm handed over what nothing can be done with."""
-
-
-def place(function: Callable[..., Any]) -> str:
-    """``file:line Class.method`` of a function."""
-    code = inspect.unwrap(getattr(function, "__func__", function)).__code__
-    return f"{code.co_filename}:{code.co_firstlineno} {function.__qualname__}"
-
-
-def _came(x: Any) -> str:
-    """Type and shape of a tensor, the class of anything else."""
-    return f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-
-
-def _check(name: str, x: Any, shape: tuple[int, ...], dtype: str, where: str, letters: str) -> None:
-    """Refuse anything but a tensor of a shape and a kind of type, without a gradient, all finite."""
-    wanted = f"wanted a {dtype} tensor [{letters}] = {list(shape)}"
-    if not isinstance(x, Tensor):
-        raise ContractError(f"{where}: {name} is a {type(x).__name__}; {wanted}")
-    right_type = x.dtype == torch.bool if dtype == "bool" else x.is_floating_point()
-    if tuple(x.shape) != shape or not right_type:
-        raise ContractError(f"{where}: {name} is {_came(x)}; {wanted}")
-    if x.requires_grad:
-        raise ContractError(f"{where}: {name} carries a gradient; {wanted} without one: detach it")
-    if not bool(torch.isfinite(x).all()):
-        raise ContractError(f"{where}: {name} has NaN or infinite entries; {wanted} of finite numbers")
 
 
 def _check_masked(name: str, x_BR: Tensor, seq: Sequences, where: str) -> None:
     """Per-token numbers [B, R] that are zero where nothing is counted."""
     mask = seq.response_mask
-    _check(name, x_BR, tuple(mask.shape), "float", where, "B, R")
+    check_tensor(name, x_BR, tuple(mask.shape), "float", where, "B, R")
     outside = x_BR.masked_fill(mask, 0) != 0
     if bool(outside.any()):
         row, token = outside.nonzero()[0].tolist()
@@ -75,59 +44,6 @@ def check_rollouts(rollouts: Rollouts, needs: frozenset[str], where: str) -> Non
             raise ContractError(f"{where}: needs has {need!r}, but the rollouts come without it; build them with needs")
 
 
-def check_sequences(seq: Any, where: str, name: str) -> None:
-    """Refuse ids that are no int64 [B, P] and [B, R], masks that are no bool of their shapes, rows that do not match.
-
-    Raises:
-        ContractError: naming the field.
-    """
-    if not isinstance(seq, Sequences):
-        raise ContractError(f"{where}: {name} is a {type(seq).__name__}; wanted Sequences, such as the rollouts have")
-    parts = (("prompt", seq.prompt_ids, seq.prompt_mask, "P"), ("response", seq.response_ids, seq.response_mask, "R"))
-    ids: Any
-    mask: Any
-    for part, ids, mask, letter in parts:
-        if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.ndim != 2:
-            raise ContractError(f"{where}: {name}.{part}_ids is {_came(ids)}; wanted int64 [B, {letter}]")
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != ids.shape:
-            raise ContractError(
-                f"{where}: {name}.{part}_mask is {_came(mask)}; wanted bool [B, {letter}] = {list(ids.shape)}, as "
-                f"{part}_ids has it"
-            )
-    rows, columns = len(seq.prompt_ids), seq.prompt_ids.shape[1] + seq.response_ids.shape[1]
-    if len(seq.response_ids) != rows:
-        raise ContractError(f"{where}: {name} has {rows} prompts and {len(seq.response_ids)} responses; wanted as many")
-    if seq.trunk is not None and seq.trunk.shape[:2] != (rows, columns):
-        raise ContractError(
-            f"{where}: {name}.trunk is {_came(seq.trunk)}; wanted [B, P + R, …] = [{rows}, {columns}, …]: tokens that "
-            "change need trunk=None"
-        )
-
-
-def check_mask(seq: Sequences, eos_id: int, where: str, name: str) -> None:
-    """Refuse prompts that are not padded on the left, and masks that count what follows the end of a response.
-
-    Raises:
-        ContractError: naming the place.
-    """
-    right = seq.prompt_mask[:, :-1] & ~seq.prompt_mask[:, 1:]
-    if bool(right.any()):
-        row, token = right.nonzero()[0].tolist()
-        raise ContractError(
-            f"{where}: {name}.prompt_mask of row {row} counts token {token} and not the next; wanted prompts padded on "
-            "the left"
-        )
-    mask = seq.response_mask
-    ended = ((seq.response_ids == eos_id) & mask).long().cumsum(-1) > 0
-    beyond = mask[:, 1:] & (~mask[:, :-1] | ended[:, :-1])
-    if bool(beyond.any()):
-        row, token = beyond.nonzero()[0].tolist()
-        raise ContractError(
-            f"{where}: {name}.response_mask counts token {token + 1} of row {row}, after the end of the response; "
-            "wanted the rollouts' own mask: EOS is the last counted token, what follows it is padding"
-        )
-
-
 def _check_text(seq: Any, eos_id: int, where: str, name: str) -> None:
     check_sequences(seq, where, name)
     check_mask(seq, eos_id, where, name)
@@ -140,7 +56,7 @@ def _check_pairs(batch: PreferenceBatch, eos_id: int, where: str) -> None:
     rows = (len(batch),)
     if len(batch.rejected) != len(batch):
         raise ContractError(f"{where}: {len(batch)} chosen and {len(batch.rejected)} rejected; wanted as many of both")
-    _check("preference", batch.preference, rows, "float", where, "B")
+    check_tensor("preference", batch.preference, rows, "float", where, "B")
     if bool(((batch.preference < 0.5) | (batch.preference > 1)).any()):
         raise ContractError(f"{where}: preference leaves [0.5, 1]; wanted the better response as chosen")
     for name, x in (
@@ -148,7 +64,7 @@ def _check_pairs(batch: PreferenceBatch, eos_id: int, where: str) -> None:
         ("ref_rejected_logprobs", batch.ref_rejected_logprobs),
     ):
         if x is not None:
-            _check(name, x, rows, "float", where, "B")
+            check_tensor(name, x, rows, "float", where, "B")
 
 
 def _check_singles(batch: UnpairedBatch, eos_id: int, where: str) -> None:
@@ -160,15 +76,15 @@ def _check_singles(batch: UnpairedBatch, eos_id: int, where: str) -> None:
         raise ContractError(
             f"{where}: {len(batch)} sequences and {len(batch.mismatched)} mismatched; wanted as many of both"
         )
-    _check("desirable", batch.desirable, rows, "bool", where, "B")
+    check_tensor("desirable", batch.desirable, rows, "bool", where, "B")
     for name, x in (
         ("ref_logprobs", batch.ref_logprobs),
         ("ref_mismatched_logprobs", batch.ref_mismatched_logprobs),
     ):
         if x is not None:
-            _check(name, x, rows, "float", where, "B")
+            check_tensor(name, x, rows, "float", where, "B")
     if batch.kl is not None:
-        _check("kl", batch.kl, (), "float", where, "")
+        check_tensor("kl", batch.kl, (), "float", where, "")
 
 
 def check_labelled(batch: Any, eos_id: int, where: str) -> None:
@@ -244,9 +160,9 @@ def check_count(count: Any, where: str) -> int:
         ContractError: naming what came.
     """
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        came = _came(count) if isinstance(count, Tensor) else f"{type(count).__name__} {count!r}"
+        given = came(count) if isinstance(count, Tensor) else f"{type(count).__name__} {count!r}"
         raise ContractError(
-            f"{where}: gave {came}; wanted a whole number (int), at least 0: what the loss is a mean over"
+            f"{where}: gave {given}; wanted a whole number (int), at least 0: what the loss is a mean over"
         )
     return count
 
@@ -262,7 +178,7 @@ def check_loss(out: Any, where: str) -> LossOutput:
     loss: Any = out.loss
     if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
         raise ContractError(
-            f"{where}: loss is {_came(loss)}; wanted one floating number []: reduce it over the counted tokens"
+            f"{where}: loss is {came(loss)}; wanted one floating number []: reduce it over the counted tokens"
         )
     if not loss.requires_grad:
         raise ContractError(
@@ -271,5 +187,5 @@ def check_loss(out: Any, where: str) -> LossOutput:
     value: Any
     for name, value in out.metrics.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ContractError(f"{where}: metric {name!r} is {_came(value)}; wanted a tensor of one number")
+            raise ContractError(f"{where}: metric {name!r} is {came(value)}; wanted a tensor of one number")
     return out

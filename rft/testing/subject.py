@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rft.algorithms.base import Algorithm
-from rft.algorithms.contract import ContractError, place
+from rft.algorithms.checked import ContractError, place
 from rft.models.backbone import Role
 from rft.testing.result import CheckResult
 from rft.testing.world import World

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rft.algorithms.base import Algorithm
-from rft.algorithms.contract import ContractError, place
+from rft.algorithms.checked import ContractError, place
 from rft.config import OnPolicyConfig
 from rft.models.backbone import Role
 from rft.ops.enumerable import Enumerable

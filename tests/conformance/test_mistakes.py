@@ -12,7 +12,7 @@ import torch
 
 from rft.algorithms import dpo, kto, online_dpo, raft, rloo
 from rft.algorithms.base import Algorithm
-from rft.algorithms.contract import ContractError
+from rft.algorithms.checked import ContractError
 from rft.testing.world import World
 from rft.types import Rollouts, Sequences
 
