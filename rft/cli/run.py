@@ -17,6 +17,7 @@ from rft.config import compose, expand_sweep, register
 from rft.config.build import target_class
 from rft.config.compose import check
 from rft.config.options import GROUPS, SECOND
+from rft.config.overrides import with_nobody
 from rft.config.paths import conf_dir
 from rft.config.plugins import is_ours
 from rft.errors import UserError
@@ -46,6 +47,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: for whatever is wrong with the overrides, or if trials of a sweep failed.
     """
+    arguments = with_nobody(arguments)
     flags = get_args_parser().parse_args(list(arguments))
     if not (flags.hydra_help or flags.info or flags.shell_completion):
         _precheck(flags.overrides, sweep=flags.multirun)

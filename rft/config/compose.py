@@ -35,6 +35,7 @@ from rft.config.options import (
     refuse_faulty,
     warn_of_faults,
 )
+from rft.config.overrides import with_nobody
 from rft.config.paths import conf_dir
 from rft.config.plugins import plugins
 from rft.config.schemas import REQUIRES, RunConfig
@@ -238,6 +239,19 @@ def _first_option(group: str) -> str:
     return next((o.name for o in options() if o.group == SECOND.get(group, group)), "…")
 
 
+def _refuse_nameless(overrides: Sequence[str]) -> None:
+    """Refuse a group that an override gives what is no name, such as null: Hydra would end in a traceback."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:  # composing says what is wrong with it
+        return
+    for one in parsed:
+        group, value = one.key_or_group, one.value()
+        plain = value is None or isinstance(value, int | float | dict)
+        if plain and not one.is_delete() and group in (*GROUPS, *SECOND):
+            raise _no_option(group, one.get_value_element_as_str())
+
+
 def _asked(overrides: Sequence[str]) -> set[tuple[str, str]]:
     """Options that overrides name: (group, name)."""
     try:
@@ -255,6 +269,8 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         UserError: one line, for whatever is wrong with the overrides or with the options that they choose.
     """
     register()
+    overrides = with_nobody(overrides)
+    _refuse_nameless(overrides)
     refuse_faulty(_asked(overrides))
     GlobalHydra.instance().clear()
     try:

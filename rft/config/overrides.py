@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from rft.config.options import NOBODY, SECOND
 from rft.errors import UserError
 
 
@@ -34,6 +36,15 @@ def overridden(overrides: Sequence[str], later: Sequence[str]) -> list[str]:
     """
     again = {key for _, key in keys_of(later)}
     return [*(text for text, key in keys_of(overrides) if key not in again), *later]
+
+
+def with_nobody(overrides: Sequence[str]) -> list[str]:
+    """`eval_judge=null` written as `eval_judge=none`: Hydra takes no null for a group, and none means the same."""
+    place = rf"\+{{0,2}}({'|'.join(SECOND)})="
+    return [
+        re.sub(r"(?<![\w.-])null(?![\w.-])", NOBODY, text) if re.match(place, text) else text  # in a sweep too
+        for text in overrides
+    ]
 
 
 def quoted(value: str) -> str:
