@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -155,6 +155,41 @@ def _class_of(option: Option, deep: int = 8) -> str | None:
         return None if target is None else str(target)
     base = starts_from(option.group, values, _names(option.group))
     return next((_class_of(one, deep - 1) for one in options() if one.key == (option.group, base)), None)
+
+
+def option_like(group: str, values: Mapping[str, Any]) -> str | None:
+    """The option of a group that settings are nearest to; None if none builds their class.
+
+    Several options may build one class, as `hf`, `pairwise` and `constitution` do. Nearest is the one with the fewest
+    settings of another value than it states or, where it states none, than the class's default; of two as near, the one
+    that states more.
+
+    Args:
+        group: of the options.
+        values: plain settings with their ``_target_``, enums by name.
+    """
+    target = str(values["_target_"])
+    names = names_of(group, target)
+    if len(names) < 2:
+        return names[0] if names else None
+    defaults = OmegaConf.to_container(structured(split_target(target)[0]), enum_to_str=True)
+    assert isinstance(defaults, dict)
+
+    def unlike(name: str) -> tuple[int, int]:
+        stated = _stated(next(option for option in options() if option.key == (group, name)))
+        wanted = {**defaults, **stated}
+        return sum(key in values and values[key] != one for key, one in wanted.items()), -len(stated)
+
+    return min(names, key=unlike)
+
+
+def _stated(option: Option, deep: int = 8) -> dict[str, Any]:
+    """The settings that an option's file states, over those of the option that it starts from."""
+    values = read_option(option.path)
+    own = {key: value for key, value in values.items() if key not in ("defaults", "_target_") and value != "???"}
+    base = starts_from(option.group, values, _names(option.group)) if deep else None
+    below = next((_stated(one, deep - 1) for one in options() if one.key == (option.group, base)), {})
+    return {**below, **own}
 
 
 def _schema(option: Option) -> dict[str, Any] | None:

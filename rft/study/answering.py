@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from rft.feedback.judges.base import JUDGE_ENTRY
 from rft.store import Store
 from rft.store.entry import file_sha256
 from rft.study.parts import part_class, plain
@@ -34,7 +35,9 @@ class Answering:
         if self.kind == other.kind == "entry":
             # Each has to begin one key only, so that the longer one decides.
             return self.name.startswith(other.name) or other.name.startswith(self.name)
-        return self.weights is not None and other.weights is not None and _same_files(self.weights, other.weights)
+        if self.weights is None or other.weights is None:
+            return False
+        return self.weights == other.weights or _same_files(self.weights, other.weights)
 
 
 def who_answers(cfg: DictConfig, place: str, store: Store | None = None) -> Answering:
@@ -57,6 +60,37 @@ def who_answers(cfg: DictConfig, place: str, store: Store | None = None) -> Answ
         return Answering("class", str(node["_target_"]))
     own = _weights(cfg.model, store or Store.default())
     return own or Answering("study", repr(sorted(plain(cfg.model).items(), key=lambda one: one[0])))
+
+
+def opinions(cfg: DictConfig, place: str, store: Store | None = None) -> list[Answering]:
+    """Whose opinion the judge at a place gives: its model's and, of a reward model that an earlier study left in the
+    store, also that of the judge whose labels it learned from, and so on.
+
+    What the store does not hold any more tells nothing. Arguments as of `who_answers`.
+    """
+    store = store or Store.default()
+    found = [who_answers(cfg, place, store)]
+    return found if found[0].kind != "entry" else [*found, *_taught(found[0].name, store, set())]
+
+
+def _taught(prefix: str, store: Store, seen: set[str]) -> list[Answering]:
+    """Who labelled what a reward model learned from, by the beginning of its key."""
+    there = [one for one in store.entries() if one.stage == "reward_model" and one.key.startswith(prefix)]
+    if not prefix or len(there) != 1 or there[0].key in seen or not there[0].metrics.get("train_pairs", 1):
+        return []  # several, none, or a rule, which learned from no label
+    seen.add(there[0].key)
+    labels = store.peek("preferences", there[0].inputs.get("preferences", ""))
+    settings = labels.manifest["config"].get("judge") if labels else None
+    if labels is None or settings is None:
+        return []
+    if isinstance(settings.get("model"), str):
+        return [Answering("model", settings["model"])]
+    if learned := labels.inputs.get(f"{JUDGE_ENTRY}model"):
+        return [Answering("entry", learned), *_taught(learned, store, seen)]
+    if key := labels.inputs.get("model"):
+        model = store.peek("model", key)
+        return [Answering("entry", key, model.path if model else None)]
+    return [Answering("class", str(settings["_target_"]))]
 
 
 def _weights(node: DictConfig, store: Store) -> Answering | None:

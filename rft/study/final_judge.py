@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from rft.config import to_config
-from rft.config.options import NOBODY, names_of, options
+from rft.config.options import NOBODY, names_of, option_like, options
 from rft.errors import UserError, nearest
-from rft.study.answering import who_answers
+from rft.study.answering import opinions, who_answers
 from rft.study.judging import JudgePart
 from rft.study.parts import part_class, plain
 
@@ -35,8 +35,14 @@ def learns_from_judge(cfg: DictConfig) -> bool:
 
 
 def taught_by(cfg: DictConfig, store: Store | None = None) -> bool:
-    """Whether the policy learns from the judge that tests it; `store` as of `rft.study.answering.who_answers`."""
-    return learns_from_judge(cfg) and who_answers(cfg, "judge", store).same(who_answers(cfg, "eval_judge", store))
+    """Whether the policy learns from the opinion that tests it; `store` as of `rft.study.answering.who_answers`.
+
+    A reward model that learned from a judge's labels has that judge's opinion, whichever of the two teaches.
+    """
+    if not learns_from_judge(cfg):
+        return False
+    ours, theirs = (opinions(cfg, place, store) for place in ("judge", "eval_judge"))
+    return any(one.same(other) for one in ours for other in theirs)
 
 
 def refuse_own_judge(cfg: DictConfig, where: str = "", store: Store | None = None) -> None:
@@ -62,27 +68,20 @@ def refuse_own_judge(cfg: DictConfig, where: str = "", store: Store | None = Non
     there = [option.name for option in options() if option.group == "judge"]
     if allowed is not None and allowed not in there:
         raise UserError(f"{where}evaluation.same_judge={allowed}: no such judge; {nearest(allowed, there)}")
-    if not taught_by(cfg, store):
-        return
     names = names_of("judge", str(cfg.judge["_target_"]))
-    if allowed not in names:
-        name = _chosen(cfg.judge, names)
-        raise UserError(
-            f"{where}eval_judge: the policy learns from the same judge, {name}, and its own teacher would test it; "
-            f"choose another model, leave it out with eval_judge={NOBODY}, or ask for it by name with "
-            f"evaluation.same_judge={name}"
-        )
+    if allowed in names or not taught_by(cfg, store):
+        return
+    same = who_answers(cfg, "judge", store).same(who_answers(cfg, "eval_judge", store))
+    what = "the same judge" if same else "the same opinion, one of the two being trained on labels of the other"
+    raise _own_teacher(where, what, option_like("judge", plain(cfg.judge)) or str(cfg.judge["_target_"]))
 
 
-def _chosen(node: DictConfig, names: list[str]) -> str:
-    """Of the options of one class, the one whose schema the settings are nearest to; the class without any."""
-    from rft.config.files import read_option
-
-    def unlike(name: str) -> int:
-        file = next(option.path for option in options() if option.key == ("judge", name))
-        return sum(key in node and node[key] != value for key, value in read_option(file).items())
-
-    return min(names, key=unlike, default=str(node["_target_"]))
+def _own_teacher(where: str, what: str, name: str) -> UserError:
+    return UserError(
+        f"{where}eval_judge: the policy learns from {what}, {name}, and its own teacher would test it; "
+        f"choose another model, leave it out with eval_judge={NOBODY}, or ask for it by name with "
+        f"evaluation.same_judge={name}"
+    )
 
 
 class FinalJudge:
@@ -101,8 +100,26 @@ class FinalJudge:
         """What the judge is made from."""
         return {} if self.judge is None else self.judge.inputs()
 
-    def make(self, inputs: Mapping[str, Entry]) -> Callable[[], JudgedRows] | None:
-        """What makes the judge, once the answers are about to be scored."""
+    def is_reward(self, reward: Entry | None) -> bool:
+        """Whether it is the very reward model that a policy is trained on; None for one that uses none."""
+        entries = {} if self.judge is None else self.judge.entries
+        return reward is not None and reward.key in {entry.key for entry in entries.values()}
+
+    def refuse_reward(self, reward: Entry | None) -> None:
+        """Refuse a judge as of `is_reward`, whoever gave its labels, unless it is asked for by name.
+
+        Raises:
+            UserError: naming the setting and the mend.
+        """
+        if not self.is_reward(reward):
+            return
+        target = str(self.cfg.eval_judge["_target_"])
+        if self.cfg.evaluation.same_judge not in names_of("judge", target):
+            name = option_like("judge", plain(self.cfg.eval_judge)) or target
+            raise _own_teacher("", "that very reward model", name)
+
+    def make(self, inputs: Mapping[str, Entry], reward: Entry | None) -> Callable[[], JudgedRows] | None:
+        """What makes the judge, once the answers are about to be scored; `reward` as of `is_reward`."""
         judge = self.judge
         if judge is None:
             return None
@@ -110,6 +127,7 @@ class FinalJudge:
         def made() -> JudgedRows:
             from rft.evaluation.judged import JudgedRows
 
-            return JudgedRows(judge.make(inputs, trial=True), taught=taught_by(self.cfg, self.store))
+            taught = self.is_reward(reward) or taught_by(self.cfg, self.store)
+            return JudgedRows(judge.make(inputs, trial=True), taught=taught)
 
         return made

@@ -166,6 +166,11 @@ class Pipeline(Chosen):
         return self._stage("reward_model", address, inputs, make)
 
     @property
+    def _trained_on(self) -> Entry | None:
+        """The reward source that the policy is trained on; None if it is trained on none."""
+        return self.reward_model if {"reward", "value"} & self.algorithm_class.needs else None
+
+    @property
     def judged(self) -> bool:
         """Whether labels, rewards or the start come from a judge."""
         return any("judge" in part_class(group, self.cfg[group]).needs for group in ("start", "feedback", "reward"))
@@ -317,7 +322,7 @@ class Pipeline(Chosen):
                 out=out,
                 runtime=self._runtime(inputs),
                 best_of=self.algorithm_class.best_of(to_config(self.cfg.algorithm)),
-                judge=judge.make(judges),
+                judge=judge.make(judges, self._trained_on),
             )
 
         return self._stage("evaluation", address, inputs | {f"eval_{name}": one for name, one in judges.items()}, make)
@@ -342,6 +347,8 @@ class Pipeline(Chosen):
             found = getattr(self, name)
             if found is None and name != "revisions":
                 return None
+            if name == "reward_model":
+                FinalJudge(self).refuse_reward(self._trained_on)
             if name == "reward_model" and self.cfg.audit.pairs and self.judged:
                 _ = self.audit
             entry = found or entry

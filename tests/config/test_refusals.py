@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from rft.cli.run import hydra_run
 from rft.config import compose, expand_sweep
+from rft.config.overrides import with_nobody
 from rft.errors import UserError
 from rft.models.pretrained import Pretrained
 from rft.store import Store
@@ -170,6 +172,68 @@ def test_a_judge_is_known_by_its_weights_wherever_they_lie(tmp_path: Path) -> No
     assert same(copy, again)
     assert not same(copy, other)
     assert not same({}, other)
+
+
+def test_who_labelled_for_a_reward_model_is_its_teacher(tmp_path: Path) -> None:
+    """Reward models of few_shot's labels, of those of the first, of people's and of an endpoint's."""
+    store = Store(tmp_path / "store")
+
+    def made(stage: str, config: dict[str, Any], **inputs: str) -> str:
+        def save(out: Path) -> dict[str, Any]:
+            (out / "model.safetensors").write_bytes(b"weights")
+            return {"train_pairs": 9}
+
+        return store.get_or_compute(stage, version=Pretrained.version, config=config, inputs=inputs, build=save).key
+
+    model = made("model", {}, asset=asset_key(ASSETS["smollm2-135m-instruct"]))
+    by_judge = made("preferences", {"judge": NAMED}, model=model)
+    first = made("reward_model", {"n": 1}, preferences=by_judge)
+    by_first = made("preferences", {"judge": {"_target_": "rm"}}, judge_model=first)
+    second = made("reward_model", {"n": 2}, preferences=by_first)
+    by_people = made("reward_model", {"n": 3}, preferences=made("preferences", {"feedback": {}}))
+    by_name = made("reward_model", {"n": 4}, preferences=made("preferences", {"judge": {"model": "m"}}))
+    tested = "eval_judge=reward_model"
+    for key in (first, first[:9], second):
+        by_key = [tested, f"eval_judge.entry={key}"]
+        with pytest.raises(
+            UserError, match=r"same opinion, one of the two being trained on labels of the other, few_shot"
+        ):
+            refuse_own_judge(compose(["algorithm=rlaif", *by_key]), store=store)
+        refuse_own_judge(compose(["algorithm=rlaif", *by_key, "evaluation.same_judge=few_shot"]), store=store)
+        refuse_own_judge(compose(["algorithm=ppo", *by_key]), store=store)
+    for key in (by_people, by_name, "0" * 64):
+        refuse_own_judge(compose(["algorithm=rlaif", tested, f"eval_judge.entry={key}"]), store=store)
+
+    taught = ["algorithm=rlaif", "judge=reward_model", "eval_judge=few_shot"]
+    with pytest.raises(UserError, match=r"of the other, reward_model, and .* evaluation\.same_judge=reward_model"):
+        refuse_own_judge(compose([*taught, f"judge.entry={second}"]), store=store)
+    refuse_own_judge(compose([*taught, f"judge.entry={by_people}"]), store=store)
+
+    endpoint = ["algorithm=rlaif", "judge=openai", "judge.base_url=http://a/v1", tested, f"eval_judge.entry={by_name}"]
+    with pytest.raises(UserError, match="of the other, openai"):
+        refuse_own_judge(compose([*endpoint, "judge.model=m"]), store=store)
+    refuse_own_judge(compose([*endpoint, "judge.model=n"]), store=store)
+
+
+@pytest.mark.parametrize("override", ["eval_judge=null", "eval_judge=none"])
+def test_null_is_nobody_where_nobody_may_be(override: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compose([override]).eval_judge is None
+    hydra_run([override, "--cfg", "job"])
+    assert "eval_judge" in capsys.readouterr().out
+
+
+def test_null_is_nobody_in_a_sweep_and_nothing_else_is_touched() -> None:
+    others = ["judge.path=null", "eval_judge.entry=null", "eval_judge=my-null"]
+    assert with_nobody(["eval_judge=null,few_shot", *others]) == ["eval_judge=none,few_shot", *others]
+    assert with_nobody(["+eval_judge=null"]) == ["+eval_judge=none"]
+    assert [compose(run).eval_judge is None for run in expand_sweep(["eval_judge=null,few_shot"])] == [True, False]
+
+
+@pytest.mark.parametrize("override", ["judge=null", "feedback=3", "budget=1.5", "task=true"])
+def test_what_is_no_name_of_an_option_is_refused_in_a_line(override: str) -> None:
+    with pytest.raises(UserError, match=f"^{override}: no such option; ") as caught:
+        compose([override])
+    assert "\n" not in str(caught.value)
 
 
 def test_labels_that_depend_on_what_else_is_asked_are_refused_for_fresh_pairs() -> None:

@@ -14,6 +14,7 @@ from rft.models.backbone import Role
 from rft.store import Store
 from rft.store.names import LABELLER
 from rft.study.checking import SMALL
+from rft.study.final_judge import FinalJudge
 from rft.study.pipeline import Pipeline
 from rft.study.training import load_reward, make_backbone
 
@@ -57,6 +58,20 @@ def test_its_labels_are_those_of_the_reward_model(tmp_path: Path, store_root: Pa
     assert np.ptp(scores) > 0.01
     assert pupil.preferences.inputs["judge_model"] == key
     assert "entry" not in pupil.preferences.manifest["config"]["judge"]
+
+
+def test_the_policys_own_reward_model_does_not_test_it(tmp_path: Path, store_root: Path, teacher: Pipeline) -> None:
+    """Whoever gave its labels, simulated people here; said before the policy is trained."""
+    own = ("algorithm=ppo", "eval_judge=reward_model", f"eval_judge.entry={teacher.reward_model.key[:12]}")
+    words = r"learns from that very reward model, .* evaluation\.same_judge=reward_model"
+    with pytest.raises(UserError, match=words):
+        pipeline(tmp_path, store_root, *own).run("evaluation")
+    allowed = pipeline(tmp_path, store_root, *own, "evaluation.same_judge=reward_model")
+    assert allowed.run("reward_model") is not None
+    assert FinalJudge(allowed).is_reward(allowed.reward_model)
+    pairs_alone = pipeline(tmp_path, store_root, "algorithm=dpo", *own[1:])
+    assert pairs_alone.run("reward_model") is not None
+    assert not FinalJudge(pairs_alone).is_reward(None)
 
 
 def test_the_whole_key_and_its_beginning_are_one_address(tmp_path: Path, store_root: Path, teacher: Pipeline) -> None:
