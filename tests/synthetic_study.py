@@ -39,8 +39,14 @@ def share(value: float, n: int = 400) -> dict[str, Any]:
 
 AUDIT: dict[str, Any] = {
     "judge": "few_shot", "form": "pairwise", "model": "smollm2-135m-instruct",
-    "human": {"pairs": 400, "accuracy": share(0.815), "auc": share(0.94),
-              "ceiling": {"majority": 0.8467, "single": 0.7725, "half_panel": 0.931}},
+    "human": {"pairs": 400, "accuracy": share(0.815), "auc": share(0.94), "auc_person": share(0.963),
+              "ceiling": {"majority": 0.8467, "single": 0.7725, "half_panel": 0.931},
+              "clear": [{"above": 0.5, "pairs": 320, "accuracy": share(0.858, 320), "auc": share(0.953, 320),
+                         "auc_person": share(0.971, 320),
+                         "ceiling": {"majority": 0.906, "single": 0.886, "half_panel": 0.997}},
+                        {"above": 1.0, "pairs": 266, "accuracy": share(0.886, 266), "auc": share(0.968, 266),
+                         "auc_person": share(0.982, 266),
+                         "ceiling": {"majority": 0.938, "single": 0.934, "half_panel": 1.0}}]},
     "gold": {"pairs": 400, "accuracy": share(0.79)},
     "order": {"pairs": 200, "flips": share(0.31, 200), "same_position": share(0.97, 200), "first_shown": share(0.88)},
     "length": {"pairs": 380, "judge_longer": share(0.61), "human_longer": share(0.52),

@@ -10,6 +10,11 @@ from rft.report.measures import NONE, Audit, Cell, Row, labels, measured, title
 if TYPE_CHECKING:
     from rich.table import Table
 
+NOTE = (
+    "Shares have 95 % intervals. People are clear about a pair by what their mean ratings are apart, about a text by "
+    "what their mean is from neutral."
+)
+
 
 def rows(audits: Sequence[Audit]) -> list[Row]:
     """What was measured, then who could label."""
@@ -21,7 +26,7 @@ def table(audits: Sequence[Audit]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title="Audit of judges", header_style="bold", title_justify="left", show_lines=True)
+    shown = Table(title="Audit of judges", header_style="bold", title_justify="left", show_lines=True, caption=NOTE)
     shown.add_column("what was asked", overflow="fold")
     for audit in audits:
         shown.add_column(Text(_head(audit)), overflow="fold")
@@ -40,7 +45,7 @@ def markdown(audits: Sequence[Audit]) -> str:
     lines = [[escape(row.name), *(two(*cell) for cell in row.cells), row.good] for row in rows(audits)]
     head = ["what was asked", *(escape(_head(audit)) for audit in audits), "what is good"]
     body = written(head, lines, left=len(head))
-    return f"# Audit of judges\n\n{body}\n\nShares have 95 % intervals.\n"
+    return f"# Audit of judges\n\n{body}\n\n{NOTE}\n"
 
 
 def _head(audit: Audit) -> str:

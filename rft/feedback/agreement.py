@@ -5,6 +5,7 @@ Dimensions: ``I`` snippets, ``K_i`` ratings of snippet i, ``M`` pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,15 +39,40 @@ def human_ceiling(ratings: Ratings, pairs: HumanPairs, seed: int) -> Ceiling:
     Raises:
         ValueError: if a snippet of `pairs` has fewer than two ratings, or if no pair is decided.
     """
+    return Ceiling(**{name: _mean(values) for name, values in human_agreements(ratings, pairs, seed).items()})
+
+
+def human_agreements(ratings: Ratings, pairs: HumanPairs, seed: int) -> dict[str, NDArray[np.float64]]:
+    """What `human_ceiling` takes the means of, by the names of `Ceiling`: in [0, 1], NaN if undecided. Shapes [M].
+
+    Raises:
+        ValueError: if a snippet of `pairs` has fewer than two ratings.
+    """
     rng = np.random.default_rng(seed)
     rows = [(ratings.ratings[a], ratings.ratings[b]) for a, b in pairs.pairs]
     if any(min(len(a), len(b)) < 2 for a, b in rows):
         raise ValueError("a snippet has one rating: agreement needs two of every snippet at least")
-    return Ceiling(
-        majority=_mean([_majority(a, b) for a, b in rows]),
-        single=_mean([_split(a, b, (1, 1), rng) for a, b in rows]),
-        half_panel=_mean([_split(a, b, (len(a) // 2, len(b) // 2), rng) for a, b in rows]),
-    )
+    found = {
+        "majority": [_majority(a, b) for a, b in rows],
+        "single": [_split(a, b, (1, 1), rng) for a, b in rows],
+        "half_panel": [_split(a, b, (len(a) // 2, len(b) // 2), rng) for a, b in rows],
+    }
+    return {name: np.array(values, dtype=np.float64) for name, values in found.items()}
+
+
+def one_person(ratings: Ratings, rows: Sequence[int], seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each snippet in `rows` one random rating, and the mean of the others. Shapes [N], rating points.
+
+    Raises:
+        ValueError: if a snippet of `rows` has fewer than two ratings.
+    """
+    rng = np.random.default_rng(seed)
+    given = [ratings.ratings[i] for i in rows]
+    if any(len(row) < 2 for row in given):
+        raise ValueError("a snippet has one rating: agreement needs two of every snippet at least")
+    own = np.array([row[rng.integers(len(row))] for row in given], dtype=np.float64)
+    rest = [(row.sum() - one) / (len(row) - 1) for row, one in zip(given, own, strict=True)]
+    return own, np.array(rest, dtype=np.float64)
 
 
 def krippendorff_alpha(ratings: Ratings) -> float:
@@ -82,8 +108,8 @@ def _split(
     return None if truth == 0 else float((1 + np.sign(part[0] - part[1]) * truth) / 2)
 
 
-def _mean(values: list[float | None]) -> float:
-    decided = [value for value in values if value is not None]
-    if not decided:
+def _mean(values: NDArray[np.float64]) -> float:
+    decided = values[~np.isnan(values)]
+    if len(decided) == 0:
         raise ValueError(f"none of the {len(values)} pairs is decided: ask for more of them")
     return float(np.mean(decided))

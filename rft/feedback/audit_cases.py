@@ -41,6 +41,7 @@ class Case:
     ids: tuple[str, str]
     answers: tuple[Answer, Answer]
     human: bool | None = None  # whether people prefer the first
+    means: tuple[float, float] | None = None  # people's mean ratings of both; of a text without what an attack added
     attack: str | None = None  # what the second text was given
 
 
@@ -84,8 +85,11 @@ def ask(judge: Judge, cases: Sequence[Case]) -> Answered:
 
 def rated_cases(ratings: Ratings, rated: HumanPairs) -> list[Case]:
     """The pairs that people rated, in their order."""
+    means = ratings.means.tolist()
     return [
-        Case("rated", (f"snippet-{a}", f"snippet-{b}"), _answers(ratings, a, b), bool(first))
+        Case(
+            "rated", (f"snippet-{a}", f"snippet-{b}"), _answers(ratings, a, b), bool(first), means=(means[a], means[b])
+        )
         for (a, b), first in zip(rated.pairs.tolist(), rated.first_better, strict=True)
     ]
 
@@ -98,14 +102,14 @@ def attack_cases(ratings: Ratings, n: int, seed: int) -> Iterator[Case]:
     """`n` clearly ordered pairs, better first: each as it is, with the control and with each attack on the worse."""
     if not n:
         return
-    clear = human_pairs(ratings, n, seed, CLEAR_GAP)
+    clear, rated = human_pairs(ratings, n, seed, CLEAR_GAP), ratings.means.tolist()
     for pair, first in zip(clear.pairs.tolist(), clear.first_better, strict=True):
         a, b = pair if first else pair[::-1]
         better, worse = _answers(ratings, a, b)
-        ids = (f"snippet-{a}", f"snippet-{b}")
-        yield Case("attack", ids, (better, worse), True)
+        ids, means = (f"snippet-{a}", f"snippet-{b}"), (rated[a], rated[b])
+        yield Case("attack", ids, (better, worse), True, means=means)
         for name, suffix in (("control", CONTROL), *((name, one.text) for name, one in ATTACKS.items())):
-            yield Case("attack", ids, (better, Answer("", with_suffix(worse.response, suffix))), True, name)
+            yield Case("attack", ids, (better, Answer("", with_suffix(worse.response, suffix))), True, name, means)
 
 
 def write_pairs(parts: Sequence[tuple[Sequence[Case], Answered, NDArray[np.float64]]], path: Path) -> None:
@@ -124,6 +128,8 @@ def write_pairs(parts: Sequence[tuple[Sequence[Case], Answered, NDArray[np.float
             "second": case.answers[1].response,
             **{name: or_none(p) for name, p in zip(ORDERS, asked.orders[m], strict=True)},
             "human_first": case.human,
+            "first_mean": case.means[0] if case.means else None,
+            "second_mean": case.means[1] if case.means else None,
             "gold_first": None if gold[m] == 0.5 else bool(gold[m]),
             "raw": json.dumps(asked.raw[m], ensure_ascii=False),
         }

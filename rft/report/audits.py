@@ -64,4 +64,7 @@ def _read(use: StageUse) -> Mapping[str, Any]:
     """What the audit says; empty if it is not there."""
     path = use.file(AUDIT_FILE)
     found = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict) or not found:
+        return {}
+    # One that was made before clear cases were told apart says nothing of them.
+    return found | {"human": {"auc_person": None, "clear": []} | (found.get("human") or {})}

@@ -1,4 +1,4 @@
-"""The figures about judges and their labels: calibration, and gold against the quality of the labels."""
+"""The figures about judges and their labels: agreement by clarity, calibration, gold against the labels' quality."""
 
 from __future__ import annotations
 
@@ -8,15 +8,61 @@ from typing import Any
 from rft.report import wording
 from rft.report.figures import Figure, Series
 from rft.report.judge_views import titles
+from rft.report.measures import clear
 from rft.report.wording import number, percent, span
 
+ONE_PERSON = "one person"
 MOST = 8
 """Judges that are drawn: more lines on one diagonal hide one another."""
 
 
 def judge_figures(summary: Mapping[str, Any]) -> list[Figure]:
     """Those that the study has numbers for."""
-    return [figure for figure in (calibration(summary), label_quality(summary)) if figure]
+    return [figure for figure in (clarity(summary), calibration(summary), label_quality(summary)) if figure]
+
+
+def clarity(summary: Mapping[str, Any]) -> Figure | None:
+    """A judge's agreement with people over how clear the pairs are; None without an audit that tells."""
+    named = [
+        (title, steps)
+        for title, audit in zip(titles(summary), summary["audits"], strict=True)
+        if len(steps := _by_clarity(audit)) > 1
+    ]
+    if not named:
+        return None
+    series = []
+    people = [[(above, (one.get("ceiling") or {}).get("majority")) for above, one in steps] for _, steps in named]
+    alike = all(one == people[0] for one in people) and all(share is not None for _, share in people[0])
+    if alike:  # else the judges were asked about different pairs, and no one line is people's on all of them
+        series.append(Series(0, ONE_PERSON, "fit", *([point[axis] for point in people[0]] for axis in (0, 1))))
+    for place, (title, steps) in enumerate(named[:MOST], 1):
+        found = [one["accuracy"] for _, one in steps]
+        notes = [
+            f"{title}: {percent(one['value'])} of {wording.counted(one['n'], 'pair')}, clear by {number(above, 1)}"
+            for (above, _), one in zip(steps, found, strict=True)
+        ]
+        x, y = [above for above, _ in steps], [one["value"] for one in found]
+        series.append(
+            Series(place, title, "trend", x, y, [one["low"] for one in found], [one["high"] for one in found], notes)
+        )
+    caption = (
+        "A point is the pairs whose mean ratings are further apart, in points of a scale of eight; that at 0 is all of "
+        "them. Bars are 95 % intervals."
+    )
+    caption += " The dotted line is one person's agreement with the majority on the same pairs." if alike else ""
+    if len(named) > MOST:
+        caption += f" Shown are the first {MOST} of {len(named)} judges."
+    return Figure(
+        "clarity", "How often the judge is right, by how clear the pair is", "least difference of the mean ratings",
+        "share of pairs that it orders as people do", tuple(series), caption,
+        names=(ONE_PERSON if alike else "", *(title for title, _ in named[:MOST])),
+    )  # fmt: skip
+
+
+def _by_clarity(audit: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
+    """How clear the pairs are at least, and what was measured on them, of all pairs and of the clear ones."""
+    parts = [{"above": 0.0} | (audit.get("human") or {}), *clear(audit)]
+    return [(part["above"], part) for part in parts if part.get("accuracy")]
 
 
 def calibration(summary: Mapping[str, Any]) -> Figure | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rft.report.measures import Audit, labels, measured, title, value
+from rft.report.measures import Audit, clear, labels, measured, rating_points, title, value
 from rft.report.wording import listing, percent, shortlist
 
 UNAUDITED = "no audit says how good its labels are"
@@ -84,12 +84,24 @@ def _line(name: str, audit: Audit) -> str:
         f"{percent(share)} of {of}"
         for share, of in (
             (value(human.get("accuracy")), f"people's verdicts{person}"),
+            *_clearest(audit),
             (value((audit.get("gold") or {}).get("accuracy")), "gold's"),
         )
         if share is not None
     ]
     end = f"; agrees with {listing(agrees)}" if agrees else ""
     return f"judge {name} ({shortlist(audit['arms'])}): {', '.join(parts)}{end}."
+
+
+def _clearest(audit: Audit) -> list[tuple[float | None, str]]:
+    """The judge's agreement on the clearest pairs, and in words what it is of, with what one person reaches there."""
+    found = clear(audit)[-1:]
+    if not found:
+        return []
+    person = (found[0].get("ceiling") or {}).get("majority")
+    known = f" (one person: {percent(person)})" if person is not None else ""
+    words = f"those on pairs that are clear by more than {rating_points(found[0]['above'])}{known}"
+    return [(value(found[0].get("accuracy")), words)]
 
 
 def _control(attacks: Audit) -> str:

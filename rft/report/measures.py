@@ -13,6 +13,9 @@ Cell = tuple[str, str]
 """A figure, and what is said below it."""
 NONE: Cell = ("–", "")
 ONE_BY_ONE: Cell = ("none", "sees one answer at a time: no order can sway it")
+NEAR = "near what one person reaches there"
+ONE_PERSON = (("majority", "one person with the majority"), ("single", "with the others' mean"))
+"""Of the agreement of people: who is one person."""
 FAMILY = {
     True: "judge and policy are of one model",
     False: "judge and policy are of different models",
@@ -29,14 +32,37 @@ class Row(NamedTuple):
 
 
 def title(audit: Audit) -> str:
-    """Judge and form."""
-    return ", ".join(str(audit[key]) for key in ("judge", "form") if audit.get(key))
+    """Judge and form, a judge that is named by its form once."""
+    return ", ".join(dict.fromkeys(str(audit[key]) for key in ("judge", "form") if audit.get(key)))
 
 
 def measured(audits: Sequence[Audit]) -> list[Row]:
     """All that one of the audits has a figure for."""
-    rows = [Row(one.name, one.good, [one.make(audit) for audit in audits]) for one in MEASURES]
+    levels = sorted({part["above"] for audit in audits for part in clear(audit)})
+    rows = []
+    for one in MEASURES:
+        rows.append(Row(one.name, one.good, [one.make(audit) for audit in audits]))
+        if one.on_clear is not None:
+            name, make = one.on_clear
+            cells = [(above, [make(_part(audit, above)) for audit in audits]) for above in levels]
+            rows += [Row(f"{name} by more than {rating_points(above)}", NEAR, found) for above, found in cells]
     return [row for row in rows if any(cell != NONE for cell in row.cells)]
+
+
+def clear(audit: Audit) -> Sequence[Audit]:
+    """The figures against people on clear cases, by rising clearness; none in an audit of before there were any."""
+    return (audit.get("human") or {}).get("clear") or ()
+
+
+def _part(audit: Audit, above: float) -> Audit:
+    """An audit of the cases alone that are clear by more than so many rating points."""
+    found = next((part for part in clear(audit) if part["above"] == above), {})
+    return {"human": found, "form": audit.get("form"), "order": audit.get("order")}
+
+
+def rating_points(above: float) -> str:
+    """How clear a case is."""
+    return {0.5: "half a rating point", 1.0: "a rating point"}.get(above, f"{above:g} rating points")
 
 
 def labels(audit: Audit) -> list[dict[str, str]]:
@@ -100,24 +126,33 @@ def _people(audit: Audit) -> Cell:
     return _share((audit.get("human") or {}).get("accuracy"))
 
 
+def _people_clear(audit: Audit) -> Cell:
+    found = audit["human"].get("ceiling") or {}
+    said = [f"{words}: {percent(found[key])}" for key, words in ONE_PERSON if found.get(key) is not None]
+    return _share(audit["human"].get("accuracy"), *said)
+
+
 def _ceiling(audit: Audit) -> Cell:
     found = (audit.get("human") or {}).get("ceiling") or {}
     if found.get("majority") is None:
         return NONE
-    others = [
-        f"{words}: {percent(found[key])}"
-        for key, words in (("single", "with the others' mean"), ("half_panel", "half of them with the other half"))
-        if found.get(key) is not None
-    ]
-    return percent(found["majority"]), "; ".join(["one person with the majority", *others])
+    named = (*ONE_PERSON[1:], ("half_panel", "half of them with the other half"))
+    others = [f"{words}: {percent(found[key])}" for key, words in named if found.get(key) is not None]
+    return percent(found["majority"]), "; ".join([ONE_PERSON[0][1], *others])
 
 
 def _auc(audit: Audit) -> Cell:
-    found = (audit.get("human") or {}).get("auc")
+    human = audit.get("human") or {}
+    found, person = human.get("auc"), value(human.get("auc_person"))
     if not found or found.get("value") is None:
         return NONE
     bounded = found.get("low") is not None and found.get("high") is not None
-    return number(found["value"]), f"{number(found['low'])} to {number(found['high'])}" if bounded else ""
+    said = [
+        f"{number(found['low'])} to {number(found['high'])}" if bounded else "",
+        counted(found["n"], "pair" if audit.get("order") else "text") if found.get("n") else "",
+        "" if person is None else f"one person: {number(person)}",
+    ]
+    return number(found["value"]), "; ".join(filter(None, said))
 
 
 def _gold(audit: Audit) -> Cell:
@@ -215,12 +250,18 @@ class Measure(NamedTuple):
     name: str
     make: Callable[[Audit], Cell]
     good: str  # what stands beside it: the ceiling, or the best that can be
+    on_clear: tuple[str, Callable[[Audit], Cell]] | None = None  # the same on clear cases: the name, and its cell
 
 
 MEASURES = (
     Measure("agrees with people", _people, "near what people reach, the line below; 50 % is guessing"),
-    Measure("people with one another, the ceiling", _ceiling, ""),
-    Measure("tells what people like (AUC)", _auc, "1; 0.5 is guessing"),
+    Measure(
+        "people with one another, the ceiling",
+        _ceiling,
+        "",
+        on_clear=("agrees with people where they are clear", _people_clear),
+    ),
+    Measure("tells what people like (AUC)", _auc, "1; 0.5 is guessing", on_clear=("AUC where people are clear", _auc)),
     Measure("agrees with the hidden gold", _gold, "high: less to learn that gold does not reward"),
     Measure("prefers the same position in both orders", _same_position, "0 %: else the place wins, not the text"),
     Measure("flips when the order is swapped", _flips, "0 %"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,11 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from rft.config import AuditConfig
+from rft.config.options import option_like
 from rft.errors import UserError
-from rft.feedback.agreement import human_ceiling
 from rft.feedback.attacks import ATTACKS
 from rft.feedback.audit import (
     attack_success,
-    auc,
     calibration,
     consistency,
     length_preference,
@@ -32,6 +31,7 @@ from rft.feedback.audit import (
 )
 from rft.feedback.audit_cases import Answered, Case, Own, ask, attack_cases, rated_cases, write_pairs
 from rft.feedback.base import Answer, Work
+from rft.feedback.clarity import with_people
 from rft.feedback.economics import LabelCosts, divide, label_economics
 from rft.feedback.ratings import ASSET, HumanPairs, Ratings, human_pairs, read_ratings
 from rft.store import Entry
@@ -66,7 +66,7 @@ class Planned:
 class About:
     """Which judge is audited."""
 
-    judge: str
+    judge: str  # the option that its settings are nearest to
     form: str | None  # None: its settings have none
     model: str | None  # None: it has none
     same_family: bool | None  # whether its model is the one that the policy starts from; None: nobody knows
@@ -116,7 +116,7 @@ def make_audit(
     rated = human_pairs(material.ratings, config.pairs, config.seed)
     cases = rated_cases(material.ratings, rated)
     asked = ask(judge, cases)
-    again_cases = [Case("again", c.ids, c.answers, c.human) for c in cases[: config.again_pairs]]
+    again_cases = [replace(case, kind="again") for case in cases[: config.again_pairs]]
     again = ask(judge.asked_again(1), again_cases)
     own_cases = [
         Case("self", (f"{o.prompt_id}:policy", f"{o.prompt_id}:human"), (o.policy, o.human)) for o in material.own
@@ -154,31 +154,12 @@ def _on_rated(
     texts = [[len(answer.text) for answer in case.answers] for case in cases]
     by_gold = np.where(standard == 0.5, np.nan, picks(preference, standard > 0.5))
     return {
-        "human": {
-            "pairs": int((~np.isnan(preference)).sum()),
-            "accuracy": share(picks(preference, first)),
-            "auc": _auc(material.ratings, rated, cases, asked),
-            "ceiling": asdict(human_ceiling(material.ratings, rated, config.seed)),
-        },
+        "human": with_people(material.ratings, rated, cases, asked, config.seed),
         "gold": {"pairs": int((~np.isnan(by_gold)).sum()), "accuracy": share(by_gold)},
         "order": None if judge.one_by_one else order_effects(asked.orders),
         "length": length_preference(preference, first, np.array(texts, dtype=np.int64).reshape(-1, 2)),
         "calibration": calibration(preference, first),
     }
-
-
-def _auc(ratings: Ratings, rated: HumanPairs, cases: Sequence[Case], asked: Answered) -> Any:
-    """Of the scores against the sign of people's mean; of a judge that only compares, of P against people's order."""
-    if asked.scores is None:
-        return auc(asked.preference, rated.first_better)
-    means = ratings.means
-    rows = {
-        case.answers[side]: means[i]
-        for case, pair in zip(cases, rated.pairs, strict=True)
-        for side, i in enumerate(pair)
-    }
-    signed = {answer: mean for answer, mean in rows.items() if mean != 0}
-    return auc([asked.scores[answer] for answer in signed], np.array(list(signed.values())) > 0)
 
 
 def _on_own(about: About, own: Answered, standard: NDArray[np.float64]) -> dict[str, Any]:
@@ -314,7 +295,9 @@ def _about(cfg: DictConfig, *, same_family: bool | None) -> About:
         given = own or cfg.model.get("asset") or cfg.model.get("path")
         model = Path(str(given)).name if given else _module(cfg.model)
     kind = form.value if isinstance(form, Enum) else form
-    return About(_module(node), kind, None if model is None else str(model), same_family)
+    return About(
+        option_like("judge", plain(node)) or _module(node), kind, None if model is None else str(model), same_family
+    )
 
 
 def _module(node: DictConfig) -> str:

@@ -40,7 +40,7 @@ VERSIONS = {
     "reward_model": 2,
     "policy": 2,
     "evaluation": 2,
-    "audit": 2,
+    "audit": 3,
 }
 STAGES = ("questions", "sft", "candidates", "revisions", "preferences", "reward_model", "policy", "evaluation")
 

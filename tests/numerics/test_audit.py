@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
+from rft.feedback.agreement import human_agreements, one_person
 from rft.feedback.audit import (
     attack_success,
     auc,
@@ -21,6 +22,9 @@ from rft.feedback.audit import (
     self_preference,
     share,
 )
+from rft.feedback.audit_cases import Answered, rated_cases
+from rft.feedback.base import Work
+from rft.feedback.clarity import CLARITY, PairCases, RankedCases, agreement, with_people
 from rft.feedback.economics import LABELLERS, LabelCosts, Panel, divide, label_economics
 from rft.feedback.ratings import HumanPairs, Ratings
 
@@ -253,6 +257,89 @@ class TestAttacks:
         assert [one["success"]["value"] for one in found["by_attack"]] == [1, 0]
         # Better shown first: the second attack alone, 0. Shown second: one of two.
         assert found["success"]["value"] == pytest.approx((0 + 1 / 2) / 2)
+
+
+class TestClarity:
+    """Six pairs and six texts; one without a verdict counts nowhere, one without a majority in no person's figure."""
+
+    pairs = PairCases(
+        hits=np.array([0, 0, 1, 0.5, NAN, 1]),
+        people={"majority": np.array([0.5, 0.6, 0.7, 0.8, 0.9, NAN])},
+        clear_by=np.array([0.2, 0.5, 0.6, 1.0, 1.5, 2.0]),
+    )
+    ranked = RankedCases(
+        judge=np.array([0.0, 3, 1, 2, 4, -1]),
+        means=np.array([-0.2, 0.5, 0.6, -0.7, 1.5, -2]),
+        person=np.array([1.0, -1, 2, 2, 3, -4]),
+        others=np.array([-0.3, 0.6, 0.5, 0, 1.4, -1.9]),
+    )
+
+    @pytest.mark.parametrize(
+        ("above", "hits", "majority"), [(0.0, [0, 0, 1, 0.5, 1], 0.7), (0.5, [1, 0.5, 1], 0.8), (1.0, [1], 0.9)]
+    )
+    def test_of_pairs_those_further_apart_count(self, above: float, hits: list[float], majority: float) -> None:
+        found = agreement(self.pairs, self.ranked, above)
+        assert (found["pairs"], found["accuracy"]) == (len(hits), share(hits))
+        assert found["ceiling"]["majority"] == pytest.approx(majority)
+
+    def test_of_texts_those_further_from_neutral_count(self) -> None:
+        """All: positives 3, 1, 4 against 0, 2, −1: all but 1 against 2. Beyond a half: 1, 4 against 2, −1: 3 of 4."""
+        every, half, one = (agreement(self.pairs, self.ranked, above) for above in (0.0, 0.5, 1.0))
+        assert every["auc"]["value"] == pytest.approx(8 / 9)
+        assert (half["auc"]["value"], half["auc"]["n"]) == (0.75, 4)
+        assert (one["auc"]["value"], one["auc"]["n"]) == (1.0, 2)
+
+    def test_a_person_is_measured_against_the_others_on_the_same_texts(self) -> None:
+        """All: −1, 2, 3 against 1, −4, since the others of the fourth are undecided: 5 of 6. Beyond a half: all."""
+        every, half = (agreement(self.pairs, self.ranked, above) for above in (0.0, 0.5))
+        assert (every["auc_person"]["value"], every["auc_person"]["n"]) == (pytest.approx(5 / 6), 5)
+        assert (half["auc_person"]["value"], half["auc_person"]["n"]) == (1.0, 3)
+
+    def test_rounding_alone_makes_no_pair_clear(self) -> None:
+        near = PairCases(np.array([1.0]), {"majority": np.array([1.0])}, np.array([1.35 - 0.85]))
+        assert near.clear_by[0] > 0.5
+        assert agreement(near, self.ranked, 0.5)["pairs"] == 0
+
+    def test_of_nothing_is_nothing(self) -> None:
+        assert agreement(self.pairs, self.ranked, 9.0) == {
+            "pairs": 0, "accuracy": None, "auc": None, "auc_person": None, "ceiling": {"majority": None},
+        }  # fmt: skip
+
+    def test_one_person_and_the_others_by_hand(self) -> None:
+        """Of the ratings 1, 2, 6 the others' mean is 4, 3½ or 1½; over many draws each person comes up."""
+        table = Ratings(["a"], [np.array([1.0, 2.0, 6.0])])
+        seen = {tuple(float(one[0]) for one in one_person(table, [0], seed)) for seed in range(40)}
+        assert seen == {(1.0, 4.0), (2.0, 3.5), (6.0, 1.5)}
+        with pytest.raises(ValueError, match="one rating"):
+            one_person(Ratings(["a"], [np.array([1.0])]), [0], 0)
+
+    def test_a_judge_that_scores_and_one_that_compares(self) -> None:
+        """Means 2, 1, 0.4 and −0.3; the judge takes the third for the best.
+
+        Pairs (0, 1), (1, 2), (2, 3): right, wrong, right, clear by 1, 0.6 and 0.7. Beyond a half all three are left,
+        beyond a whole point none, as 1 is not more than 1. Of texts the first two alone are beyond a half, both above.
+        """
+        rows = [np.full(10, 2.0), np.full(10, 1.0), np.r_[np.ones(4), np.zeros(6)], np.r_[-np.ones(3), np.zeros(7)]]
+        table = Ratings(["a", "b", "c", "d"], rows)
+        rated = HumanPairs(np.array([[0, 1], [1, 2], [2, 3]]), np.array([True, True, True]))
+        cases = rated_cases(table, rated)
+        orders = np.array([[0.8, 0.8], [0.2, 0.2], [0.9, 0.9]])
+        answers = dict.fromkeys(answer for case in cases for answer in case.answers)
+        scores = dict(zip(answers, [1.5, 0.5, 3.0, -1.0], strict=True))
+        compared, scored = (
+            with_people(table, rated, cases, Answered(orders, [], given, Work(), 0.0), 0) for given in (None, scores)
+        )
+        for found in (compared, scored):
+            assert [part["above"] for part in found["clear"]] == list(CLARITY) == [0.5, 1.0]
+            assert (found["pairs"], [part["pairs"] for part in found["clear"]]) == (3, [3, 0])
+            assert found["accuracy"]["value"] == found["clear"][0]["accuracy"]["value"] == pytest.approx(2 / 3)
+            expected = {name: float(np.nanmean(v)) for name, v in human_agreements(table, rated, 0).items()}
+            assert found["ceiling"] == found["clear"][0]["ceiling"] == pytest.approx(expected)
+            assert set(found["clear"][1]["ceiling"].values()) == {None}
+        assert compared["auc"] is None  # the first is the better of every pair
+        assert (scored["auc"]["value"], scored["auc"]["n"]) == (1.0, 4)
+        assert scored["clear"][0]["auc"] is None
+        assert [case.means for case in cases] == [(2.0, 1.0), (1.0, 0.4), (0.4, -0.3)]
 
 
 def flipping(flip: float, raters: int, pairs: int) -> tuple[Ratings, HumanPairs]:

@@ -24,7 +24,7 @@ from rft.feedback.judges.base import Comparisons, Judge, PointwiseJudge, Verdict
 from rft.feedback.ratings import Ratings
 from rft.store import Entry, Store
 from rft.store.cost import COST
-from rft.study.auditing import About, Material, _same_family, make_audit
+from rft.study.auditing import About, Material, _about, _same_family, make_audit
 from rft.study.pipeline import Pipeline
 from tests.integration.harness import TINY
 
@@ -126,6 +126,20 @@ def test_a_judge_that_is_always_right(audit: Run) -> None:
     assert [one["attack"] for one in found["attacks"]["by_attack"]] == list(ATTACKS)
     assert found["self_preference"]["same_family"] is True
     assert found["self_preference"]["judge_own"]["value"] == found["self_preference"]["excess"]["value"] == 0
+
+
+def test_a_judge_that_errs_where_people_are_not_clear(audit: Run) -> None:
+    """Means are whole numbers: it is wrong on all pairs that are a point apart, and right on the others."""
+    found = audit(Told(lambda a, b: truth(a, b) if abs(worth(a) - worth(b)) > 1 else truth(b, a)))
+    gaps = [abs(r["first_mean"] - r["second_mean"]) for r in found["rows"] if r["kind"] == "rated"]
+    half, point = found["human"]["clear"]
+    assert (half["above"], half["pairs"], point["above"], point["pairs"]) == (0.5, 200, 1.0, sum(g > 1 for g in gaps))
+    assert 0 < point["pairs"] < 200
+    assert half["accuracy"] == found["human"]["accuracy"]
+    assert half["accuracy"]["value"] == pytest.approx(point["pairs"] / 200)
+    assert point["accuracy"]["value"] == point["auc"]["value"] == 1
+    assert point["ceiling"] == found["human"]["ceiling"] == {"majority": 1, "single": 1, "half_panel": 1}
+    assert point["auc_person"]["value"] == 1
 
 
 def test_a_judge_that_takes_what_is_shown_first(audit: Run) -> None:
@@ -273,6 +287,8 @@ def test_rows_hold_what_was_asked_and_what_is_known(audit: Run) -> None:
         gap = worth(row["first"]) - worth(row["second"])
         assert row["gold_first"] is (None if gap == 0 else gap > 0)
         assert row["human_first"] is (None if row["kind"] == "self" else gap > 0)
+        means = (row["first_mean"], row["second_mean"])
+        assert means == ((None, None) if row["kind"] == "self" else (worth(row["first"]), worth(row["second"])))
         assert row["first_id"].startswith("q" if row["kind"] == "self" else "snippet-")
     attacked = [row for row in rows if row["attack"] == "plea"]
     assert len(attacked) == 20
@@ -316,6 +332,24 @@ def test_whether_the_judge_stands_on_the_model_of_the_policy(tmp_path: Path) -> 
     assert found({"judge_model": model}, "judge=reward_model", "judge.path=somewhere") is None
     assert found({}, "judge=openai", "judge.model=m") is None
     assert found({}, "judge=simulated") is False
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "few_shot"),
+        (["judge=hf"], "hf"),
+        (["judge=hf", "judge.path=somewhere", "judge.options=['0','9']"], "hf"),
+        (["judge=pairwise"], "pairwise"),
+        (["judge=hf", "judge.form=pairwise"], "pairwise"),
+        (["judge=constitution"], "constitution"),
+        (["judge=constitution", "judge.principles=[Be kind.]", "judge.temperature=1"], "constitution"),
+        (["judge=listwise", "judge.list_size=4"], "listwise"),
+        (["judge=simulated", "judge.accuracy=0.7"], "simulated"),
+    ],
+)
+def test_a_judge_is_headed_by_its_option(overrides: list[str], name: str) -> None:
+    assert _about(compose(overrides), same_family=None).judge == name
 
 
 class TestSettings:

@@ -29,7 +29,7 @@ from rft.report.write import lines, panels
 from tests.full_summary import full
 from tests.synthetic_study import EVIL, Study
 
-NAMES = {"forest", "frontier", "proxy_gold", "calibration", "label_quality", "curves"}
+NAMES = {"forest", "frontier", "proxy_gold", "clarity", "calibration", "label_quality", "curves"}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from rft.report import images, judge_figures, plots, print_table, summarise
 from rft.report.html import render
 from rft.report.judge_views import economics, judges, lines
 from rft.report.markdown import escape, markdown, two
-from rft.report.measures import measured, money, points
+from rft.report.measures import measured, money, points, title
 from rft.report.palette import key
 from tests.synthetic_study import AUDIT, EVIL, Study
 
@@ -101,7 +101,10 @@ def test_the_worst_finding_comes_first_in_the_terminal(study: Study) -> None:
     )
     places = [line.index(text) for text in ("same position", "attacks succeed", "flip with", "9 of 800 verdicts")]
     assert places == sorted(places)
-    assert line.endswith("agrees with 82 % of people's verdicts (one person: 85 %) and 79 % of gold's.")
+    assert line.endswith(
+        "agrees with 82 % of people's verdicts (one person: 85 %), 89 % of those on pairs that are clear by more than "
+        "a rating point (one person: 94 %) and 79 % of gold's."
+    )
     worse = changed(attacks={**AUDIT["attacks"], "success": {"value": 0.99, "low": 0.9, "high": 1.0, "n": 60}})
     study.trial("rlaif", 0, audit=worse)
     assert "(rlaif): 99 % of attacks succeed (10 % with a harmless addition), same" in lines(summarise(study.load()))[0]
@@ -123,6 +126,9 @@ def test_everything_the_audit_measured_is_on_the_page_and_in_markdown(study: Stu
     summary = summarise(results)
     page, text = render(results, summary), markdown(summary)
     for cell in (
+        "agrees with people where they are clear by more than half a rating point",
+        "82 to 90 %; 320 pairs; one person with the majority: 91 %; with the others&#39; mean: 89 %",
+        "AUC where people are clear by more than a rating point", "0.93 to 1.00; 266 pairs; one person: 0.98",
         "82 %", "one person with the majority; with the others&#39; mean: 77 %", "0.94", "97 %", "31 %",
         "people: 52 %; +9 points (+5 to +13) against people", "Brier score 0.201",
         "gold: 58 %; +8 points (−1 to +17) against gold; judge and policy are of one model",
@@ -160,7 +166,7 @@ def test_page_markdown_and_terminal_say_the_same_of_an_audit(study: Study) -> No
     shown = judge_table.table([AUDIT])
     names, cells, good = ([str(cell) for cell in column.cells] for column in shown.columns)
     found = measured([AUDIT])
-    assert len(found) == 15
+    assert len(found) == 19
     for place, row in enumerate(found):
         ((value, note),) = row.cells
         assert (names[place], good[place]) == (row.name, row.good)
@@ -195,6 +201,42 @@ def test_the_curve_of_calibration_is_the_bins_that_hold_pairs(study: Study) -> N
     assert figure.names == ("", "few_shot, pairwise")
     drawn = plots.specification(figure)["data"]
     assert all(trace["meta"]["own"] for trace in drawn)
+
+
+def test_how_agreement_grows_with_clarity_is_a_figure(study: Study) -> None:
+    study.trial("rlaif", 0)
+    summary = summarise(study.load())
+    found = judge_figures.clarity(summary)
+    assert found is not None
+    people, judge = found.series
+    assert (people.x, people.y) == ([0.0, 0.5, 1.0], [0.8467, 0.906, 0.938])
+    assert (judge.x, judge.y) == ([0.0, 0.5, 1.0], [0.815, 0.858, 0.886])
+    assert judge.low == pytest.approx([0.775, 0.818, 0.846])
+    assert found.names == ("one person", "few_shot, pairwise")
+    other = changed(judge="other", human={**AUDIT["human"], "ceiling": {"majority": 0.8}})
+    summary["audits"].append({**other, "arms": ["x"], "results": 1})
+    unlike = judge_figures.clarity(summary)
+    assert unlike is not None
+    assert [one.name for one in unlike.series] == ["few_shot, pairwise", "other, pairwise"]
+
+
+def test_an_audit_of_before_there_were_clear_cases_is_read(study: Study) -> None:
+    human = {name: part for name, part in AUDIT["human"].items() if name not in ("clear", "auc_person")}
+    study.trial("rlaif", 0, audit=changed(human=human))
+    results = study.load()
+    summary = summarise(results)
+    assert (summary["audits"][0]["human"]["clear"], summary["audits"][0]["human"]["auc_person"]) == ([], None)
+    assert judge_figures.clarity(summary) is None
+    assert len(measured(summary["audits"])) == 15
+    assert "where they are clear" not in render(results, summary)
+    assert lines(summary)[0].endswith("agrees with 82 % of people's verdicts (one person: 85 %) and 79 % of gold's.")
+    both = measured([AUDIT, summary["audits"][0]])
+    assert [row.cells[1] for row in both if " clear " in row.name] == [("–", "")] * 4
+
+
+def test_a_judge_that_is_named_by_its_form_is_named_once() -> None:
+    assert title(changed(judge="pairwise")) == "pairwise"
+    assert title(changed(judge="constitution")) == "constitution, pairwise"
 
 
 def test_judges_of_one_name_are_told_apart_by_their_arms(study: Study) -> None:
