@@ -102,8 +102,9 @@ class FinalJudge:
 
     def is_reward(self, reward: Entry | None) -> bool:
         """Whether it is the very reward model that a policy is trained on; None for one that uses none."""
-        entries = {} if self.judge is None else self.judge.entries
-        return reward is not None and reward.key in {entry.key for entry in entries.values()}
+        if self.judge is None or reward is None:
+            return False
+        return reward.key in {entry.key for entry in self.judge.entries.values()}
 
     def refuse_reward(self, reward: Entry | None) -> None:
         """Refuse a judge as of `is_reward`, whoever gave its labels, unless it is asked for by name.
