@@ -249,7 +249,7 @@ def _refuse_nameless(overrides: Sequence[str]) -> None:
         group, value = one.key_or_group, one.value()
         plain = value is None or isinstance(value, int | float | dict)
         if plain and not one.is_delete() and group in (*GROUPS, *SECOND):
-            raise _no_option(group, one.get_value_element_as_str())
+            raise _no_option(group, str(one.input_line).partition("=")[2])
 
 
 def _asked(overrides: Sequence[str]) -> set[tuple[str, str]]:

@@ -41,8 +41,8 @@ class Case:
     ids: tuple[str, str]
     answers: tuple[Answer, Answer]
     human: bool | None = None  # whether people prefer the first
-    means: tuple[float, float] | None = None  # people's mean ratings of both; of a text without what an attack added
     attack: str | None = None  # what the second text was given
+    means: tuple[float, float] | None = None  # people's mean ratings of both; of a text without what an attack added
 
 
 @dataclass(frozen=True, slots=True)
