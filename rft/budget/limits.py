@@ -52,6 +52,9 @@ class Config:
     """By the price list; like seconds, not the same at every start."""
     charge: ChargeEnum = ChargeEnum.training
     """training: only the policy's own training counts. full: so do the shared stages it depends on, from the start."""
+    share: float = number(1.0, above=0, at_most=1)
+    """Training pauses at the end of the round in which this share is behind: of its schedule, or of what a limit left,
+    whichever is further along. With a larger share, in the same folder, it goes on from there."""
     prices: PricesConfig = field(default_factory=PricesConfig)
     """What a unit costs."""
 
@@ -67,6 +70,11 @@ class Budget:
         """Resource → limit, of those that have one."""
         found = {name: getattr(self.config, name) for name in RESOURCES}
         return {name: float(limit) for name, limit in found.items() if limit is not None}
+
+    @property
+    def share(self) -> float:
+        """Of the schedule or of what the limits leave: where training pauses."""
+        return self.config.share
 
     @property
     def full(self) -> bool:

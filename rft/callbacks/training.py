@@ -56,10 +56,18 @@ class Stream(Protocol):
 
 
 class BudgetKeeper(lightning.Callback):
-    """Ends training at the limit that the data stream met, and keeps the meter in the checkpoint."""
+    """Ends training at the limit that the data stream met, and keeps the meter in the checkpoint.
 
-    def __init__(self, meter: Meter, stream: Stream) -> None:
-        self.meter, self.stream = meter, stream
+    Args:
+        meter: of the run.
+        stream: its data.
+        share: of the schedule or the budget, at which training pauses.
+    """
+
+    def __init__(self, meter: Meter, stream: Stream, share: float = 1.0) -> None:
+        self.meter, self.stream, self.share = meter, stream, share
+        self.reached = 0.0
+        """The share that was behind when the last round ended."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The first round begins; a run that was at its end when it was killed does not begin again."""
@@ -72,10 +80,13 @@ class BudgetKeeper(lightning.Callback):
         part = self.meter.part
         if not self.meter.go_on(part and part.scaled(self.stream.least)):
             trainer.should_stop = True
+        self.reached = behind(trainer, self.meter)
+        if self.reached >= self.share:
+            trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
         """What is used so far."""
-        return self.meter.state()
+        return self.meter.state() | {"reached": self.reached}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what a checkpoint had used."""
@@ -137,7 +148,7 @@ class Snapshots(lightning.Callback):
         if len(self.taken) == self.count or trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        fraction = max(_done(trainer), self.meter.fraction())
+        fraction = behind(trainer, self.meter)
         # A long step may pass several points at once: the policy is the same at each, and one of them is enough.
         if (due := min(self.count, int(fraction * (self.count + 1)))) <= len(self.taken) or fraction >= 1:
             return
@@ -169,12 +180,11 @@ class Snapshots(lightning.Callback):
         self.taken = list(state_dict["taken"])
 
 
-def _done(trainer: lightning.Trainer) -> float:
-    """Share of the schedule that is behind."""
+def behind(trainer: lightning.Trainer, meter: Meter) -> float:
+    """Share of the schedule or of the budget that is behind, whichever is larger. All ranks must ask together."""
     assert trainer.max_epochs is not None
-    return (
-        trainer.current_epoch + (trainer.fit_loop.batch_idx + 1) / trainer.num_training_batches
-    ) / trainer.max_epochs
+    within = (trainer.fit_loop.batch_idx + 1) / trainer.num_training_batches
+    return max((trainer.current_epoch + within) / trainer.max_epochs, meter.fraction())
 
 
 SNAPSHOTS = "snapshots.json"

@@ -46,6 +46,7 @@ def read_tuning(
     first = next(iter(found.values()))
     return {
         **{key: first[key] for key in ("budget", "objective", "split", "sampler")},
+        "stopping": first.get("stopping", "none"),
         "arms": {arm: _arm(one) for arm, one in found.items()},
         "cost": {arm: _cost(one) for arm, one in found.items()},
     }
@@ -61,6 +62,7 @@ def _arm(one: Mapping[str, Any]) -> dict[str, Any]:
     trials = [
         {
             **{key: trial[key] for key in ("number", "settings", "value", "seed")},
+            "stopped": trial.get("stopped"),
             "errors": [seed["error"] for seed in trial["seeds"] if seed["error"]],
             "evaluations": [
                 seed["stages"]["evaluation"]["key"] for seed in trial["seeds"] if "evaluation" in seed["stages"]

@@ -175,7 +175,8 @@ def tuned(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "arm": arm,
             "trials": len(record["trials"]),
-            "failed": sum(trial["value"] is None for trial in record["trials"]),
+            "failed": sum(trial["value"] is None and not trial.get("stopped") for trial in record["trials"]),
+            "stopped": sum(bool(trial.get("stopped")) for trial in record["trials"]),
             "best": next((value for value in reversed(record["best_so_far"]) if value is not None), None),
             "winner": ", ".join(f"{key}={value(setting)}" for key, setting in (record["winner"] or {}).items()),
             "failure": record.get("failure") or "",

@@ -8,6 +8,7 @@ from typing import Any
 
 from rft.config.search import Choice, Search
 
+HALF = 2
 DIGITS = 3
 """Significant digits of a drawn number: what is reported can be typed in again."""
 
@@ -19,12 +20,21 @@ class Asks:
         space: where each setting is searched for.
         defaults: what the first trial takes, as far as it lies there; none if empty.
         sampler: ``tpe`` or ``random``.
-        startup: trials before ``tpe`` learns from them.
+        startup: trials before ``tpe`` learns from them, and before ``median`` stops one.
         seed: of the draws.
+        stopping: ``none``, ``median`` (Golovin et al. 2017, section 3.2.2) or ``halving`` (Li et al. 2020,
+            arXiv 1810.05934, algorithm 2, the better half goes on).
     """
 
     def __init__(
-        self, space: Mapping[str, Search], *, defaults: Mapping[str, Any], sampler: str, startup: int, seed: int
+        self,
+        space: Mapping[str, Search],
+        *,
+        defaults: Mapping[str, Any],
+        sampler: str,
+        startup: int,
+        seed: int,
+        stopping: str = "none",
     ) -> None:
         import optuna
 
@@ -39,7 +49,16 @@ class Asks:
                 if sampler == "tpe"
                 else optuna.samplers.RandomSampler(seed=seed)
             )
-        self._study = optuna.create_study(direction="maximize", sampler=chosen)
+        pruners = optuna.pruners
+        self._study = optuna.create_study(
+            direction="maximize",
+            sampler=chosen,
+            pruner={
+                "none": pruners.NopPruner,
+                "median": lambda: pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=0),
+                "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=HALF),
+            }[stopping](),
+        )
         self._first = {key: value for key, value in defaults.items() if space[key].holds(value)}
         if self._first:
             self._study.enqueue_trial(self._first)
@@ -52,8 +71,14 @@ class Asks:
         drawn = {key: _rounded(trial.params[key], search) for key, search in self._space.items()}
         return drawn | self._first if trial.number == 0 else drawn
 
+    def look(self, number: int, place: int, value: float) -> bool:
+        """Whether a trial goes on after it was tested at one of the points at which all are, counted from 0."""
+        trial = self._asked[number]
+        trial.report(value, HALF**place)  # halving's own points are at powers of its factor
+        return not trial.should_prune()
+
     def tell(self, number: int, value: float | None) -> None:
-        """What a trial came to; None if it failed: it is then worse than any that did not."""
+        """What a trial came to; None if it was stopped or failed: of these, those never tested are the worst."""
         from optuna.trial import TrialState
 
         if value is None:

@@ -246,7 +246,11 @@ class Pipeline(Chosen):
         if trains and self.cfg.evaluation.checkpoints:
             address["snapshots"] = int(self.cfg.evaluation.checkpoints)
         key = Store.key("policy", VERSIONS["policy"], address, {k: v.key for k, v in inputs.items()})
+        # Those of the whole training: a run that pauses leaves them to one that goes on.
         checkpoints = self.folder / "checkpoints" / key[:16]
+        pauses = trains and self.budget.share < 1
+        if pauses:
+            address["share"] = self.budget.share
 
         @diverges_once(checkpoints)
         def make(out: Path | None) -> Mapping[str, Any]:
@@ -275,7 +279,8 @@ class Pipeline(Chosen):
             return None
         entry = self._stage("policy", address, inputs, make)
         # They are there to go on from; kept, they would stand in for training after the entry is gone.
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        if not pauses:
+            shutil.rmtree(checkpoints, ignore_errors=True)
         return entry
 
     @cached_property

@@ -165,14 +165,23 @@ def labelled(algorithm: Algorithm, candidates: Path, labels: Path) -> Preference
     return to_unpaired(comparisons, answers, others, ref, ref_others)
 
 
-def checkpointing(folder: Path) -> tuple[Any, Path | None]:
-    """A callback that keeps the last iteration's checkpoint in a folder, and the checkpoint that is there already."""
+def checkpointing(folder: Path, share: float) -> tuple[Any, Path | None]:
+    """A callback that keeps the last iteration's checkpoint in a folder, and the checkpoint that is there already.
+
+    One that is further along than the `share` of training that is asked for is of no use.
+    """
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     last = folder / "last.ckpt"
     keep = ModelCheckpoint(dirpath=folder, filename="last", save_top_k=1, enable_version_counter=False)
     keep.FILE_EXTENSION = ".ckpt"
-    return keep, last if last.exists() else None
+    return keep, last if last.exists() and (share == 1 or _reached(last) <= share) else None
+
+
+def _reached(checkpoint: Path) -> float:
+    """The share of training that is behind a checkpoint."""
+    found = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    return float(found["callbacks"][BudgetKeeper.__qualname__]["reached"])
 
 
 def fit_policy(
@@ -183,8 +192,9 @@ def fit_policy(
     title: str,
     checkpoints: Path,
     logger: Logger | None,
+    share: float,
 ) -> None:
-    """Train to the end of the schedule or the budget, from the last checkpoint if there is one."""
+    """Train to a share of the schedule or the budget, from the last checkpoint if there is one."""
     config = algorithm.config
     if isinstance(config, OnPolicyConfig):
         epochs = config.iterations
@@ -193,7 +203,7 @@ def fit_policy(
         assert isinstance(data, OfflineData)
         epochs = data.stream.lightning_epochs
         batches = data.stream.steps * strategy.config.accumulate
-    keep, resume = checkpointing(checkpoints)
+    keep, resume = checkpointing(checkpoints, share)
     callbacks = [TrainingBar(title, batches), *watch, keep]
     trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=callbacks, logger=logger or False)
     trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
@@ -259,8 +269,9 @@ def train_policy(
             feedback=teachers.feedback,
         )
         meter.prepared()
-        watch = [BudgetKeeper(meter, data.stream), taken, history]
-        fit_policy(algorithm, data, watch, strategy, f"{config.name} seed {seed}", checkpoints, logger)
+        watch = [BudgetKeeper(meter, data.stream, charge.budget.share), taken, history]
+        title = f"{config.name} seed {seed}"
+        fit_policy(algorithm, data, watch, strategy, title, checkpoints, logger, charge.budget.share)
     if out is not None:
         save_file(backbone.role_state(Role.policy), out / "policy.safetensors")
         (out / "history.json").write_text(json.dumps(history.rows, indent=1), encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from rft.study.launch import Job, Launcher, may_fork
 from rft.study.outcome import outcome
 from rft.study.study import StudySpec, arm_overrides, plain_node, plan
 from rft.study.trial import write_json
+from rft.study.tuned import Arm, kept
 
 SPLIT = "validation"
 
@@ -46,6 +48,14 @@ class SamplerEnum(str, Enum):
 
     tpe = "tpe"
     random = "random"
+
+
+class StoppingEnum(str, Enum):
+    """Which tuning trials are stopped early."""
+
+    none = "none"
+    median = "median"
+    halving = "halving"
 
 
 @dataclass
@@ -68,49 +78,14 @@ class Config:
     """The first trial takes the arm's own settings, as far as they lie in the ranges."""
     seed: int = number(0, at_least=0)
     """Of the draws."""
+    stopping: StoppingEnum = StoppingEnum.none
+    """Trials of an arm that fall behind its others are stopped, by the same rule in every arm: `median`, below the
+    median of those before; `halving`, not in the better half of them. A winner was trained to its end."""
+    looks: list[float] = field(default_factory=lambda: [0.25, 0.5])
+    """Shares of the training at which trials are tested, and may be stopped, unless stopping is none."""
     ranges: dict[str, list[Any]] | None = None
     """{field: [lowest, highest]}, or all values of a choice, in place of what schemas declare, for every arm that
     searches the field."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """An arm that is tuned."""
-
-    name: str
-    algorithm: str
-    overrides: tuple[str, ...]
-    """Of all its jobs."""
-    space: Mapping[str, Search]
-    asks: Asks
-    forks: bool
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    """What came out, by number."""
-
-    @property
-    def winner(self) -> dict[str, Any] | None:
-        """The best trial, the first of equals; None if none has a value."""
-        told = [trial for trial in self.trials if trial["value"] is not None]
-        return max(told, key=lambda trial: (trial["value"], -trial["number"])) if told else None
-
-    @property
-    def failure(self) -> str | None:
-        """Why there is no winner; None if there is one."""
-        if self.winner:
-            return None
-        first = next((seed["error"] for trial in self.trials for seed in trial["seeds"] if seed["error"]), "")
-        return f"all {len(self.trials)} tuning trials failed, so it has no winner; the first: {first}"
-
-    @property
-    def best_so_far(self) -> list[float | None]:
-        """The best value after each trial; None before the first that has one."""
-        best: float | None = None
-        found = []
-        for trial in self.trials:
-            value = trial["value"]
-            best = value if best is None else best if value is None else max(best, value)
-            found.append(best)
-        return found
 
 
 def with_overrides(spec: StudySpec, overrides: Sequence[str]) -> StudySpec:
@@ -167,7 +142,10 @@ class FairTuning:
         """The study with the winners' settings, once they are known."""
         self.untuned: dict[str, str] = {}
         """Arms that are not tuned, and why."""
+        self.shares = (1.0,) if config.stopping is StoppingEnum.none else (*config.looks, 1.0)
+        """Of its training, at which a trial is tested."""
         self._check_seeds()
+        self._check_looks()
         found = {arm: self._arm(arm) for arm in spec.arms}
         self.arms = {arm: one for arm, one in found.items() if one is not None}
         unknown = set(self.ranges) - {key for arm in self.arms.values() for key in arm.space}
@@ -185,6 +163,14 @@ class FairTuning:
             raise UserError(
                 f"sweep.seeds={seeds}: the study itself has seed {both[0]}; the winners must run on seeds that tuning "
                 "has not seen, so give others to one of the two"
+            )
+
+    def _check_looks(self) -> None:
+        looks = self.config.looks
+        if not looks or any(not 0 < a < b for a, b in pairwise((*looks, 1.0))):
+            raise UserError(
+                f"sweep.looks={looks}: must be shares of the training, above 0, below 1, each larger than the one "
+                "before, as in [0.25,0.5]"
             )
 
     def _arm(self, arm: str) -> Arm | None:
@@ -208,6 +194,7 @@ class FairTuning:
             sampler=self.config.sampler.value,
             startup=self.config.startup,
             seed=self.config.seed,
+            stopping=self.config.stopping.value,
         )
         return Arm(arm, str(cfg.algorithm.name), common, space, asks, may_fork(plain_node(cfg.strategy)))
 
@@ -236,9 +223,10 @@ class FairTuning:
             raise UserError(f"sweep.ranges.{key}={ends}: {fault}")
         return found
 
-    def jobs(self, arm: Arm, trial: int, settings: Mapping[str, Any]) -> list[Job]:
-        """A tuning trial: one job a seed. Points of its training would pick no winner, so there are none."""
+    def jobs(self, arm: Arm, trial: int, settings: Mapping[str, Any], share: float = 1.0) -> list[Job]:
+        """A tuning trial, up to a share of its training: one job a seed. Snapshots would pick no winner, so none."""
         chosen = [f"algorithm.{key}={written(value)}" for key, value in settings.items()]
+        chosen += [f"budget.share={share}"] if share < 1 else []
         return [
             Job(
                 f"{arm.name} tuning {trial} seed {seed}",
@@ -272,44 +260,44 @@ class FairTuning:
         What is in the store already is not computed again.
         """
         self._introduce(launcher.console)
-        store, done = Store.default(), 0
-        every = self.config.trials * len(self.arms) * len(self.config.seeds)
+        store, ran = Store.default(), 0
+        every = self.config.trials * len(self.arms) * len(self.config.seeds) * len(self.shares)
         for first in range(0, self.config.trials, self.config.batch):
             numbers = range(first, min(first + self.config.batch, self.config.trials))
             asked = {(arm, n): self.arms[arm].asks.ask() for arm in self.arms for n in numbers}
-            jobs = {at: self.jobs(self.arms[at[0]], at[1], settings) for at, settings in asked.items()}
-            batch = [job for some in jobs.values() for job in some]
-            failed = launcher.run(batch, at_once, "tuning", before=done, total=every)
-            done += len(batch)
-            for (name, n), settings in asked.items():
-                self._tell(self.arms[name], n, settings, jobs[name, n], failed, store)
-            for arm in self.arms.values():
-                self._write(arm)
+            going, found = list(asked), dict[tuple[str, int], dict[str, Any]]()
+            for place, share in enumerate(self.shares):
+                jobs = {at: self.jobs(self.arms[at[0]], at[1], asked[at], share) for at in going}
+                batch = [job for some in jobs.values() for job in some]
+                failed = launcher.run(batch, at_once, "tuning", before=ran, total=every) if batch else {}
+                ran += len(asked) * len(self.config.seeds)
+                found |= {at: self._tested(some, failed, store) | {"share": share} for at, some in jobs.items()}
+                going = [at for at in going if self._goes_on(at, place, found[at]["value"])]
+            for (arm, n), settings in asked.items():
+                self.arms[arm].trials.append(kept(n, settings, found[arm, n]))
+            for one in self.arms.values():
+                self._write(one)
         return self._winners(launcher.console)
 
-    def _tell(
-        self,
-        arm: Arm,
-        trial: int,
-        settings: dict[str, Any],
-        jobs: Sequence[Job],
-        failed: Mapping[str, str],
-        store: Store,
-    ) -> None:
+    def _tested(self, jobs: Sequence[Job], failed: Mapping[str, str], store: Store) -> dict[str, Any]:
+        """``{"value", "seeds"}`` of a trial at one of its points; the value is None if a seed has none."""
         objective = self.config.objective.value
         seeds = [outcome(job, failed.get(job.name), SPLIT, objective, store) for job in jobs]
         values = [seed["value"] for seed in seeds]
         value = sum(values) / len(values) if None not in values else None
-        arm.asks.tell(trial, value)
-        arm.trials.append(
-            {
-                "number": trial,
-                "settings": settings,
-                "value": value,
-                "seed": self.config.seeds[0],
-                "seeds": [{"seed": n, **seed} for n, seed in zip(self.config.seeds, seeds, strict=True)],
-            }
-        )
+        return {
+            "value": value,
+            "seeds": [{"seed": n, **seed} for n, seed in zip(self.config.seeds, seeds, strict=True)],
+        }
+
+    def _goes_on(self, at: tuple[str, int], place: int, value: float | None) -> bool:
+        """Whether a trial is trained further; what it came to is told if it is not."""
+        (arm, number), last = at, place == len(self.shares) - 1
+        asks = self.arms[arm].asks
+        if value is not None and not last and asks.look(number, place, value):
+            return True
+        asks.tell(number, value if last else None)
+        return False
 
     def _write(self, arm: Arm) -> None:
         winner = arm.winner
@@ -322,6 +310,7 @@ class FairTuning:
                 "objective": self.config.objective.value,
                 "split": SPLIT,
                 "sampler": self.config.sampler.value,
+                "stopping": self.config.stopping.value,
                 "space": {key: str(search) for key, search in arm.space.items()},
                 "trials": arm.trials,
                 "best_so_far": arm.best_so_far,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,12 @@ LONG = {
 }
 # Stops in the twelfth of sixteen iterations, a minibatch into it.
 LIMITED = ("budget.prompts=370", "evaluation.checkpoints=2")
+
+
+def trained_steps(run: list[dict[str, Any]]) -> list[float]:
+    """The steps at which a tracked run has metrics of its training."""
+    rows = [record["history"] for record in run if record["type"] == "history"]
+    return [row["item"]["_step"] for row in rows if "train/loss" in row["item"]]
 
 
 @pytest.mark.parametrize(
@@ -64,10 +72,44 @@ def test_killed_in_the_middle_ends_with_the_same_bits(
 
     # It went on, it did not begin again: the second process trained fewer epochs than there are.
     killed_run, final_run = tracked(folder)
-    rows = [record["history"] for record in final_run if record["type"] == "history"]
-    steps = [row["item"]["_step"] for row in rows if "train/loss" in row["item"]]
+    steps = trained_steps(final_run)
     everything = [row["step"] for row in reference.history()]
     assert 0 < len(steps) < len(everything)
     assert steps == everything[-len(steps) :]
     # And W&B gets it as one run.
     assert len({r["run"]["run_id"] for part in (killed_run, final_run) for r in part if r["type"] == "run"}) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+def test_paused_at_a_share_goes_on_and_ends_with_the_same_bits(
+    algorithm: str, adapted: Path, warm: Warm, tmp_path: Path
+) -> None:
+    command = ["run", *LONG[algorithm], "arm=long", *TINY]
+    whole, paused = tmp_path / "whole", tmp_path / "paused"
+    whole.mkdir()
+    paused.mkdir()
+    assert warm(command, whole, adapted).code == 0
+    reference = Result(whole / "runs" / "scratch" / "long" / "seed-0", adapted)
+    everything = reference.history()
+
+    shared = without_policies(adapted, tmp_path / "store")
+    result = Result(paused / "runs" / "scratch" / "long" / "seed-0", shared)
+    partial = {}
+    # 0.25 comes again when its result is lost and a checkpoint of half the training is there, which must not stand in.
+    for share in ("0.25", "0.5", "0.25"):
+        assert warm([*command, f"budget.share={share}"], paused, shared).code == 0
+        rows = result.history()
+        assert 0 < len(rows) < len(everything)
+        assert rows == everything[: len(rows)]
+        assert partial.setdefault(share, result.digests["policy"]) == result.digests["policy"]
+        shutil.rmtree(result.entry("policy"))
+    assert len(set(partial.values())) == 2
+    assert warm([*command, "budget.share=0.5"], paused, shared).code == 0
+    half = len(result.history())
+
+    assert warm(command, paused, shared).code == 0
+    for name in ("policy.safetensors", "history.json"):
+        assert (result.entry("policy") / name).read_bytes() == (reference.entry("policy") / name).read_bytes()
+    assert result.digests == reference.digests
+    assert not list(result.folder.glob("checkpoints/*/*"))
+    assert trained_steps(tracked(result.folder)[-1]) == [row["step"] for row in everything[half:]]

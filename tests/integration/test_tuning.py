@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rft.budget import RESOURCES
+from tests.integration.conftest import without_policies
 from tests.integration.harness import OF, REPOSITORY, Outcome, Result, environment, files_under, rft, study
 from tests.integration.test_tutorial import blocks
 
@@ -192,6 +193,43 @@ def test_an_arm_whose_trials_all_diverge_is_named_and_the_others_are_compared(tu
     assert summary["tuning"]["cost"]["dpo"]["seconds"] > 0
     log = (folder / "tuning" / "dpo" / "trial-000" / "seed-1000" / "log.txt").read_text(encoding="utf-8")
     assert "diverged before" in log  # the second start trained nothing
+
+
+def test_trials_that_fall_behind_are_stopped_and_the_others_are_as_if_nothing_had_been_asked(
+    tuned: Tuned, tmp_path: Path
+) -> None:
+    unstopped = {arm: tuned.tuning(arm)["trials"] for arm in ARMS}
+    shutil.copytree(tuned.cwd / "tuned", tmp_path / "tuned")
+    store = without_policies(tuned.store, tmp_path / "store")
+    command = ["compare", "tuned", "sweep.trials=4", "sweep.stopping=halving", "sweep.looks=[0.5]"]
+    outcome = rft(command, tmp_path, store)
+    assert outcome.code == 0, outcome.stderr
+    folder, ends = tmp_path / "runs" / "tuned", []
+    for arm in ARMS:
+        kept = json.loads((folder / "tuning" / f"{arm}.json").read_text(encoding="utf-8"))
+        for trial, before in zip(kept["trials"], unstopped[arm], strict=True):
+            assert trial["settings"] == before["settings"]  # draws at random, so far: nothing depends on what was told
+            ends.append(trial["stopped"])
+            if trial["stopped"]:
+                assert (trial["value"], trial["stopped"]["share"]) == (None, 0.5)
+                assert trial["seeds"][0]["stages"]["policy"]["used"]["trained_tokens"] < _trained(before)
+            else:
+                assert trial["value"] == before["value"]
+                assert _trained(trial) == _trained(before)  # both parts of its training, each once
+        assert kept["winner"] == max((t for t in kept["trials"] if t["value"]), key=lambda t: t["value"])["settings"]
+    assert None in ends
+    assert any(ends)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["tuning"]["stopping"] == "halving"
+    assert "stopped early" in (folder / "report.html").read_text(encoding="utf-8")
+    records = [Result(path.parent, store).record["config"]["budget"]["share"] for path in folder.glob("*/*/trial.json")]
+    assert records == [1.0] * 6
+
+
+def _trained(trial: dict[str, Any]) -> float:
+    """Tokens that a tuning trial learned from."""
+    tokens: float = trial["seeds"][0]["stages"]["policy"]["used"]["trained_tokens"]
+    return tokens
 
 
 def test_without_its_sweep_a_study_does_not_tell_of_the_tuning_of_before(tuned: Tuned) -> None:

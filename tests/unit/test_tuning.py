@@ -392,3 +392,43 @@ def test_what_diverged_is_not_trained_again(tmp_path: Path, capsys: pytest.Captu
 
     assert well(None) == well(None) == {"out": None}
     assert json.loads((tmp_path / "checkpoints" / "abc.diverged").read_text())["seconds"] >= 0
+
+
+def stopped(stopping: str, values: Sequence[float]) -> list[bool]:
+    """Which of some trials with these values are stopped at the first look, told one after the other."""
+    of = asks(stopping=stopping, sampler="random")
+    found = []
+    for number, value in enumerate(values):
+        of.ask()
+        found.append(not of.look(number, 0, value))
+        of.tell(number, None if found[-1] else value)
+    return found
+
+
+def test_median_stops_what_is_below_the_median_of_those_before() -> None:
+    # startup=3: three go on whatever they are; 0.45 < median(0.2, 0.5, 0.9), 0.6 > median(0.2, 0.45, 0.5, 0.9).
+    assert stopped("median", [0.5, 0.2, 0.9, 0.45, 0.6]) == [False, False, False, True, False]
+
+
+def test_halving_lets_the_better_half_go_on() -> None:
+    # Of those so far, the best one of two or three, the best two of four or five.
+    assert stopped("halving", [0.5, 0.2, 0.6, 0.55, 0.1]) == [False, True, False, False, True]
+
+
+def test_without_a_rule_none_is_stopped() -> None:
+    assert not any(stopped("none", [0.5, 0.2, 0.1, 0.05, 0.01]))
+
+
+@pytest.mark.parametrize("looks", ["[]", "[0,0.5]", "[0.5,0.5]", "[0.5,1]", "[0.5,0.25]"])
+def test_looks_that_are_no_rising_shares_are_refused(looks: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"sweep\.looks="):
+        tuning(tmp_path, more=(f"sweep.looks={looks}",))
+
+
+def test_a_trial_is_tested_at_each_share_in_one_folder(tmp_path: Path) -> None:
+    one = tuning(tmp_path, more=("sweep.stopping=halving", "sweep.looks=[0.5]"))
+    assert one.shares == (0.5, 1.0)
+    arm = one.arms["dpo"]
+    early, late = (one.jobs(arm, 0, {"lr": 1e-3}, share)[0] for share in one.shares)
+    assert early.folder == late.folder
+    assert set(early.overrides) - set(late.overrides) == {"budget.share=0.5"}
