@@ -34,7 +34,9 @@ def clarity(summary: Mapping[str, Any]) -> Figure | None:
     people = [[(above, (one.get("ceiling") or {}).get("majority")) for above, one in steps] for _, steps in named]
     alike = all(one == people[0] for one in people) and all(share is not None for _, share in people[0])
     if alike:  # else the judges were asked about different pairs, and no one line is people's on all of them
-        series.append(Series(0, ONE_PERSON, "fit", *([point[axis] for point in people[0]] for axis in (0, 1))))
+        series.append(
+            Series(0, ONE_PERSON, "fit", [above for above, _ in people[0]], [share for _, share in people[0]])
+        )
     for place, (title, steps) in enumerate(named[:MOST], 1):
         found = [one["accuracy"] for _, one in steps]
         notes = [

@@ -49,16 +49,12 @@ class Asks:
                 if sampler == "tpe"
                 else optuna.samplers.RandomSampler(seed=seed)
             )
-        pruners = optuna.pruners
-        self._study = optuna.create_study(
-            direction="maximize",
-            sampler=chosen,
-            pruner={
-                "none": pruners.NopPruner,
-                "median": lambda: pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=0),
-                "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=HALF),
-            }[stopping](),
-        )
+        pruners: dict[str, Any] = {
+            "none": optuna.pruners.NopPruner(),
+            "median": optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=0),
+            "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=HALF),
+        }
+        self._study = optuna.create_study(direction="maximize", sampler=chosen, pruner=pruners[stopping])
         self._first = {key: value for key, value in defaults.items() if space[key].holds(value)}
         if self._first:
             self._study.enqueue_trial(self._first)
