@@ -7,10 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -368,3 +370,33 @@ def test_the_server_of_transformers_answers_as_its_model_does(tmp_path: Path) ->
         cut, _ = asked(one, [replace(question, max_tokens=2)])
         assert (cut[0].text, cut[0].written, cut[0].cut) == (expected["text"][:2], 2, True)
         assert "gives no log-probabilities; set judge.answers=generated" in asked(one, requests(1))[1]
+
+
+class _Echo(BaseHTTPRequestHandler):
+    """Answers with the headers that it was sent, as a proxy that somebody debugs does."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        message = {"role": "assistant", "content": f"A {self.headers['authorization']}"}
+        whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+        body = json.dumps(whole | {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Quiet."""
+
+
+def test_an_answer_that_repeats_the_key_is_kept_without_it(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        came, fault = asked(
+            backend(url, tmp_path, key_env="JUDGE_KEY", answers="generated"), requests(2, options=(), length=20)
+        )
+        server.shutdown()
+    assert not fault
+    assert [reply.text for reply in came.values()] == ["A Bearer …"] * 2

@@ -301,6 +301,7 @@ def test_what_came_before_a_stop_is_kept(tmp_path: Path) -> None:
         ("pointwise", {"options": ["5", "1"], "answers": GENERATED}, "numbers in rising order"),
         ("pairwise", {"criterion": " "}, "judge.criterion is empty"),
         ("pairwise", {"principles": ["Be kind.", ""]}, r"judge.principles\[1\]"),
+        ("pairwise", {"principles": [{"Be kind": "no mockery"}]}, r"judge.principles\[0\] is no text: .* quotes"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(form: str, settings: Any, words: str, tmp_path: Path) -> None:

@@ -129,6 +129,14 @@ def test_log_probabilities_are_read_from_the_first_place_and_odd_entries_are_pas
         read_completion(completion(logprobs=None), ("A", "B"))
 
 
+def test_a_probability_above_one_is_none() -> None:
+    top = [{"token": "A", "logprob": 1e6}, {"token": "B", "logprob": float("nan")}]
+    logprobs = {"content": [{"token": "A", "logprob": 1e6, "top_logprobs": top}]}
+    assert read_completion(completion(logprobs=logprobs), ("A", "B")).logprobs is None
+    top[0]["logprob"] = 1e-6  # a server's rounding
+    assert read_completion(completion(logprobs=logprobs), ("A", "B")).logprobs == (1e-6, 1e-6 - BELOW)
+
+
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "7"}, {"prompt_tokens": -1, "completion_tokens": True}])
 def test_what_is_no_count_is_not_said(usage: Any) -> None:
     body = json.loads(completion()) | {"usage": usage}

@@ -12,6 +12,8 @@ from rft.feedback.judges.fitting import beginning
 
 BELOW = math.log(2.0)
 """How much less than the least likely token that is listed an option gets that is not, nats."""
+ROUNDING = 1e-3
+"""How far above 0, nats, a log-probability may be for a server's rounding; what is higher is none."""
 
 
 class Malformed(Exception):
@@ -103,7 +105,7 @@ def _listed(choice: Mapping[str, Any]) -> dict[str, float] | None:
     listed: dict[str, float] = {}
     for entry in top if isinstance(top, list) else []:
         token, logprob = (entry.get("token"), entry.get("logprob")) if isinstance(entry, dict) else (None, None)
-        if isinstance(token, str) and isinstance(logprob, int | float) and math.isfinite(logprob):
+        if isinstance(token, str) and isinstance(logprob, int | float) and -math.inf < logprob <= ROUNDING:
             # Two tokens may have one text, as half letters do.
             listed[token] = _logsumexp([listed[token], logprob]) if token in listed else float(logprob)
     return listed or None

@@ -30,6 +30,8 @@ UNFIT = frozenset({400, 413, 422})
 PASSING = frozenset({408, 409, 425, 429})
 """Faults below 500 that may pass by themselves."""
 MALFORMED_TRIES = 3
+LEAST_SECRET = 8
+"""Characters of a key that is looked for in answers; shorter ones are words, such as the "none" of local servers."""
 PER_MESSAGE, PER_REQUEST = 32, 256
 """Tokens that a chat format adds, at most: marks around each message, and a system message of the server's own."""
 
@@ -154,7 +156,10 @@ class Endpoint:
         """A server that does not say what it read and wrote is thought to have done as much as it can have."""
         read = at_most[0] if found.read is None else found.read
         written = at_most[1] if found.written is None else found.written
-        return Reply(found.text, found.logprobs, read, written, seconds, self._price(read, written), found.cut)
+        text = found.text
+        if self._secret and len(self._secret) >= LEAST_SECRET:
+            text = text.replace(self._secret, "…")  # a proxy may repeat what it was sent, and answers are kept
+        return Reply(text, found.logprobs, read, written, seconds, self._price(read, written), found.cut)
 
     def _price(self, read: int, written: int) -> float | None:
         per_read, per_written = self.config.price_read, self.config.price_written

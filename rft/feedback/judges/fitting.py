@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rft.errors import UserError
 from rft.feedback.judges.prompts import Prompts, is_scale
@@ -26,7 +26,10 @@ def misfit(config: AskingConfig) -> str | None:
         )
     if not config.criterion.strip():
         return "criterion is empty: say what is asked for, such as 'positive about the film'"
-    for place, principle in enumerate(config.principles):
+    principles: list[Any] = list(config.principles)  # OmegaConf lets a mapping pass for text
+    for place, principle in enumerate(principles):
+        if not isinstance(principle, str):
+            return f"principles[{place}] is no text: YAML reads `word: …` as a key with a value; put it in quotes"
         if not principle.strip():
             return f"principles[{place}] is empty: write it, or take it out"
     try:
