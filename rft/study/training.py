@@ -165,7 +165,7 @@ def labelled(algorithm: Algorithm, candidates: Path, labels: Path) -> Preference
     return to_unpaired(comparisons, answers, others, ref, ref_others)
 
 
-def checkpointing(folder: Path, share: float) -> tuple[Any, Path | None]:
+def checkpointing(folder: Path, share: float = 1.0) -> tuple[Any, Path | None]:
     """A callback that keeps the last iteration's checkpoint in a folder, and the checkpoint that is there already.
 
     One that is further along than the `share` of training that is asked for is of no use.
