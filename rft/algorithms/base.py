@@ -67,7 +67,7 @@ class Algorithm(Module):
 
     def loss(self, batch: Any) -> LossOutput:
         """The loss on a microbatch, with gradient: a mean over what ``loss_count`` counts."""
-        raise NotImplementedError(f"{type(self).__name__} defines no loss(batch)")
+        raise TypeError(f"{type(self).__name__} must define loss(batch)")
 
     def loss_count(self, batch: Any) -> int:
         """How many things the loss is a mean over: counted tokens of rollouts, decided pairs, single responses.
@@ -84,7 +84,7 @@ class Algorithm(Module):
         For reward less β·KL that is ``problem.kl_regularised(β)``. The conformance suite trains the algorithm there,
         with ``optimum_samples`` responses a prompt, and compares.
         """
-        raise NotImplementedError(
+        raise TypeError(
             f"{type(self).__name__} does not say what it converges to; define optimum(problem), for reward less β·KL "
             "as `return problem.kl_regularised(self.config.kl_coef)`"
         )

@@ -141,6 +141,7 @@ def _budget_of(trials: Sequence[Trial], users: Counter[str]) -> dict[str, Any]:
         "shared": mean(shared),
         "limit": {name: float(settings[name]) for name in RESOURCES if settings.get(name) is not None},
         "charge": settings.get("charge", "training"),
+        "share": float(settings.get("share", 1.0)),
         "stopped_by": stopped[0] if len(stops) == 1 else None,
         "stops": dict(sorted(stops.items())),
         "prices": _listed(trials[0].config),

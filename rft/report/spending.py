@@ -9,7 +9,7 @@ from rft.report.costs import SCHEDULE
 from rft.report.overoptimisation import AT_START
 from rft.report.resources import amount, name
 from rft.report.selection import ranked
-from rft.report.wording import counted, duration, number, shortlist, size
+from rft.report.wording import counted, duration, number, percent, shortlist, size
 
 MOST_COSTS = 6
 """With more trained arms than this, the sentence on costs names three."""
@@ -41,6 +41,8 @@ def ending(summary: Summary, arm: str) -> str:
     record = summary["cost"]["budget"]["arms"][arm]
     if not trained(summary, arm):
         return "not trained"
+    if _pauses(record):
+        return "a pause"
     if not record["limit"]:
         return "no limit"
     stops = list(record["stops"])
@@ -55,7 +57,7 @@ def notes(summary: Summary) -> list[str]:
     if not budget:
         return []
     arms = {arm: record for arm, record in budget["arms"].items() if trained(summary, arm)}
-    told = [*_limits(arms), *_not_bound(arms), *_labels(arms), *_picking(summary)]
+    told = [*_paused(arms), *_limits(arms), *_not_bound(arms), *_labels(arms), *_picking(summary)]
     priced = _grouped({arm: sorted(record["prices"].items()) for arm, record in budget["arms"].items()})
     if len(priced) > 1:
         if all(len(group) == 1 for group in priced):
@@ -93,9 +95,23 @@ def _limits(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return [f"The arms did not have one budget: {', '.join(each)}."]
     record = next(iter(arms.values()))
     if not record["limit"]:
-        return ["No arm had a limit: each trained to the end of its schedule."]
+        return (
+            [] if any(map(_pauses, arms.values())) else ["No arm had a limit: each trained to the end of its schedule."]
+        )
     own = "" if record["charge"] == "full" else ", shared stages not counted"
     return [f"All arms had the same limit{'s' if len(record['limit']) > 1 else ''}: {_limit(record)}{own}."]
+
+
+def _pauses(record: Mapping[str, Any]) -> bool:
+    """Whether an arm's training was to go on later (`budget.share`)."""
+    return float(record.get("share", 1.0)) < 1
+
+
+def _paused(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The arms whose training was paused before its end."""
+    groups = _grouped({arm: record.get("share", 1.0) for arm, record in arms.items()})
+    shares = {shortlist(group): arms[group[0]].get("share", 1.0) for group in groups}
+    return [f"{who} paused at {percent(share)} of training." for who, share in shares.items() if share < 1]
 
 
 def _not_bound(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -103,7 +119,7 @@ def _not_bound(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     told = []
     for arm, record in arms.items():
         ended, seeds = record["stops"].get(SCHEDULE, 0), sum(record["stops"].values())
-        if not record["limit"] or not ended:
+        if not record["limit"] or not ended or _pauses(record):
             continue
         it = "the limit" if len(record["limit"]) == 1 else "no limit"
         bound = f"{it} did not bind" if it == "the limit" else f"{it} bound"

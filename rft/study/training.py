@@ -179,9 +179,9 @@ def checkpointing(folder: Path, share: float = 1.0) -> tuple[Any, Path | None]:
 
 
 def _reached(checkpoint: Path) -> float:
-    """The share of training that is behind a checkpoint."""
+    """The share of training that is behind a checkpoint; the whole of it if the checkpoint does not tell."""
     found = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
-    return float(found["callbacks"][BudgetKeeper.__qualname__]["reached"])
+    return float(found["callbacks"][BudgetKeeper.__qualname__].get("reached", 1.0))
 
 
 def fit_policy(

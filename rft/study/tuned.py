@@ -36,7 +36,15 @@ class Arm:
         if self.winner:
             return None
         first = next((seed["error"] for trial in self.trials for seed in trial["seeds"] if seed["error"]), "")
-        return f"all {len(self.trials)} tuning trials failed, so it has no winner; the first: {first}"
+        which = f"all {len(self.trials)} tuning trials failed"
+        if self.stopped:
+            which = f"of {len(self.trials)} tuning trials {self.stopped} were stopped early and the others failed"
+        return f"{which}, so it has no winner; the first: {first}"
+
+    @property
+    def stopped(self) -> int:
+        """How many of its trials were stopped early."""
+        return sum(trial["stopped"] is not None for trial in self.trials)
 
     @property
     def best_so_far(self) -> list[float | None]:

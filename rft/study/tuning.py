@@ -341,6 +341,7 @@ class FairTuning:
             arms[name] = [*arms[name], *chosen]
             what = f"tuned {name}: {' '.join(chosen)}: {self.config.objective.value} {winner['value']:.3f} on {SPLIT}"
             line = f"{what}, the best of {self.config.trials} (trial-{winner['number']:03})"
+            line += f", {arm.stopped} of them stopped early" if arm.stopped else ""
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         self.tuned = replace(self.spec, arms=arms)
         return plan(self.name, self.tuned, self.runs).trials if arms else (), broken

@@ -135,6 +135,21 @@ def test_a_limit_that_did_not_bind_is_told_with_what_was_used(bench: Bench) -> N
     ]
 
 
+def test_a_pause_is_told_and_is_no_end_of_the_schedule(bench: Bench) -> None:
+    bench.arm("ppo", used=tokens(900), generated_tokens=1000, share=0.5)
+    bench.arm("dpo", used=tokens(900), stopped=STOPPED, generated_tokens=1000)
+    assert notes(bench) == [
+        "ppo paused at 50 % of training.",
+        "All arms had the same limit: 1,000 generated tokens, shared stages not counted.",
+    ]
+    assert ending(bench.summary(), "ppo") == "a pause"
+
+
+def test_arms_that_pause_without_a_limit_are_not_said_to_have_ended(bench: Bench) -> None:
+    bench.arm("ppo", used=tokens(900), share=0.25).arm("dpo", used=tokens(900), share=0.25)
+    assert notes(bench) == ["dpo and ppo paused at 25 % of training."]
+
+
 def test_what_ended_an_arm_is_a_word_and_never_a_blank(bench: Bench) -> None:
     bench.arm("sft")
     bench.arm("bound", used=tokens(50), stopped=STOPPED, generated_tokens=50)

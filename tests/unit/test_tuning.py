@@ -26,6 +26,7 @@ from rft.study.launch import Job, Launcher
 from rft.study.replicate import DRAWN, is_pipeline, with_own_draws
 from rft.study.standing import standing
 from rft.study.study import StudySpec, plan
+from rft.study.tuned import kept
 from rft.study.tuning import Arm, FairTuning, fair_tuning, with_overrides
 
 SPACE: dict[str, Search] = {"lr": loguniform(1e-5, 1e-2), "steps": integers(1, 8), "kind": choice("a", "b")}
@@ -432,3 +433,17 @@ def test_a_trial_is_tested_at_each_share_in_one_folder(tmp_path: Path) -> None:
     early, late = (one.jobs(arm, 0, {"lr": 1e-3}, share)[0] for share in one.shares)
     assert early.folder == late.folder
     assert set(early.overrides) - set(late.overrides) == {"budget.share=0.5"}
+
+
+def test_an_arm_whose_trials_were_stopped_or_failed_says_how_many(tmp_path: Path) -> None:
+    arm = tuning(tmp_path).arms["dpo"]
+    seeds = [{"seed": 1000, "error": None}], [{"seed": 1000, "error": "the loss is nan"}]
+    arm.trials.append(kept(0, {}, {"value": 0.4, "share": 0.25, "seeds": seeds[0]}))
+    arm.trials.append(kept(1, {}, {"value": None, "share": 0.5, "seeds": seeds[1]}))
+    assert [(trial["value"], trial["stopped"]) for trial in arm.trials] == [
+        (None, {"share": 0.25, "value": 0.4}),
+        (None, None),
+    ]
+    assert arm.failure == (
+        "of 2 tuning trials 1 were stopped early and the others failed, so it has no winner; the first: the loss is nan"
+    )
