@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 compare: env  ## Run the default study (sft, ppo, dpo, rlaif; three seeds each) and write its report
 	$(BIN)/rft compare experiments/default
 
-quick: env  ## The same flow on a tiny model, in about three minutes
+quick: env  ## The same flow on a tiny model, in three and a half minutes
 	$(BIN)/rft compare experiments/quick
 
 test: env  ## Run all tests but the slow ones and those against TRL

@@ -115,22 +115,25 @@ def _paused(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _not_bound(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The arms that ended before their limits."""
-    told = []
+    """The arms that ended before their limits, those of which the same is to be said together."""
+    told: dict[str, list[str]] = {}
+    whole, some = [], []
     for arm, record in arms.items():
         ended, seeds = record["stops"].get(SCHEDULE, 0), sum(record["stops"].values())
         if not record["limit"] or not ended or _pauses(record):
             continue
-        it = "the limit" if len(record["limit"]) == 1 else "no limit"
-        bound = f"{it} did not bind" if it == "the limit" else f"{it} bound"
+        bound = "the limit did not bind" if len(record["limit"]) == 1 else "no limit bound"
         if ended < seeds:
             which = "that one" if ended == 1 else "those"
-            told.append(f"{ended} of {counted(seeds, 'seed')} of {arm} ended by the schedule: {bound} {which}.")
+            some.append(f"{ended} of {counted(seeds, 'seed')} of {arm} ended by the schedule: {bound} {which}.")
             continue
         used = record["full" if record["charge"] == "full" else "own"]
         at = [f"{figure(used[name], name)} of {quantity(limit, name)}" for name, limit in record["limit"].items()]
-        told.append(f"{arm} ended by its schedule at {' and '.join(at)}: {bound} it.")
-    return told
+        told.setdefault(f"schedule at {' and '.join(at)}: {bound}", []).append(arm)
+    for words, who in told.items():
+        their, them = ("its", "it") if len(who) == 1 else ("their", "them")
+        whole.append(f"{shortlist(who)} ended by {their} {words} {them}.")
+    return [*whole, *some]
 
 
 def _labels(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:

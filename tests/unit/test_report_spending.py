@@ -135,6 +135,14 @@ def test_a_limit_that_did_not_bind_is_told_with_what_was_used(bench: Bench) -> N
     ]
 
 
+def test_arms_that_ended_alike_are_told_in_one_sentence(bench: Bench) -> None:
+    for arm in ("dpo", "kto"):
+        bench.arm(arm, used=tokens(35_100), generated_tokens=48_000)
+    assert notes(bench)[1:] == [
+        "dpo and kto ended by their schedule at 35,100 of 48,000 generated tokens: the limit did not bind them."
+    ]
+
+
 def test_a_pause_is_told_and_is_no_end_of_the_schedule(bench: Bench) -> None:
     bench.arm("ppo", used=tokens(900), generated_tokens=1000, share=0.5)
     bench.arm("dpo", used=tokens(900), stopped=STOPPED, generated_tokens=1000)
