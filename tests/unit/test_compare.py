@@ -26,6 +26,7 @@ from rft.store.running import at_work, is_running
 from rft.study.parts import plain
 from rft.study.standing import standing, told
 from rft.study.study import StudySpec, load_study, plan
+from rft.study.tuned import kept
 from rft.study.tuning import fair_tuning, with_overrides
 from tests.architecture.source import ROOT
 from tests.synthetic_study import Rows, Study
@@ -192,7 +193,7 @@ class TestTuned:
             value, error = (None, "the loss is nan") if settings is None else (0.5, None)
             used = {"seconds": 60.0, "generated_tokens": 12_000.0, "money": 0.25}
             seed = {"seed": 1000, "value": value, "error": error, "stages": {"policy": {"key": "k", "used": used}}}
-            arm.trials.append({"number": 0, "settings": settings, "value": value, "seed": 1000, "seeds": [seed]})
+            arm.trials.append(kept(0, settings or {}, {"value": value, "share": 1.0, "seeds": [seed]}))
             found._write(arm)
         found._winners(Console(quiet=True))
 
