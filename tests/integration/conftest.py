@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.harness import LORA, TINY, Outcome, Result, Warm, rft
+from tests.integration.labelling import STUDY
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +79,13 @@ def adapted(sweep: Sweep, warm: Warm, tmp_path_factory: pytest.TempPathFactory) 
     outcome = warm(["run", "until=reward_model", "tracker=none", *TINY, *LORA], cwd, store)
     assert outcome.code == 0, outcome.stderr
     return store
+
+
+@pytest.fixture(scope="session")
+def candidates(assets: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with all that comes before the labels."""
+    cwd = tmp_path_factory.mktemp("candidates")
+    shutil.copytree(assets, cwd / "store" / "asset")
+    outcome = warm(["run", "until=candidates", "tracker=none", *STUDY], cwd, cwd / "store")
+    assert outcome.code == 0, outcome.stderr
+    return cwd / "store"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +22,7 @@ from rft.feedback.judges.openai import Config, OpenAIBackend
 from rft.feedback.judges.request import Reply, Request
 from tests.integration.harness import environment, wait_until
 from tests.openai_server import MODEL, Running, Servers
+from tests.served import Served, transformers_command
 
 pytestmark = pytest.mark.xdist_group("endpoint")
 
@@ -212,7 +211,8 @@ def test_a_rate_limit_is_waited_for_as_the_server_says(servers: Servers, tmp_pat
     found, fault = asked(backend(server, tmp_path, concurrency=4), requests(6))
     assert (len(found), fault) == (6, "")
     assert time.monotonic() - started > 0.95, "Retry-After: 1"
-    assert sorted(server.lines("answered")) == sorted(set(server.lines("came")))
+    # The server writes it down after it has answered.
+    wait_until(lambda: sorted(server.lines("answered")) == sorted(set(server.lines("came"))), 10)
 
 
 def test_a_rate_limit_longer_than_patience_ends_it(servers: Servers, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_cap_is_never_passed_and_what_came_before_is_kept(servers: Servers, tm
     assert f"{len(capped)} answers are kept" in fault
     assert 0 < len(capped) < 13
     assert spent <= 12 * cost
-    assert len(server.lines("answered")) == len(capped)
+    wait_until(lambda: len(server.lines("answered")) == len(capped), 10)
     again, _ = asked(backend(server, tmp_path, max_money=12 * cost, **settings), questions)
     assert again == {}, "a second start does not spend it again"
     rest = [q for i, q in enumerate(questions) if i not in capped]
@@ -331,38 +331,13 @@ def chat_model(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def transformers_serve(model: Path, log: Path) -> Iterator[str]:
-    """``transformers serve`` with a model, until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--host", "127.0.0.1"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), "--device", "cpu"], stdout=output, stderr=output, env=dict(os.environ)
-        )
-    try:
-        wait_until(lambda: process.poll() is not None or _listens(port), 90)
-        assert process.poll() is None, log.read_text(encoding="utf-8")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def test_the_server_of_transformers_answers_as_its_model_does(tmp_path: Path) -> None:
     """A server that is not ours: greedy text, an end by EOS, counted tokens, and no log-probabilities."""
     model = chat_model(tmp_path / "tiny")
     expected = json.loads((model / "expected.json").read_text(encoding="utf-8"))
     question = Request(({"role": "user", "content": CHAT},), (), 40)
-    with transformers_serve(model, tmp_path / "log") as url:
-        one = backend(url, tmp_path, model=str(model), concurrency=2)
+    with Served(transformers_command(model), tmp_path / "log") as server:
+        one = backend(server.url, tmp_path, model=str(model), concurrency=2)
         found, fault = asked(one, [question, question])
         assert fault == ""
         assert (found[0].text, found[0].read, found[0].cut) == (expected["text"], expected["read"], False)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.harness import TINY, Outcome, Warm, files_under, wait_until
-from tests.openai_server import MODEL, Running, Servers
+from tests.integration.harness import Outcome, Warm, files_under, wait_until
+from tests.integration.labelling import KEY, QUESTIONS, Labelling
+from tests.openai_server import Servers
 
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("endpoint"), pytest.mark.timeout(600)]
 
-KEY = "sk-test-4f9a1c77e2d84b06"
 WRONG = "sk-wrong-d81e0b5599aa3c47"
-STUDY = ("feedback=ai", "candidates.pairs_per_prompt=1", "study=s", *TINY)
-QUESTIONS = 64  # 32 pairs in both orders
 
 
 @pytest.fixture(scope="module")
@@ -27,45 +23,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     found = Servers(tmp_path_factory.mktemp("servers"))
     yield found
     found.close()
-
-
-@pytest.fixture(scope="module")
-def candidates(assets: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with all that comes before the labels."""
-    cwd = tmp_path_factory.mktemp("candidates")
-    shutil.copytree(assets, cwd / "store" / "asset")
-    outcome = warm(["run", "until=candidates", "tracker=none", *STUDY], cwd, cwd / "store")
-    assert outcome.code == 0, outcome.stderr
-    return cwd / "store"
-
-
-class Labelling:
-    """``rft run until=preferences`` with the judge at an endpoint, in a folder and a store of its own."""
-
-    def __init__(self, warm: Warm, candidates: Path, folder: Path) -> None:
-        self.warm, self.cwd, self.store = warm, folder, folder / "store"
-        shutil.copytree(candidates, self.store)
-
-    def start(self, server: Running, *more: str, key: str = KEY, until: str = "preferences") -> None:
-        """Start it; `wait` says how it ended."""
-        arguments = [
-            *("run", f"until={until}", *STUDY, "judge=openai", f"judge.model={MODEL}"),
-            *(f"judge.base_url={server.url}", "judge.key_env=JUDGE_KEY", "judge.patience=60", *more),
-        ]
-        self.warm.start(arguments, self.cwd, self.store, JUDGE_KEY=key, NO_PROXY="127.0.0.1")
-
-    def wait(self) -> Outcome:
-        return self.warm.wait()
-
-    def __call__(self, server: Running, *more: str, key: str = KEY, until: str = "preferences") -> Outcome:
-        self.start(server, *more, key=key, until=until)
-        return self.wait()
-
-    def labels(self) -> list[dict[str, Any]]:
-        """Of the first entry of the preferences, without the scores, of which a judge of pairs has none."""
-        found = min(self.store.glob("preferences/*/labels.parquet"), key=lambda path: path.stat().st_mtime_ns)
-        rows: list[dict[str, Any]] = pq.read_table(found).to_pylist()
-        return [{name: value for name, value in row.items() if not name.endswith("_score")} for row in rows]
 
 
 @pytest.fixture

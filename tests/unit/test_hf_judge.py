@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AddedToken
+from transformers import AddedToken, MistralConfig, MistralForCausalLM
 
 from rft.errors import UserError
 from rft.feedback.base import Answer
@@ -17,7 +18,7 @@ from rft.feedback.judges.asking import AnswersEnum, FormEnum
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.chat import Chat
 from rft.feedback.judges.hf import Config, HFJudge, LocalModel
-from rft.feedback.judges.request import Message, Request
+from rft.feedback.judges.request import Message, Reply, Request
 from rft.store import Store
 from rft.store.assets import fetch
 from rft.testing.parts_judge import judge_rows
@@ -127,6 +128,69 @@ def test_sampled_text_comes_from_request_and_seed_alone(small: Pair) -> None:
     again = [asked(text, max_tokens=12, attempt=1) for text in TEXTS]
     assert first != {i: reply.text for i, reply in local(small, **hot).answer(again)}
     assert first != {i: reply.text for i, reply in local(small, seed=1, **hot).answer(requests)}
+
+
+LONG = "Go by what is said of the film. " * 8
+
+
+def alone(pair: Pair, requests: Sequence[Request]) -> list[Reply]:
+    """Each answered by itself: nothing is shared and nothing padded."""
+    return [next(local(pair).answer([request]))[1] for request in requests]
+
+
+@contextmanager
+def tokens_read(model: PreTrainedModel) -> Iterator[list[tuple[int, int]]]:
+    """Rows and columns of all that a model reads, padding too."""
+    read: list[tuple[int, int]] = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda _module, _args, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        yield read
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("kind", [{"options": ("A", "B")}, {"max_tokens": 6}], ids=["options", "text"])
+def test_what_all_questions_begin_with_is_read_once(small: Pair, kind: dict[str, Any]) -> None:
+    requests = [asked(LONG + text, **kind) for text in TEXTS]
+    rows = [Chat(small[1]).tokens(request.messages) for request in requests]
+    shared = next(n for n, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1)
+    blank = len(local(small).options(kind["options"])[0]) if "options" in kind else 0
+    assert shared > len(LONG)
+    with tokens_read(small[0]) as read:
+        found = dict(local(small, batch_size=len(rows)).answer(requests))
+    assert read[:2] == [(1, shared), (len(rows), max(map(len, rows)) - shared + blank)]
+    assert all(width == 1 for _, width in read[2:])
+    for place, wanted in enumerate(alone(small, requests)):
+        one = found[place]
+        assert (one.text, one.read, one.written) == (wanted.text, wanted.read, wanted.written)
+        assert one.logprobs == (None if wanted.logprobs is None else pytest.approx(wanted.logprobs, abs=2e-5))
+
+
+def test_a_question_that_another_one_begins_with_keeps_a_token_to_read(small: Pair) -> None:
+    made = tokenizer(None)
+    one, two = (Request(({"role": "user", "content": text},), ("A", "B")) for text in ("Good?", "Good?\n\nAnswer:"))
+    rows = [Chat(made).tokens(request.messages) for request in (one, two)]
+    assert rows[1][: len(rows[0])] == rows[0]
+    pair = (random_model(len(made)), made)
+    found = dict(local(pair).answer([one, two]))
+    for place, wanted in enumerate(alone(pair, [one, two])):
+        assert found[place].logprobs == pytest.approx(wanted.logprobs, abs=2e-5)
+
+
+def test_a_model_with_a_sliding_window_reads_each_question_whole() -> None:
+    made = tokenizer(CHATML)
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MistralConfig(
+        vocab_size=len(made), num_key_value_heads=2, sliding_window=24, initializer_range=0.2, **size
+    )
+    pair = (MistralForCausalLM(config).eval(), made)
+    requests = [asked(LONG + text * (1 + place), options=("A", "B")) for place, text in enumerate(TEXTS)]
+    found = dict(local(pair).answer(requests))
+    for place, wanted in enumerate(alone(pair, requests)):
+        assert found[place].logprobs == pytest.approx(wanted.logprobs, abs=2e-5)
 
 
 def test_the_same_questions_in_another_order_get_the_same_bits(small: Pair) -> None:

@@ -1,16 +1,18 @@
 """A causal language model in this process as judge: the study's own, or one of its own.
 
-Dimensions: ``B`` requests of a batch, ``T`` tokens of the longest, ``H`` hidden width, ``V`` vocabulary.
+Dimensions: ``B`` requests of a batch, ``S`` tokens that all requests begin with, ``T`` tokens of the longest after
+those, ``H`` hidden width, ``V`` vocabulary.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from rft.feedback.judges.request import Reply, Request
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -50,6 +52,7 @@ class HFJudge(AskedJudge):
     """
 
     needs = frozenset({"model", "verdicts"})
+    version: ClassVar[int] = 2  # what questions begin with is read once: the last bits are others than those of 1
     located = frozenset({"asset", "path", "revision", "batch_size"})
 
     def __init__(
@@ -66,6 +69,7 @@ class HFJudge(AskedJudge):
 class LocalModel:
     """The backend: log-probabilities of what may be said next, or text, in batches padded on the left.
 
+    The tokens that all requests of a call begin with, such as instruction and examples, are read once for all of them.
     Of an option of several tokens the log-probabilities are summed, but for those that all options begin with. Text is
     greedy at temperature 0, else sampled with numbers that come from the request and the seed alone.
 
@@ -129,15 +133,17 @@ class LocalModel:
         try:
             for asks in (True, False):
                 kind = [i for i in order if bool(requests[i].options) is asks]
+                began = time.perf_counter()
+                beginning = _Beginning(self.model, [rows[i] for i in kind])
                 for start in range(0, len(kind), self.batch_size):
                     batch = kind[start : start + self.batch_size]
-                    began = time.perf_counter()
                     found = (self._rated if asks else self._written)(
-                        [requests[i] for i in batch], [rows[i] for i in batch]
+                        [requests[i] for i in batch], [rows[i] for i in batch], beginning
                     )
                     seconds = (time.perf_counter() - began) / len(batch)
                     for i, one in zip(batch, found, strict=True):
                         yield i, replace(one, read=len(rows[i]), seconds=seconds)
+                    began = time.perf_counter()
         finally:
             self.model.train(training)
 
@@ -154,7 +160,7 @@ class LocalModel:
                     f"model reads {positions}; lower judge.max_characters or judge.max_tokens, or choose another model"
                 )
 
-    def _rated(self, requests: Sequence[Request], rows: Sequence[list[int]]) -> list[Reply]:
+    def _rated(self, requests: Sequence[Request], rows: Sequence[list[int]], beginning: _Beginning) -> list[Reply]:
         """Log-probabilities of the options after each row, nats."""
         import torch
 
@@ -166,7 +172,8 @@ class LocalModel:
         asked = {key: place for place, key in enumerate(asked)}
         with torch.inference_mode():
             parts = [longer[start : start + self.batch_size] for start in range(0, len(longer), self.batch_size)]
-            logprobs = torch.cat([_Decoding(self.model, part).logits.float().log_softmax(-1).cpu() for part in parts])
+            decoded = [_Decoding(self.model, part, beginning).logits for part in parts]
+            logprobs = torch.cat([logits.float().log_softmax(-1).cpu() for logits in decoded])
         for i, (_, rest) in enumerate(options):
             steps = [[float(logprobs[asked[i, ids[:n]], ids[n]]) for n in range(len(ids))] for ids in rest]
             found.append(tuple(sum(step) for step in steps))
@@ -174,7 +181,7 @@ class LocalModel:
             raise UserError("judge: the model gives log-probabilities that are NaN or infinite; choose another one")
         return [Reply("", row, 0, 0, 0.0) for row in found]
 
-    def _written(self, requests: Sequence[Request], rows: Sequence[list[int]]) -> list[Reply]:
+    def _written(self, requests: Sequence[Request], rows: Sequence[list[int]], beginning: _Beginning) -> list[Reply]:
         """What the model writes after each row, until it ends or has written all it may: then it is cut."""
         import torch
 
@@ -184,7 +191,7 @@ class LocalModel:
         uniform = torch.from_numpy(np.stack([self._numbers(request, max(limits)) for request in requests]))
         written: list[list[int]] = [[] for _ in rows]
         with torch.inference_mode():
-            decoding = _Decoding(self.model, rows)
+            decoding = _Decoding(self.model, rows, beginning)
             for step in range(max(limits)):
                 drawn = sample(decoding.logits.float(), uniform[:, step].to(decoding.logits.device), self.temperature)
                 going = False
@@ -207,23 +214,53 @@ class LocalModel:
         return np.random.default_rng(int.from_bytes(hashlib.sha256(whole).digest())).random(count)
 
 
+class _Beginning:
+    """The keys and values of the tokens that all rows begin with, read once; none for a single row.
+
+    Of the shortest row one token at least is left to read. The padding of a row comes after them, so that its tokens
+    stand at places further on than their positions say. Layers that look back over a number of places, or sum up what
+    they read, would take that for distance: a model that has such layers reads each row whole.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: Sequence[list[int]]) -> None:
+        import torch
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        self._cache = DynamicCache(config=model.config)
+        everywhere = all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        first, last = min(rows, default=[]), max(rows, default=[])  # what these two share, all between them do
+        most = min(map(len, rows)) - 1 if everywhere and len(rows) > 1 else 0
+        self.length = next((n for n in range(most) if first[n] != last[n]), most)
+        if self.length:
+            ids = torch.tensor([first[: self.length]], device=_device(model))  # [1, S]
+            with torch.inference_mode():
+                model.get_decoder()(input_ids=ids, past_key_values=self._cache, use_cache=True)
+
+    def copies(self, count: int) -> DynamicCache:
+        """A cache for so many rows, which may grow."""
+        found = copy.deepcopy(self._cache)
+        if self.length:
+            found.batch_repeat_interleave(count)
+        return found
+
+
 class _Decoding:
     """Rows of tokens that grow by one token at a time, with the keys and values of what was read.
 
     `logits` are those of the token that comes next. Shape [B, V].
     """
 
-    def __init__(self, model: PreTrainedModel, rows: Sequence[list[int]]) -> None:
+    def __init__(self, model: PreTrainedModel, rows: Sequence[list[int]], beginning: _Beginning) -> None:
         import torch
-        from transformers import DynamicCache
 
-        self.model, self.cache = model, DynamicCache(config=model.config)
-        width = max(len(row) for row in rows)
-        weights: torch.Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
-        device = weights.device
-        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)  # [B, T]
-        self.mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-        self.logits = self._read(ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
+        self.model, self.cache, read = model, beginning.copies(len(rows)), beginning.length
+        pads, device = [max(map(len, rows)) - len(row) for row in rows], _device(model)
+        # The padding of a row stands between what all begin with and its own: that is in the cache already.
+        ids = torch.tensor([[0] * pad + row[read:] for pad, row in zip(pads, rows, strict=True)], device=device)
+        marks = [[1] * read + [0] * pad + [1] * (len(row) - read) for pad, row in zip(pads, rows, strict=True)]
+        self.mask = torch.tensor(marks, device=device)  # [B, S + T]
+        self.logits = self._read(ids, (self.mask.cumsum(-1) - 1).clamp(min=0)[:, read:])
 
     def advance(self, ids: Tensor) -> None:
         """Read one more token a row. Shape [B]."""
@@ -243,3 +280,8 @@ class _Decoding:
         # The head at the last position alone: over all of them it would cost V / H times the work.
         logits: torch.Tensor = self.model.get_output_embeddings()(hidden[:, -1].contiguous())
         return logits
+
+
+def _device(model: PreTrainedModel) -> torch.device:
+    weights: torch.Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
+    return weights.device
