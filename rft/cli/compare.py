@@ -185,21 +185,24 @@ def _load(found: Sequence[Found], *, check_settings: bool) -> StudyResults:
     from rft.report.joint import join
     from rft.report.load import load_study
     from rft.report.rows import Pool
-    from rft.study.standing import standing, told
+    from rft.study.standing import as_found, standing, told
 
     store, pool, parts = Store.default(), Pool(), []
     for one in found:
         only, settings, tuned = None, None, None
-        if one.planned is not None:
-            only = {job.folder for job in one.planned.trials}
-            settings = one.planned.settings if check_settings else None
+        planned = one.planned
+        if planned is not None:
+            planned = one.tuning.settled(planned) if one.tuning else planned
+            planned = as_found(planned) if check_settings else planned
+            only = {job.folder for job in planned.trials}
+            settings = planned.settings if check_settings else None
             if settings and one.tuning:
                 settings = one.tuning.unsearched(settings)
             tuned = set(one.tuning.arms) if one.tuning else set()
         part = load_study(one.folder, store, only, settings=settings, tuned=tuned, pool=pool)
         if len(found) > 1:
             part = replace(part, study=one.folder.name)
-        if one.planned is not None and (state := standing(one.planned)):
+        if planned is not None and (state := standing(planned)):
             part = replace(part, incomplete=state, warnings=(told(state), *part.warnings))
         parts.append(part)
     return join(parts)

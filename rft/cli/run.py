@@ -21,6 +21,7 @@ from rft.config.overrides import with_nobody
 from rft.config.paths import conf_dir
 from rft.config.plugins import is_ours
 from rft.errors import UserError
+from rft.study import identity
 
 
 def _precheck(overrides: Sequence[str], *, sweep: bool) -> None:
@@ -52,6 +53,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
     if not (flags.hydra_help or flags.info or flags.shell_completion):
         _precheck(flags.overrides, sweep=flags.multirun)
     register()
+    identity.register()
     found: list[tuple[DictConfig, Path, list[str]]] = []
     sweeps = False
 

@@ -18,7 +18,7 @@ from rft.report.records import FailedTrial, StageUse, StudyResults, Trial
 from rft.report.rows import LeftOut, Pool, Questions, Rows, read_columns, row_names
 from rft.report.tuning import is_tuning_trial, read_tuning
 from rft.store import Entry, Problem, Store
-from rft.store.names import CHECKPOINTS_FILE, RECORD, ROWS_FILE
+from rft.store.names import CHECKPOINTS_FILE, RECORD, ROWS_FILE, TRIAL, older_name
 from rft.store.running import LOCK, is_running
 
 __all__ = ["FailedTrial", "Rows", "StageUse", "StudyResults", "Trial", "load_study"]
@@ -106,7 +106,8 @@ def _with_points(trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], list[str]]
 
 def unrecorded(study_dir: Path) -> list[str]:
     """A sentence for each trial of a study that was started and has no record; tuning and shared stages have none."""
-    marks = sorted(mark for mark in study_dir.glob(f"*/seed-*/{LOCK}") if not (mark.parent / RECORD).exists())
+    found = [*study_dir.glob(f"*/{LOCK}"), *study_dir.glob(f"{older_name('*', '*')}/{LOCK}")]
+    marks = sorted(mark for mark in found if not (mark.parent / RECORD).exists())
     return [
         f"{mark.parent.relative_to(study_dir).as_posix()} "
         f"{'is running' if is_running(mark.parent) else 'has no record: ended early, or not run to its final test'}"
@@ -144,7 +145,8 @@ def _failed(record: Mapping[str, Any], folder: str, why: str) -> FailedTrial:
     """What a record that cannot be used still says about its trial; its folder says the rest."""
     seed, arm = record.get("seed"), record.get("arm")
     if not isinstance(arm, str):
-        arm = folder.partition("/")[0]
+        named = TRIAL.fullmatch(folder)
+        arm = named["arm"] if named else folder.partition("/")[0]
     return FailedTrial(arm, seed if isinstance(seed, int) else None, folder, why)
 
 

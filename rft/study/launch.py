@@ -43,6 +43,10 @@ class Job:
     folder: Path
     forks: bool = True
     """Whether it may start as a fork."""
+    arm: str = ""
+    """The arm that it belongs to."""
+    seed: int | None = None
+    """The trial's seed; None for a stage that trials share."""
 
     @property
     def arguments(self) -> list[str]:

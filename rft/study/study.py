@@ -20,6 +20,7 @@ from rft.config.schemas import Replicate, RunConfig
 from rft.errors import UserError
 from rft.runtime import cores
 from rft.study.final_judge import refuse_own_judge
+from rft.study.identity import name_of
 from rft.study.launch import Job, Launcher, may_fork
 from rft.study.parts import require_separate_labels
 from rft.study.replicate import is_pipeline
@@ -161,10 +162,10 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
                 whose, more = (arm, ()) if seed is None else (f"{arm} seed {seed}", (f"seed={seed}",))
                 place = folder / f"{whose.replace(' ', '-')}-{until}"
                 found.setdefault(same, Job(f"{until} ({whose})", (*common, *more, f"until={until}"), place, forks))
-        trials += [
-            Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), runs / name / arm / f"seed-{seed}", forks)
-            for seed in spec.seeds
-        ]
+        for seed in spec.seeds:
+            cfg.seed = seed
+            place = runs / name / name_of(cfg)
+            trials.append(Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), place, forks, arm, seed))
         settings |= dict.fromkeys((job.folder for job in trials[-len(spec.seeds) :]), plain_node(cfg))
     if len(set(replicates.values())) > 1:
         raise UserError(

@@ -17,7 +17,7 @@ from rft.config import build
 from rft.errors import UserError
 from rft.machine import made_here
 from rft.store import Store
-from rft.store.names import RECORD
+from rft.store.names import INTERRUPTED, RECORD
 from rft.store.running import at_work
 from rft.study.parts import plain
 from rft.study.pipeline import Pipeline
@@ -121,7 +121,7 @@ def _told(error: BaseException) -> str:
         return str(error)
     # Lightning turns SIGTERM into an exception of its own, which it does not export.
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException":
-        return "interrupted; start it again and it goes on from its last checkpoint"
+        return f"{INTERRUPTED}start it again and it goes on from its last checkpoint"
     return traceback.format_exc()
 
 

@@ -15,7 +15,7 @@ from rft.strategy import Config as StrategyConfig
 from rft.strategy import Strategy
 from rft.study.training import make_backbone
 from tests.integration.conftest import Sweep
-from tests.integration.harness import OF, TINY, Result, Warm, files_under, rft, study
+from tests.integration.harness import OF, TINY, Result, Warm, files_under, rft, study, trial_folder
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -194,7 +194,7 @@ class TestSweep:
     def test_another_seed_repeats_the_policy_alone(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         outcome = warm(["run", "algorithm=dpo", "seed=1", "arm=dpo", *TINY], tmp_path, sweep.store)
         assert outcome.code == 0, outcome.stderr
-        trial = Result(tmp_path / "runs" / "scratch" / "dpo" / "seed-1", sweep.store)
+        trial = Result(trial_folder(tmp_path, "dpo", 1), sweep.store)
         assert trial.computed == {"policy", "evaluation"}
         assert trial.digests["policy"] != sweep.trials["dpo"].digests["policy"]
 

@@ -55,8 +55,12 @@ class Tuned:
 
     @property
     def final_trials(self) -> list[Result]:
-        """All of the three arms."""
-        return [Result(path.parent, self.store) for path in sorted(self.study.glob("*/seed-*/trial.json"))]
+        """All of the three arms with the settings that won; those of an earlier winner have folders of their own."""
+        won = {arm: self.tuning(arm)["winner"].items() for arm in ARMS}
+        found = [Result(path.parent, self.store) for path in sorted(self.study.glob("*/trial.json"))]
+        return [
+            one for one in found if won.get(one.record["arm"], {}.items()) <= one.record["config"]["algorithm"].items()
+        ]
 
 
 @pytest.fixture(scope="module")
