@@ -48,6 +48,8 @@ class Found:
     planned: Plan | None = None
     jobs: int = 0
     tuning: FairTuning | None = None
+    origin: Mapping[str, Any] | None = None
+    """What the ledger keeps of where it comes from."""
 
 
 def compare_studies(studies: Sequence[str], options: Options) -> None:
@@ -97,6 +99,7 @@ def _locate(study: str, runs: Path, overrides: Sequence[str]) -> Found:
             that cannot be run.
     """
     from rft.report.load import records
+    from rft.study.origin import origin
     from rft.study.study import load_study, plan
     from rft.study.tuning import fair_tuning, with_overrides
 
@@ -104,7 +107,7 @@ def _locate(study: str, runs: Path, overrides: Sequence[str]) -> Found:
     if path.is_file() or (path / "study.yaml").exists():
         name, spec = load_study(path)
         spec, tuning = fair_tuning(name, with_overrides(spec, overrides), runs.absolute())
-        return Found(runs / name, plan(name, spec, runs.absolute()), spec.jobs, tuning)
+        return Found(runs / name, plan(name, spec, runs.absolute()), spec.jobs, tuning, origin(path, overrides))
     folder = path if path.exists() and not (runs / path.name).is_dir() else runs / path.name
     if not folder.is_dir():
         raise UserError(f"{study}: there is no such study; {_nearest_study(path, runs)}")
@@ -171,9 +174,9 @@ def _run(found: Sequence[Found], jobs: int) -> tuple[list[str], UserError | None
         if one.planned is not None:
             before = f"{one.folder.name} " if len(found) > 1 else ""
             try:
-                failed = run_study(
-                    one.planned, jobs or one.jobs, Console(stderr=True), one.tuning.run if one.tuning else None
-                )
+                tune = one.tuning.run if one.tuning else None
+                at_once, console = jobs or one.jobs, Console(stderr=True)
+                failed = run_study(one.planned, at_once, console, tune, origin=one.origin)
                 failures += [f"{before}{name}" for name in failed]
             except UserError as error:
                 stopped = stopped or error

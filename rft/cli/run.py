@@ -81,10 +81,12 @@ def hydra_run(arguments: Sequence[str]) -> None:
         from rft.runtime import prepare_process
 
         prepare_process()
+        from rft.study.single import in_ledger
         from rft.study.trial import run_trial
 
-        _import_plugins(cfg)
-        run_trial(cfg, folder, overrides)
+        with in_ledger(cfg, folder, overrides):
+            _import_plugins(cfg)
+            run_trial(cfg, folder, overrides)
 
 
 def _run_sweep(found: Sequence[tuple[DictConfig, Path, list[str]]]) -> None:
@@ -97,6 +99,6 @@ def _run_sweep(found: Sequence[tuple[DictConfig, Path, list[str]]]) -> None:
 
     if failed := run_sweep([sweep_job(cfg, overrides, folder) for cfg, folder, overrides in found]):
         raise UserError(
-            f"{len(failed)} trials of the sweep failed: {', '.join(failed)}; see above what they printed, and "
-            "their trial.json"
+            f"{len(failed)} trials of the sweep did not end well: {', '.join(failed)}; see above what they printed, "
+            "and their trial.json; rft retry starts those that failed again, rft resume the others"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rft.errors import UserError
-from rft.report.alike import COSMETIC, different_rows, same_questions, same_settings, vanished
+from rft.report.alike import COSMETIC, different_rows, left_out, same_questions, same_settings, vanished
 from rft.report.checkpoints import read_checkpoints
 from rft.report.records import FailedTrial, StageUse, StudyResults, Trial
 from rft.report.rows import LeftOut, Pool, Questions, Rows, read_columns, row_names
@@ -57,23 +57,21 @@ def load_study(
     study_dir = Path(study_dir)
     files = records(study_dir, only)
     reader = _Reader(store, pool or Pool(), settings or {})
-    trials: dict[tuple[str, int], Trial] = {}
+    trials: list[Trial] = []
     failed: list[FailedTrial] = []
     studies: Counter[str] = Counter()
     for file in files:
         record = _record(file)
         folder = file.parent.relative_to(study_dir).as_posix()
         try:
-            trial = reader.trial(record, folder, file.parent.absolute())
-            if (trial.arm, trial.seed) in trials:
-                raise LeftOut(f"a second trial of arm {trial.arm} with seed {trial.seed}; remove one of the two")
-            trials[trial.arm, trial.seed] = trial
+            trials.append(reader.trial(record, folder, file.parent.absolute()))
             studies[str(record.get("study") or study_dir.name)] += 1
         except LeftOut as reason:
             failed.append(_failed(record, folder, str(reason)))
-    alike = same_settings(list(trials.values()))
-    usable = same_questions(alike.trials)
-    failed += alike.failed + usable.failed
+    alike = same_settings(trials)
+    once, twice = _once(alike.trials)
+    usable = same_questions(once)
+    failed += alike.failed + twice + usable.failed
     if not usable.trials:
         raise UserError(
             f"no trial in {study_dir} can be compared: {len(failed)} left out, the first ({failed[0].folder}) "
@@ -88,6 +86,17 @@ def load_study(
         warnings=(*alike.warnings, *usable.warnings, *vanished(usable.trials, failed), *points_lost, *silent),
         tuning=read_tuning(study_dir, {trial.arm: trial.config for trial in usable.trials}, tuned),
     )
+
+
+def _once(trials: Sequence[Trial]) -> tuple[list[Trial], list[FailedTrial]]:
+    """One trial of each arm and seed, the first by folder, and the others: the same settings but for cosmetic ones."""
+    kept: dict[tuple[str, int], Trial] = {}
+    twice = []
+    for trial in sorted(trials, key=lambda trial: trial.folder):
+        if kept.setdefault((trial.arm, trial.seed), trial) is not trial:
+            why = f"a second trial of arm {trial.arm} with seed {trial.seed}; remove one of the two"
+            twice.append(left_out(trial, why))
+    return list(kept.values()), twice
 
 
 def _with_points(trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], list[str]]:

@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -22,13 +23,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from rft.config import quoted
 from rft.runtime import cores
-from rft.store.names import RECORD
+from rft.store import Store
+from rft.store.names import INTERRUPTED, TRIAL
+from rft.study import killed
+from rft.study.finished import is_finished, record_of, retire, tail
 from rft.study.forks import SUPPORTED, Forked, Forks
-from rft.study.trial import write_json
+from rft.study.killed import memory_kills
+from rft.study.ledger import Ledger
+from rft.study.owner import launchers, owner
+from rft.study.rows import ENDED, Row, State
 from rft.study.warm import GRACE
 
 SWITCH = "RFT_FORK"
 """Environment variable; 0 starts every job as a plain process, imports and all."""
+LAUNCHED = "RFT_LAUNCHED"
+"""Environment variable of a trial that a launcher has started, and writes into the ledger."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 Process = subprocess.Popen[bytes] | Forked
@@ -59,6 +68,13 @@ class Job:
         return self.folder / "log.txt"
 
 
+def row_of(name: str, job: Job) -> Row:
+    """A job as it is put into the ledger."""
+    named = TRIAL.fullmatch(name)
+    identity = name[-8:] if named else ""
+    return Row(name, identity, job.arm, job.seed, job.overrides, forks=job.forks)
+
+
 def may_fork(strategy: Mapping[str, Any]) -> bool:
     """Whether a trial with these settings may start as a fork; in doubt it starts plainly.
 
@@ -84,36 +100,59 @@ def stop(processes: Collection[Process]) -> None:
                 process.kill()
 
 
-def _last_line(job: Job) -> str:
-    lines = [x for x in job.log.read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()]
-    return lines[-1] if lines else "no output"
-
-
-def retire(job: Job, reason: str) -> None:
-    """Let no record of an earlier start pass for one that was killed before it could write its own."""
-    record = job.folder / RECORD
-    if not record.exists():
-        return
-    kept = json.loads(record.read_text(encoding="utf-8"))
-    if kept.get("status") == "done":
-        write_json(record, kept | {"status": "failed", "error": reason})
-
-
 def _leave(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-class Launcher:
-    """Runs jobs with a live line for each; a job that fails ends alone.
+@dataclass
+class _Running:
+    """A job that runs."""
 
-    As a context it keeps the process that jobs are forked from, and ends on SIGTERM as on Ctrl-C: with its jobs.
+    job: Job
+    process: Process
+    task: TaskID
+    memory_kills: int
+    """Of the control group, when it started."""
+    cancelled: bool = False
+
+
+@dataclass
+class _Course:
+    """One call of :meth:`Launcher.run`."""
+
+    ledger: Ledger
+    owner: str
+    waiting: dict[str, Job]
+    """By the name in the ledger: what has not ended yet."""
+    at_once: int
+    progress: Progress
+    whole: TaskID
+    running: dict[str, _Running] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    looked: float = 0.0
+    """When the ledger was last looked at, by a clock that never goes back."""
+
+
+class Launcher:
+    """Runs jobs with a live line for each; a job that fails ends alone. What it starts stands in the study's ledger.
+
+    As a context it keeps the process that jobs are forked from, and ends on SIGTERM as on Ctrl-C: with its jobs. Other
+    launchers of the same study may be at work: of a job that one of them has, its end is waited for.
+
+    Args:
+        console: where progress and failures are shown.
+        study: the study's folder; None: the one that all jobs of a run lie in.
+        again: the states in which a trial that is in the ledger is started once more. Shared stages always are.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, study: Path | None = None, again: Collection[State] = ENDED) -> None:
+        self.console, self.study, self.again = console, study, frozenset(again)
         self._forks: Forks | None = None
         self._told = False
         self._handler: Any = None
+        self._opened: dict[Path, tuple[Ledger, str]] = {}
+        self._owned = ExitStack()
+        self._submitted: set[Path] = set()
 
     def __enter__(self) -> Launcher:
         if threading.current_thread() is threading.main_thread():
@@ -125,13 +164,50 @@ class Launcher:
             if self._forks is not None:
                 self._forks.close()
         finally:
+            self._owned.close()
             if self._handler is not None:
                 signal.signal(signal.SIGTERM, self._handler)
+
+    def open(self, study: Path) -> tuple[Ledger, str]:
+        """The ledger of a study, and this launcher's name there."""
+        if study not in self._opened:
+            warn = partial(self.console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            ledger = Ledger(study, lambda line: warn(f"warning: {line}"))
+            self._opened[study] = (ledger, self._owned.enter_context(owner(study)))
+        return self._opened[study]
+
+    def submit(self, jobs: Sequence[Job]) -> tuple[Ledger, str, dict[str, Job]]:
+        """Put jobs into the ledger; returns it, this launcher's name, and the jobs by theirs."""
+        study = self.study or Path(os.path.commonpath([job.folder.absolute().parent for job in jobs]))
+        ledger, me = self.open(study.absolute())
+        named = {job.folder.absolute().relative_to(ledger.study).as_posix(): job for job in jobs}
+        rows = [row_of(name, job) for name, job in named.items()]
+        # While another launcher is at work, what has ended has ended in the same run, and its end is taken.
+        again = frozenset() if set(launchers(ledger.study)) - {me} else self.again
+        there, store = {row.name: row for row in ledger.rows()}, Store.default()
+        asked: dict[str, frozenset[State]] = {}
+        for row in rows:
+            old = there.get(row.name)
+            asked[row.name] = again - {State.done}
+            folder = ledger.study / row.name
+            if folder in self._submitted:  # what ended since, or was cancelled, stays so
+                asked[row.name] = frozenset()
+                continue
+            self._submitted.add(folder)
+            if old is None or old.state is not State.done:
+                continue
+            changed = not row.id and old.overrides != row.overrides
+            if row.seed is None:
+                asked[row.name] = again | ({State.done} if changed else set())
+            elif changed or not is_finished(named[row.name].folder, store):
+                asked[row.name] |= {State.done}
+        ledger.submit(rows, asked)
+        return ledger, me, named
 
     def run(
         self, jobs: Sequence[Job], at_once: int, title: str, *, before: int = 0, total: int | None = None
     ) -> dict[str, str]:
-        """Run all; returns the last line of each that failed, by name.
+        """Run what is not done; returns the last line of each that failed or was stopped, by name.
 
         Args:
             jobs: what to run.
@@ -139,38 +215,128 @@ class Launcher:
             title: what they are, beside the bar over all.
             before: jobs of the same bar that ran earlier.
             total: jobs of the whole bar; these alone if not given.
+
+        Raises:
+            UserError: if the ledger cannot be used.
         """
-        at_once = max(1, min(at_once, len(jobs)))
-        threads = max(1, cores() // at_once)
-        waiting, failed = list(jobs), {}
-        running: dict[Job, tuple[Process, TaskID]] = {}
+        if not jobs:
+            return {}
+        ledger, me, named = self.submit(jobs)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
             whole = progress.add_task(title, total=total or len(jobs), completed=before)
+            course = _Course(ledger, me, named, max(1, min(at_once, len(jobs))), progress, whole)
             try:
-                while waiting or running:
-                    while waiting and len(running) < at_once:
-                        job = waiting.pop(0)
-                        task = progress.add_task(f"  {escape(job.name)}", total=None)
-                        running[job] = (self.start(job, threads), task)
+                while course.waiting:
+                    self._look_around(course)
+                    self._start_some(course)
                     self._pause()
-                    for job, (process, task) in list(running.items()):
-                        self._show(progress, task, job)
-                        if process.poll() is None:
-                            continue
-                        del running[job]
-                        progress.remove_task(task)
-                        if isinstance(process, Forked) and process.lost and process.pid is None:
-                            waiting.insert(0, replace(job, forks=False))  # it never began
-                            continue
-                        progress.advance(whole)
-                        if process.returncode:
-                            failed[job.name] = self._failure(job, process)
+                    self._look_after(course)
             finally:
-                if running:
-                    self.console.print(f"ending {len(running)} jobs", highlight=False)
-                stop([process for process, _ in running.values()])
-        return failed
+                self._end(course)
+        return course.failed
+
+    def _start_some(self, course: _Course) -> None:
+        """Start jobs that nobody has, as far as there is room."""
+        names = course.waiting.keys() - course.running.keys()
+        room = course.at_once - len(course.running)
+        if not names or room <= 0:
+            return
+        for row in course.ledger.claim(names, course.owner, room):
+            job = course.waiting[row.name]
+            if row.state is not State.queued and row.seed is not None and is_finished(job.folder, Store.default()):
+                self._settle(course, row.name, State.done)  # its launcher died after its end
+                continue
+            task = course.progress.add_task(f"  {escape(job.name)}", total=None)
+            process = self.start(job, max(1, cores() // course.at_once))
+            course.running[row.name] = _Running(job, process, task, memory_kills())
+
+    def _look_around(self, course: _Course) -> None:
+        """Once a second: tell the ledger what runs, hear what is cancelled and what other launchers have ended."""
+        if course.looked and time.monotonic() - course.looked < 1:
+            return
+        course.looked = time.monotonic()
+        for name in course.ledger.beat({name: one.process.pid for name, one in course.running.items()}):
+            course.running[name].cancelled = True
+            course.running[name].process.terminate()
+        there = {row.name: row for row in course.ledger.rows()}
+        for name, job in list(course.waiting.items()):
+            row = there.get(name)
+            if row is None:  # the ledger was damaged and made again
+                mine = name in course.running
+                lost = replace(row_of(name, job), state=State.running, owner=course.owner) if mine else None
+                course.ledger.submit([lost or row_of(name, job)], {})
+            elif name not in course.running and row.state in ENDED and row.owner is None:
+                del course.waiting[name]
+                course.progress.advance(course.whole)
+                if row.state is not State.done:
+                    course.failed[job.name] = (row.error or row.state.value).splitlines()[-1]
+                self.ended(job, row.state, here=False)
+
+    def _look_after(self, course: _Course) -> None:
+        """Settle what has ended."""
+        for name, one in list(course.running.items()):
+            self._show(course.progress, one.task, one.job)
+            if one.process.poll() is None:
+                continue
+            if isinstance(one.process, Forked) and one.process.lost and one.process.pid is None:
+                one.job = replace(one.job, forks=False)  # it never began
+                one.process = self.start(one.job, max(1, cores() // course.at_once))
+                continue
+            self._settle(course, name, *self._outcome(one))
+
+    def _outcome(self, one: _Running) -> tuple[State, str | None]:
+        """How a job ended, and why if it is not done."""
+        code = one.process.returncode
+        if not code:
+            return State.done, None
+        if one.cancelled:
+            return State.cancelled, "cancelled"
+        if isinstance(one.process, Forked) and one.process.lost:
+            why = f"{one.process.lost}, and this job with it; start it again and it goes on from its last checkpoint"
+            return State.interrupted, why
+        if code == -signal.SIGKILL:
+            return State.interrupted, killed.why(code, one.process.pid, one.memory_kills)
+        told = str(record_of(one.job.folder).get("error") or "")
+        if code == -signal.SIGTERM or told.startswith(INTERRUPTED):
+            return State.interrupted, told or killed.why(code, one.process.pid, one.memory_kills)
+        return State.failed, "\n".join(tail(one.job.log) + ([killed.why(code, None, 0)] if code < 0 else []))
+
+    def _settle(
+        self, course: _Course, name: str, state: State, error: str | None = None, owner: str | None = None
+    ) -> None:
+        """Write a job's end into the ledger and say it."""
+        job, one = course.waiting.pop(name), course.running.pop(name, None)
+        if one is not None:
+            course.progress.remove_task(one.task)
+        course.progress.advance(course.whole)
+        versions = record_of(job.folder).get("versions") if state is State.done else None
+        if error is not None:
+            reason = course.failed[job.name] = error.splitlines()[-1]
+            retire(job.folder, reason)
+            self.console.print(f"[red]{state.value}[/] {escape(job.name)}: ", end="")
+            self.console.print(reason, markup=False, highlight=False)
+        course.ledger.end(name, state, error, versions, owner)
+        self.ended(job, state, here=True)
+
+    def ended(self, job: Job, state: State, *, here: bool) -> None:
+        """Called when a job has ended, `here` or by another launcher or earlier; for those that want to say more."""
+
+    def _end(self, course: _Course) -> None:
+        """End what still runs; other launchers, or `rft resume`, may go on with it."""
+        if not course.running:
+            return
+        self.console.print(f"ending {len(course.running)} jobs", highlight=False)
+        try:
+            stop([one.process for one in course.running.values()])
+        finally:
+            for name, one in list(course.running.items()):
+                one.process.wait()
+                state, error = self._outcome(one)
+                if state is State.failed:
+                    state = State.interrupted
+                me = course.owner if state is State.interrupted else None
+                self._settle(course, name, state, error, me)
 
     def start(self, job: Job, threads: int) -> Process:
         """Start ``rft run`` in a process of its own; its output goes to ``log.txt`` in the job's folder."""
@@ -181,6 +347,7 @@ class Launcher:
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             "RFT_PROGRESS_FILE": str(job.folder / "progress.json"),
+            LAUNCHED: "1",
         }
         with job.log.open("wb") as log:
             if job.forks and (forks := self._server()) is not None:
@@ -213,17 +380,6 @@ class Launcher:
             self._forks.listen(0.2)  # less, if something ends
         else:
             time.sleep(0.2)
-
-    def _failure(self, job: Job, process: Process) -> str:
-        """Say and record why a job failed; returns it in one line."""
-        if isinstance(process, Forked) and process.lost:
-            reason = f"{process.lost}, and this job with it; start it again and it goes on from its last checkpoint"
-        else:
-            reason = _last_line(job)
-        retire(job, reason)
-        self.console.print(f"[red]failed[/] {escape(job.name)}: ", end="")
-        self.console.print(reason, markup=False, highlight=False)
-        return reason
 
     @staticmethod
     def _show(progress: Progress, task: TaskID, job: Job) -> None:

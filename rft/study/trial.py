@@ -21,6 +21,7 @@ from rft.store.names import INTERRUPTED, RECORD
 from rft.store.running import at_work
 from rft.study.parts import plain
 from rft.study.pipeline import Pipeline
+from rft.study.versions import versions
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -71,6 +72,7 @@ class Trial:
             "evaluation": evaluation,
             "config": plain(self.cfg),
             "made": self._made(pipeline),
+            "versions": versions(),
         }
 
     def _made(self, pipeline: Pipeline) -> dict[str, Any] | None:
@@ -98,7 +100,7 @@ class Trial:
         except BaseException as error:
             self._finish({}, failed=True)
             if not child and until == "evaluation":
-                line = _told(error)
+                line = how_it_ended(error)
                 write_json(self.folder / RECORD, self._record(pipeline, "failed", line, None))
             raise
         if entry is None:
@@ -115,7 +117,7 @@ class Trial:
             self.tracker.finish(metrics, failed)
 
 
-def _told(error: BaseException) -> str:
+def how_it_ended(error: BaseException) -> str:
     """What the record says of how a trial ended."""
     if isinstance(error, UserError):
         return str(error)

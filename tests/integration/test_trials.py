@@ -224,15 +224,18 @@ def without_cost(folder: Path) -> str:
 @pytest.mark.slow
 def test_a_sweep_over_seeds_computes_shared_stages_once_and_the_same_sweep_nothing(fresh: Path, tmp_path: Path) -> None:
     command = ["run", "-m", "algorithm=ppo,dpo,rlaif", "seed=0,1", "study=seeds", *TINY]
+    before: dict[Path, bytes] = {}
     for start in ("first", "second"):
         outcome = rft(command, tmp_path, fresh)
         assert outcome.code == 0, outcome.stderr
+        records = {file: file.read_bytes() for file in (tmp_path / "runs" / "seeds").rglob("trial.json")}
         trials = [Result(file.parent, fresh) for file in (tmp_path / "runs" / "seeds").rglob("trial.json")]
         assert len(trials) == 6
         computed = Counter(stage for trial in trials for stage in trial.computed)
         if start == "second":
-            assert not computed
+            assert records == before  # not one was started
             continue
+        before = records
         assert {stage: computed[stage] for stage in ("sft", "candidates", "preferences", "reward_model", "policy")} == {
             "sft": 1,
             "candidates": 1,
