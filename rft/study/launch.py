@@ -152,7 +152,7 @@ class Launcher:
         self._handler: Any = None
         self._opened: dict[Path, tuple[Ledger, str]] = {}
         self._owned = ExitStack()
-        self._submitted: set[Path] = set()
+        self._submitted: set[tuple[Path, tuple[str, ...]]] = set()
 
     def __enter__(self) -> Launcher:
         if threading.current_thread() is threading.main_thread():
@@ -185,24 +185,23 @@ class Launcher:
         # While another launcher is at work, what has ended has ended in the same run, and its end is taken.
         again = frozenset() if set(launchers(ledger.study)) - {me} else self.again
         there, store = {row.name: row for row in ledger.rows()}, Store.default()
-        asked: dict[str, frozenset[State]] = {}
-        for row in rows:
-            old = there.get(row.name)
-            asked[row.name] = again - {State.done}
-            folder = ledger.study / row.name
-            if folder in self._submitted:  # what ended since, or was cancelled, stays so
-                asked[row.name] = frozenset()
-                continue
-            self._submitted.add(folder)
-            if old is None or old.state is not State.done:
-                continue
-            changed = not row.id and old.overrides != row.overrides
-            if row.seed is None:
-                asked[row.name] = again | ({State.done} if changed else set())
-            elif changed or not is_finished(named[row.name].folder, store):
-                asked[row.name] |= {State.done}
-        ledger.submit(rows, asked)
+        ledger.submit(rows, {row.name: self._once_more(row, there.get(row.name), again, ledger, store) for row in rows})
         return ledger, me, named
+
+    def _once_more(
+        self, row: Row, old: Row | None, again: frozenset[State], ledger: Ledger, store: Store
+    ) -> frozenset[State]:
+        """The states in which a trial that is in the ledger is started once more."""
+        folder = ledger.study / row.name
+        new = (folder, row.overrides) not in self._submitted
+        self._submitted.add((folder, row.overrides))
+        if old is not None and not row.id and old.overrides != row.overrides:
+            return ENDED  # a place that holds one thing after another, as that of a tuning trial
+        if not new:  # what has ended since, or was cancelled, stays so
+            return frozenset()
+        if old is None or old.state is not State.done or row.seed is None:
+            return again
+        return again - {State.done} if is_finished(folder, store) else again | {State.done}
 
     def run(
         self, jobs: Sequence[Job], at_once: int, title: str, *, before: int = 0, total: int | None = None
