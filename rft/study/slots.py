@@ -155,9 +155,11 @@ class Slots:
             return None
         if waiting[0][0] != self._head:
             self._head, self._passed = waiting[0][0], []
+        in_vain: set[Demand] = set()  # thousands may wait, and ask for the same few things
         for key, demand in waiting:
-            grant = self._place(demand)
+            grant = None if demand in in_vain else self._place(demand)
             if grant is None or (key != self._head and not self._head_fits_beside(waiting[0][1], grant)):
+                in_vain.add(demand)
                 continue
             self.running.append(grant)
             if key != self._head:

@@ -20,6 +20,13 @@ from rft.study.slots import VISIBLE, Grant, Machine, Slots
 
 OBJECTS = 100 * 2**20
 """Bytes of shared memory for results, which are exit codes."""
+OWN_CLUSTER = {
+    "RAY_AUTH_MODE": "disabled",  # else a token is written into the home folder
+    # Its parts are Python programs, which take longer to start beside trials than Ray waits by itself.
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_gcs_server_port_wait_time_s": "300",
+}
 WORKERS_OWN = (VISIBLE, "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "RAY_")
 """Beginnings of variables that a worker has from Ray: those of the launcher would undo its packing."""
 
@@ -77,7 +84,8 @@ class RayExecutor(Executor):
 
     def __init__(self, settings: Ray, console: Console) -> None:
         if settings.address is None:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a token is written into the home folder
+            for name, value in OWN_CLUSTER.items():
+                os.environ.setdefault(name, value)
         self._ray = ray = library()
         there = this_machine()
         own: dict[str, Any] = {
