@@ -1,17 +1,21 @@
 """Hydra's launcher for sweeps, ``hydra/launcher=local|ray|submitit``: composes the trials, then hands over all at once.
 
-Hydra looks for launchers in the package ``hydra_plugins`` alone, where it would find ours in every other application
-of the environment too. These are registered by :func:`rft.config.register` instead, so that they are rft's alone.
+Hydra takes launchers from the package ``hydra_plugins`` alone. A file there would be found by every other application
+of the environment too; these are put there by :func:`rft.config.register`, in this process only, and are rft's alone.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
@@ -22,11 +26,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from rft.config.limits import check_ranges
 from rft.config.ranges import number
+from rft.errors import UserError
 
 GROUP = "hydra/launcher"
-MODULE = "hydra_plugins.rft"
-"""Where Hydra believes its launchers to be; it instantiates no others."""
+PACKAGE, MODULE = "hydra_plugins", "hydra_plugins.rft"
+"""Where Hydra finds them; it instantiates no others."""
 
 
 @dataclass
@@ -196,8 +202,43 @@ def register_launchers() -> None:
     """Tell Hydra of the launchers and their settings; any number of times."""
     for name, schema in KINDS.items():
         ConfigStore.instance().store(group=GROUP, name=name, node=schema, provider="rft")
+    module = ModuleType(MODULE)
     for launcher in (LocalLauncher, RayLauncher, SubmititLauncher):
         Plugins.instance().register(launcher)
+        module.__dict__[launcher.__name__] = launcher
+    sys.modules[MODULE] = module
+    _package().__dict__[MODULE.rpartition(".")[2]] = module
+
+
+def _package() -> ModuleType:
+    """Hydra's package of plugins; an empty one if no plugin is installed."""
+    if PACKAGE not in sys.modules and importlib.util.find_spec(PACKAGE) is None:
+        empty = ModuleType(PACKAGE)
+        empty.__path__ = []
+        sys.modules[PACKAGE] = empty
+    return importlib.import_module(PACKAGE)
+
+
+def check_launcher(chosen: DictConfig) -> None:
+    """Refuse settings of a launcher of ours that are out of their range; others have no ranges.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for schema in KINDS.values():
+        if chosen.get("_target_") == schema._target_:
+            check_ranges(schema, chosen, "hydra.launcher.")
+            if chosen.gpus is not None and (chosen.gpus < 0 or (chosen.gpus > 1 and chosen.gpus % 1)):
+                raise UserError(
+                    f"hydra.launcher.gpus={chosen.gpus}: a trial takes a fraction of one GPU or a whole number of them"
+                    "; correct it"
+                )
+
+
+def launcher_keys(overrides: Sequence[str]) -> list[str]:
+    """Settings of the launcher that overrides choose."""
+    asked = [one.partition("=")[2] for one in overrides if one.startswith(f"{GROUP}=")]
+    return list(KINDS.get(asked[-1] if asked else "local", Local).__dataclass_fields__)
 
 
 @contextmanager
