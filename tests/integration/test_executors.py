@@ -83,7 +83,9 @@ def _ray(folder: Path) -> Executor:
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     from rft.study.executors.ray import RayExecutor
 
-    return RayExecutor(Ray(cluster_cores=16, cluster_gpus=4), Console(stderr=True))
+    # A machine that is too busy for Ray to start in time may have a cluster of 16 cores and 4 GPUs running.
+    running = os.environ.get("RAY_ADDRESS")
+    return RayExecutor(Ray(address=running, cluster_cores=16, cluster_gpus=4), Console(stderr=True))
 
 
 def _submitit(folder: Path) -> Executor:
