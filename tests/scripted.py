@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rft.study.executors.local import Plain
 from rft.study.launch import Job, Launcher, Process
+from rft.study.slots import Grant
 
 ROOT = Path(__file__).parents[1]
 # In place of a trial: notes its start, then does what its override says.
@@ -69,12 +71,12 @@ with Scripted(Console(stderr=True), Path("runs/s"), again=()) as launcher:
 class Scripted(Launcher):
     """Starts scripts."""
 
-    def start(self, job: Job, threads: int) -> Process:
+    def start(self, job: Job, grant: Grant) -> Process:
         """Start the script of a job."""
         job.folder.mkdir(parents=True, exist_ok=True)
         with job.log.open("wb") as log:
             command = [sys.executable, "-c", TRIAL, str(job.folder), *job.overrides]
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            return Plain(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def read(text: str) -> list[Job]:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -22,25 +21,24 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rft.config import quoted
-from rft.runtime import cores
+from rft.config.build import target_class
+from rft.config.launchers import Launch, Local
 from rft.store import Store
 from rft.store.names import INTERRUPTED, TRIAL
 from rft.study import killed
+from rft.study.executors.base import Executor, Process
 from rft.study.finished import is_finished, record_of, retire, tail
-from rft.study.forks import SUPPORTED, Forked, Forks
+from rft.study.forks import Forked
 from rft.study.killed import memory_kills
 from rft.study.ledger import Ledger
 from rft.study.owner import launchers, owner
 from rft.study.rows import ENDED, Row, State
+from rft.study.slots import Demand, Grant, share
 from rft.study.warm import GRACE
 
-SWITCH = "RFT_FORK"
-"""Environment variable; 0 starts every job as a plain process, imports and all."""
 LAUNCHED = "RFT_LAUNCHED"
 """Environment variable of a trial that a launcher has started, and writes into the ledger."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-
-Process = subprocess.Popen[bytes] | Forked
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,8 @@ class Job:
     """The arm that it belongs to."""
     seed: int | None = None
     """The trial's seed; None for a stage that trials share."""
+    demand: Demand | None = None
+    """What it takes; None: its part of the cores."""
 
     @property
     def arguments(self) -> list[str]:
@@ -100,6 +100,16 @@ def stop(processes: Collection[Process]) -> None:
                 process.kill()
 
 
+def make_executor(settings: Launch, console: Console) -> Executor:
+    """Where trials run by these settings.
+
+    Raises:
+        UserError: if what it needs is not installed, or not there.
+    """
+    made: Executor = target_class({"_target_": settings.executor})(settings, console)
+    return made
+
+
 def _leave(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
@@ -113,6 +123,7 @@ class _Running:
     task: TaskID
     memory_kills: int
     """Of the control group, when it started."""
+    grant: Grant
     cancelled: bool = False
 
 
@@ -124,31 +135,39 @@ class _Course:
     owner: str
     waiting: dict[str, Job]
     """By the name in the ledger: what has not ended yet."""
-    at_once: int
+    demands: Mapping[str, Demand]
     progress: Progress
     whole: TaskID
     running: dict[str, _Running] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     looked: float = 0.0
     """When the ledger was last looked at, by a clock that never goes back."""
+    elsewhere: set[str] = field(default_factory=set)
+    """What other launchers had then."""
 
 
 class Launcher:
     """Runs jobs with a live line for each; a job that fails ends alone. What it starts stands in the study's ledger.
 
-    As a context it keeps the process that jobs are forked from, and ends on SIGTERM as on Ctrl-C: with its jobs. Other
+    As a context it keeps what its jobs are started from, and ends on SIGTERM as on Ctrl-C: with its jobs. Other
     launchers of the same study may be at work: of a job that one of them has, its end is waited for.
 
     Args:
         console: where progress and failures are shown.
         study: the study's folder; None: the one that all jobs of a run lie in.
         again: the states in which a trial that is in the ledger is started once more. Shared stages always are.
+        executor: starts the jobs; as processes of this machine if not given.
     """
 
-    def __init__(self, console: Console, study: Path | None = None, again: Collection[State] = ENDED) -> None:
+    def __init__(
+        self,
+        console: Console,
+        study: Path | None = None,
+        again: Collection[State] = ENDED,
+        executor: Executor | None = None,
+    ) -> None:
         self.console, self.study, self.again = console, study, frozenset(again)
-        self._forks: Forks | None = None
-        self._told = False
+        self.executor = executor or make_executor(Local(), console)
         self._handler: Any = None
         self._opened: dict[Path, tuple[Ledger, str]] = {}
         self._owned = ExitStack()
@@ -161,8 +180,7 @@ class Launcher:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
-            if self._forks is not None:
-                self._forks.close()
+            self.executor.close()
         finally:
             self._owned.close()
             if self._handler is not None:
@@ -210,45 +228,67 @@ class Launcher:
 
         Args:
             jobs: what to run.
-            at_once: how many side by side.
+            at_once: how many side by side; 0: as many as fit.
             title: what they are, beside the bar over all.
             before: jobs of the same bar that ran earlier.
             total: jobs of the whole bar; these alone if not given.
 
         Raises:
-            UserError: if the ledger cannot be used.
+            UserError: if the ledger cannot be used, or a job takes more than there is.
         """
         if not jobs:
             return {}
+        demands = self._demands(jobs, at_once)
         ledger, me, named = self.submit(jobs)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
             whole = progress.add_task(title, total=total or len(jobs), completed=before)
-            course = _Course(ledger, me, named, max(1, min(at_once, len(jobs))), progress, whole)
+            course = _Course(ledger, me, named, dict(zip(named, demands, strict=True)), progress, whole)
             try:
                 while course.waiting:
                     self._look_around(course)
                     self._start_some(course)
-                    self._pause()
+                    self.executor.pause(0.2)
                     self._look_after(course)
             finally:
                 self._end(course)
         return course.failed
 
+    def _demands(self, jobs: Sequence[Job], at_once: int) -> list[Demand]:
+        """What each job takes."""
+        slots = self.executor.slots
+        slots.at_most = min(at_once, len(jobs))
+        part = Demand(share(self.executor.machine, slots.at_most), gpus=None)
+        if slots.machine is not None and not any(job.demand for job in jobs):
+            # So many were asked for by their number, also where there are fewer cores.
+            slots.machine = replace(slots.machine, cores=max(slots.machine.cores, slots.at_most * part.cores))
+        for job in jobs:
+            slots.require(job.demand or part, job.name)
+        return [job.demand or part for job in jobs]
+
     def _start_some(self, course: _Course) -> None:
         """Start jobs that nobody has, as far as there is room."""
-        names = course.waiting.keys() - course.running.keys()
-        room = course.at_once - len(course.running)
-        if not names or room <= 0:
-            return
-        for row in course.ledger.claim(names, course.owner, room):
-            job = course.waiting[row.name]
-            if row.state is not State.queued and row.seed is not None and is_finished(job.folder, Store.default()):
-                self._settle(course, row.name, State.done)  # its launcher died after its end
+        slots = self.executor.slots
+        others = course.running.keys() | course.elsewhere
+        free = {name: course.demands[name] for name in course.waiting if name not in others}
+        while taken := slots.fitting(list(free.items())):
+            name, grant = str(taken[0]), taken[1]
+            del free[name]
+            job, claimed = course.waiting[name], course.ledger.claim([name], course.owner)
+            if not claimed:
+                slots.give_back(grant)
+                course.elsewhere.add(name)
+                continue
+            if claimed[0].state is not State.queued and job.seed is not None and self._is_finished(job):
+                slots.give_back(grant)
+                self._settle(course, name, State.done)  # its launcher died after its end
                 continue
             task = course.progress.add_task(f"  {escape(job.name)}", total=None)
-            process = self.start(job, max(1, cores() // course.at_once))
-            course.running[row.name] = _Running(job, process, task, memory_kills())
+            course.running[name] = _Running(job, self.start(job, grant), task, memory_kills(), grant)
+
+    @staticmethod
+    def _is_finished(job: Job) -> bool:
+        return is_finished(job.folder, Store.default())
 
     def _look_around(self, course: _Course) -> None:
         """Once a second: tell the ledger what runs, hear what is cancelled and what other launchers have ended."""
@@ -259,6 +299,9 @@ class Launcher:
             course.running[name].cancelled = True
             course.running[name].process.terminate()
         there = {row.name: row for row in course.ledger.rows()}
+        course.elsewhere = {
+            row.name for row in there.values() if row.state is State.running and row.owner != course.owner
+        }
         for name, job in list(course.waiting.items()):
             row = there.get(name)
             if row is None:  # the ledger was damaged and made again
@@ -280,7 +323,7 @@ class Launcher:
                 continue
             if isinstance(one.process, Forked) and one.process.lost and one.process.pid is None:
                 one.job = replace(one.job, forks=False)  # it never began
-                one.process = self.start(one.job, max(1, cores() // course.at_once))
+                one.process = self.start(one.job, one.grant)
                 continue
             self._settle(course, name, *self._outcome(one))
 
@@ -291,15 +334,21 @@ class Launcher:
             return State.done, None
         if one.cancelled:
             return State.cancelled, "cancelled"
-        if isinstance(one.process, Forked) and one.process.lost:
+        if one.process.lost:
             why = f"{one.process.lost}, and this job with it; start it again and it goes on from its last checkpoint"
             return State.interrupted, why
         if code == -signal.SIGKILL:
-            return State.interrupted, killed.why(code, one.process.pid, one.memory_kills)
+            return State.interrupted, self._why_killed(one, code)
         told = str(record_of(one.job.folder).get("error") or "")
         if code == -signal.SIGTERM or told.startswith(INTERRUPTED):
-            return State.interrupted, told or killed.why(code, one.process.pid, one.memory_kills)
+            return State.interrupted, told or self._why_killed(one, code)
         return State.failed, "\n".join(tail(one.job.log) + ([killed.why(code, None, 0)] if code < 0 else []))
+
+    def _why_killed(self, one: _Running, code: int) -> str:
+        """In words; the kernel that is asked is that of this machine."""
+        return killed.why(
+            code, *((one.process.pid, one.memory_kills) if self.executor.here else (None, memory_kills()))
+        )
 
     def _settle(
         self, course: _Course, name: str, state: State, error: str | None = None, owner: str | None = None
@@ -307,6 +356,7 @@ class Launcher:
         """Write a job's end into the ledger and say it."""
         job, one = course.waiting.pop(name), course.running.pop(name, None)
         if one is not None:
+            self.executor.slots.give_back(one.grant)
             course.progress.remove_task(one.task)
         course.progress.advance(course.whole)
         versions = record_of(job.folder).get("versions") if state is State.done else None
@@ -337,48 +387,13 @@ class Launcher:
                 me = course.owner if state is State.interrupted else None
                 self._settle(course, name, state, error, me)
 
-    def start(self, job: Job, threads: int) -> Process:
+    def start(self, job: Job, grant: Grant) -> Process:
         """Start ``rft run`` in a process of its own; its output goes to ``log.txt`` in the job's folder."""
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "progress.json").unlink(missing_ok=True)  # an earlier start's
-        environment = os.environ | {
-            "RFT_THREADS": str(threads),
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-            "RFT_PROGRESS_FILE": str(job.folder / "progress.json"),
-            LAUNCHED: "1",
-        }
-        with job.log.open("wb") as log:
-            if job.forks and (forks := self._server()) is not None:
-                return forks.start(
-                    job.arguments, cwd=Path.cwd(), environment=environment, stdout=job.log, stderr=job.log
-                )
-            return subprocess.Popen(
-                [sys.executable, "-m", "rft", *job.arguments],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-            )
-
-    def _server(self) -> Forks | None:
-        """What to fork from, started when it is first asked for; None if there is none, or none any more."""
-        if not SUPPORTED or os.environ.get(SWITCH) == "0":
-            return None
-        if self._forks is None:
-            self._forks = Forks()
-        if self._forks.gone:
-            if not self._told:
-                self.console.print(f"{self._forks.gone}; jobs start as plain processes from here on", markup=False)
-            self._told = True
-            return None
-        return self._forks
-
-    def _pause(self) -> None:
-        if self._forks is not None and not self._forks.gone:
-            self._forks.listen(0.2)  # less, if something ends
-        else:
-            time.sleep(0.2)
+        progress = job.folder.absolute() / "progress.json"
+        progress.unlink(missing_ok=True)  # an earlier start's
+        environment = {**grant.environment, "RFT_PROGRESS_FILE": str(progress), LAUNCHED: "1"}
+        return self.executor.start(job, environment, grant)
 
     @staticmethod
     def _show(progress: Progress, task: TaskID, job: Job) -> None:

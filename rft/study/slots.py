@@ -39,25 +39,27 @@ class Demand:
     """At least 1; also its threads, over all its processes."""
     memory: int = 0
     """Bytes; 0: not counted."""
-    gpus: float = 0.0
-    """A fraction of one, which others may share, or a whole number of whole ones."""
+    gpus: float | None = 0.0
+    """A fraction of one, which others may share, or a whole number of whole ones. None: not counted; it sees what its
+    launcher sees."""
 
     def __post_init__(self) -> None:
-        if self.cores < 1 or self.memory < 0 or self.gpus < 0:
+        gpus = self.gpus or 0.0
+        if self.cores < 1 or self.memory < 0 or gpus < 0:
             raise UserError(f"{self}: of cores a trial takes at least 1, of memory and GPUs at least 0; correct it")
-        if self.gpus > 1 and self.gpus != int(self.gpus):
+        if gpus > 1 and gpus != int(gpus):
             raise UserError(
-                f"gpus={self.gpus}: a trial takes a fraction of one GPU or a whole number of them; give "
-                f"{int(self.gpus)} or {int(self.gpus) + 1}"
+                f"gpus={gpus}: a trial takes a fraction of one GPU or a whole number of them; give {int(gpus)} or "
+                f"{int(gpus) + 1}"
             )
 
     def __str__(self) -> str:
-        return f"{self.cores} cores, {self.memory / 2**30:.3g} GB, {self.gpus:g} GPUs"
+        return f"{self.cores} cores, {self.memory / 2**30:.3g} GB, {self.gpus or 0:g} GPUs"
 
     @property
     def parts(self) -> int:
         """Of one GPU, if it shares one; else 0."""
-        return max(1, round(self.gpus * WHOLE)) if 0 < self.gpus < 1 else 0
+        return max(1, round(self.gpus * WHOLE)) if self.gpus and self.gpus < 1 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class _Free:
         """Where a demand fits. A share goes to the fullest GPU that has room, so that whole ones stay whole."""
         if demand.cores > self.cores or (self.memory is not None and demand.memory > self.memory):
             return None
+        if demand.gpus is None:
+            return Grant(demand)
         if demand.parts:
             roomy = [gpu for gpu, left in self.parts.items() if left >= demand.parts]
             return Grant(demand, (min(roomy, key=self.parts.__getitem__),)) if roomy else None

@@ -1,4 +1,4 @@
-"""The trials of ``rft run -m``: as many at once as there are cores for, each a process of its own."""
+"""The trials of ``rft run -m``: as many at once as fit, each a process of its own."""
 
 from __future__ import annotations
 
@@ -6,31 +6,28 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
 from rft.config import quoted
-from rft.runtime import cores
+from rft.config.launchers import Launch
 from rft.study.account import closing
-from rft.study.launch import Job, Launcher, Process, may_fork
+from rft.study.executors.base import Executor
+from rft.study.launch import Job, Launcher, make_executor, may_fork
 from rft.study.rows import State
-
-AT_ONCE = 4
+from rft.study.slots import Demand, demand_of
 
 
 class _Sweep(Launcher):
-    """A launcher that prints what a job printed when it has ended, and gives it the threads that it asks for."""
+    """A launcher that prints what a job printed when it has ended."""
 
-    def __init__(self, console: Console, study: Path, threads: Mapping[str, int], numbers: Mapping[str, int]) -> None:
-        super().__init__(console, study)
-        self.threads, self.numbers = threads, numbers
-
-    def start(self, job: Job, threads: int) -> Process:
-        """Start a job; RFT_THREADS, if the sweep was started with it, comes first."""
-        asked = int(os.environ.get("RFT_THREADS") or 0)
-        return super().start(job, asked or self.threads.get(job.name) or threads)
+    def __init__(self, console: Console, study: Path, executor: Executor, numbers: Mapping[str, int]) -> None:
+        super().__init__(console, study, executor=executor)
+        self.numbers = numbers
 
     def ended(self, job: Job, state: State, *, here: bool) -> None:
         """Print its output, each job's in one piece."""
@@ -41,8 +38,8 @@ class _Sweep(Launcher):
             sys.stdout.flush()
 
 
-def sweep_job(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> tuple[Job, int]:
-    """A trial of a sweep as a job, and the threads that it asks for over all its processes; 0 for its share.
+def sweep_job(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> tuple[Job, dict[str, Any]]:
+    """A trial of a sweep as a job, and its strategy.
 
     Args:
         cfg: the trial's configuration, its arm named.
@@ -50,25 +47,40 @@ def sweep_job(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> tuple[
         folder: where its record goes.
     """
     own = (*overrides, f"arm={quoted(str(cfg.arm))}")
-    processes = max(1, int(cfg.strategy.get("devices", 1)))
-    threads = int(cfg.strategy.get("threads", 0)) * processes
     arm, seed = str(cfg.arm), int(cfg.seed)
-    return Job(f"{arm} seed {seed}", own, folder, may_fork(cfg.strategy), arm, seed), threads
+    return Job(f"{arm} seed {seed}", own, folder, may_fork(cfg.strategy), arm, seed), dict(cfg.strategy)
 
 
-def run_sweep(trials: Sequence[tuple[Job, int]]) -> list[str]:
-    """Run the trials and print what each printed; returns the names of those that failed or were stopped."""
+def sweep_demand(strategy: Mapping[str, Any], settings: Launch, executor: Executor) -> Demand:
+    """What a trial of a sweep takes; RFT_THREADS, if the sweep was started with it, comes first."""
+    return demand_of(
+        strategy,
+        executor.machine,
+        jobs=settings.jobs,
+        cores=int(os.environ.get("RFT_THREADS") or 0) or settings.cores,
+        memory_gb=settings.memory_gb,
+        gpus=settings.gpus,
+    )
+
+
+def run_sweep(trials: Sequence[tuple[Job, Mapping[str, Any]]], settings: Launch) -> list[str]:
+    """Run the trials and print what each printed; returns the names of those that failed or were stopped.
+
+    Args:
+        trials: from :func:`sweep_job`.
+        settings: where they run, how many at once, and what each takes.
+    """
     failed: list[str] = []
     console = Console(stderr=True, soft_wrap=True)
-    threads = {job.name: asked for job, asked in trials}
-    at_once = max(1, min(AT_ONCE, cores() // max(1, *threads.values())))
-    studies: dict[Path, dict[Path, Job]] = defaultdict(dict)
-    for job, _ in trials:
-        studies[job.folder.absolute().parent][job.folder.absolute()] = job
+    studies: dict[Path, dict[Path, tuple[Job, Mapping[str, Any]]]] = defaultdict(dict)
+    for job, strategy in trials:
+        studies[job.folder.absolute().parent][job.folder.absolute()] = (job, strategy)
     numbers = {job.name: number for number, (job, _) in enumerate(trials)}
-    for study, jobs in studies.items():
-        with _Sweep(console, study, threads, numbers) as launcher:
-            failed += launcher.run(list(jobs.values()), at_once, "trials")
-            names = {folder.name for folder in jobs}
+    for study, found in studies.items():
+        executor = make_executor(settings, console)
+        with _Sweep(console, study, executor, numbers) as launcher:
+            jobs = [replace(job, demand=sweep_demand(how, settings, executor)) for job, how in found.values()]
+            failed += launcher.run(jobs, settings.jobs, "trials")
+            names = {folder.name for folder in found}
             closing(console, [row for row in launcher.open(study)[0].rows() if row.name in names])
     return failed

@@ -74,6 +74,8 @@ class Executor(ABC):
 
     where: ClassVar[str]
     """In words, for the launcher's first line."""
+    here: ClassVar[bool] = False
+    """Whether trials are processes of this machine, started by this process."""
     slots: Slots
     """What may run at once."""
 

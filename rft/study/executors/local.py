@@ -36,11 +36,13 @@ class LocalExecutor(Executor):
     """
 
     where = "on this machine"
+    here = True
 
     def __init__(self, settings: Local, console: Console) -> None:
         self.console = console
         self.slots = Slots(this_machine(), settings.jobs)
-        self._forks: Forks | None = None
+        self.forks: Forks | None = None
+        """What jobs are forked from; none until the first."""
         self._told = False
 
     @property
@@ -62,23 +64,23 @@ class LocalExecutor(Executor):
         """What to fork from, started when it is first asked for; None if there is none, or none any more."""
         if not SUPPORTED or os.environ.get(SWITCH) == "0":
             return None
-        if self._forks is None:
-            self._forks = Forks()
-        if self._forks.gone:
+        if self.forks is None:
+            self.forks = Forks()
+        if self.forks.gone:
             if not self._told:
-                self.console.print(f"{self._forks.gone}; jobs start as plain processes from here on", markup=False)
+                self.console.print(f"{self.forks.gone}; jobs start as plain processes from here on", markup=False)
             self._told = True
             return None
-        return self._forks
+        return self.forks
 
     def pause(self, seconds: float) -> None:
         """Sleep, or less if a fork ends."""
-        if self._forks is not None and not self._forks.gone:
-            self._forks.listen(seconds)
+        if self.forks is not None and not self.forks.gone:
+            self.forks.listen(seconds)
         else:
             time.sleep(seconds)
 
     def close(self) -> None:
         """End the process that jobs are forked from, and its forks."""
-        if self._forks is not None:
-            self._forks.close()
+        if self.forks is not None:
+            self.forks.close()

@@ -123,7 +123,12 @@ class RayExecutor(Executor):
         """Hand a job over. Whatever becomes of it, Ray does not run it again."""
         own = {k: v for k, v in {**os.environ, **environment}.items() if not k.startswith(WORKERS_OWN)}
         task = Task.of(job, own)
-        options = {"num_cpus": grant.demand.cores, "num_gpus": grant.demand.gpus, "max_retries": 0, "name": job.name}
+        options = {
+            "num_cpus": grant.demand.cores,
+            "num_gpus": grant.demand.gpus or 0,
+            "max_retries": 0,
+            "name": job.name,
+        }
         if grant.demand.memory:
             options["memory"] = grant.demand.memory
         process = RayProcess(task, reference=self._hold.options(**options).remote(task))
