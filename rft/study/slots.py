@@ -215,7 +215,7 @@ def demand_of(
         strategy: the trial's: its processes, their threads, whether they compute on GPUs.
         machine: where it would run.
         jobs: trials at once; 0: as many as fit.
-        cores: asked for each trial; 0: by ``strategy.threads``, else its share.
+        cores: asked for each trial; 0: by ``strategy.threads`` but no more than there are, else its share.
         memory_gb: asked for each trial, in 2³⁰ bytes; 0: not counted.
         gpus: asked for each trial; None: one a process, unless it computes on the CPU.
     """
@@ -223,5 +223,5 @@ def demand_of(
     if gpus is None:
         kind = str(getattr(strategy.get("accelerator"), "value", strategy.get("accelerator", "auto")))
         gpus = processes if kind == "gpu" or (kind == "auto" and machine.gpus) else 0
-    threads = cores or int(strategy.get("threads", 0)) * processes or share(machine, jobs, gpus)
-    return Demand(threads, round(memory_gb * 2**30), float(gpus))
+    threads = min(int(strategy.get("threads", 0)) * processes, max(1, machine.cores))
+    return Demand(cores or threads or share(machine, jobs, gpus), round(memory_gb * 2**30), float(gpus))

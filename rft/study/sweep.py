@@ -53,11 +53,13 @@ def sweep_job(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> tuple[
 
 def sweep_demand(strategy: Mapping[str, Any], settings: Launch, executor: Executor) -> Demand:
     """What a trial of a sweep takes; RFT_THREADS, if the sweep was started with it, comes first."""
+    machine = executor.machine
+    asked = min(int(os.environ.get("RFT_THREADS") or 0), max(1, machine.cores))
     return demand_of(
         strategy,
-        executor.machine,
+        machine,
         jobs=settings.jobs,
-        cores=int(os.environ.get("RFT_THREADS") or 0) or settings.cores,
+        cores=asked or settings.cores,
         memory_gb=settings.memory_gb,
         gpus=settings.gpus,
     )

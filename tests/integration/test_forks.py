@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rft.config.launchers import Local
 from rft.study.executors.local import SWITCH
 from rft.study.forks import SUPPORTED, Forked
 from rft.study.launch import Job, Launcher, Process
@@ -251,8 +252,10 @@ def test_a_trial_of_a_sweep_that_fails_ends_alone(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RFT_THREADS", raising=False)
-    trials = [(job(tmp_path, "left", "leave"), 1), (job(tmp_path, "look", "look", "seen.json"), 2)]
-    assert run_sweep(trials) == ["left"]
+    trials = [
+        (job(tmp_path, "left", "leave"), {"threads": 1}), (job(tmp_path, "look", "look", "seen.json"), {"threads": 2}),
+    ]  # fmt: skip
+    assert run_sweep(trials, Local()) == ["left"]
     said = capfd.readouterr()
     assert [line for line in said.out.splitlines() if line in ("last words", "acts look")] == [
         "last words",
