@@ -21,12 +21,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rft.config import quoted
-from rft.config.build import target_class
-from rft.config.launchers import Launch, Local
+from rft.config.launchers import Local
 from rft.store import Store
 from rft.store.names import INTERRUPTED, TRIAL
 from rft.study import killed
-from rft.study.executors.base import Executor, Process
+from rft.study.executors.base import Executor, Process, make_executor
 from rft.study.finished import is_finished, record_of, retire, tail
 from rft.study.forks import Forked
 from rft.study.killed import memory_kills
@@ -98,16 +97,6 @@ def stop(processes: Collection[Process]) -> None:
         for process in processes:
             if process.poll() is None:
                 process.kill()
-
-
-def make_executor(settings: Launch, console: Console) -> Executor:
-    """Where trials run by these settings.
-
-    Raises:
-        UserError: if what it needs is not installed, or not there.
-    """
-    made: Executor = target_class({"_target_": settings.executor})(settings, console)
-    return made
 
 
 def _leave(number: int, _frame: object) -> NoReturn:

@@ -16,8 +16,8 @@ from rich.console import Console
 from rft.config import quoted
 from rft.config.launchers import Launch
 from rft.study.account import closing
-from rft.study.executors.base import Executor
-from rft.study.launch import Job, Launcher, make_executor, may_fork
+from rft.study.executors.base import Executor, make_executor
+from rft.study.launch import Job, Launcher, may_fork
 from rft.study.rows import State
 from rft.study.slots import Demand, demand_of
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from rft.study.slots import Grant, Machine, Slots
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rft.config.launchers import Launch
 
 
 class Job(Protocol):
@@ -101,3 +106,15 @@ class Executor(ABC):
     @abstractmethod
     def close(self) -> None:
         """End what still runs, and what was started to run it."""
+
+
+def make_executor(settings: Launch, console: Console) -> Executor:
+    """Where trials run by these settings.
+
+    Raises:
+        UserError: if what it needs is not installed, or not there.
+    """
+    from rft.config.build import target_class  # a task that holds a slot imports this module and needs no Hydra
+
+    made: Executor = target_class({"_target_": settings.executor})(settings, console)
+    return made
