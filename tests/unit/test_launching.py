@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ from typer.testing import CliRunner
 
 from rft.cli.app import app
 from rft.errors import UserError
-from rft.study.launch import Job
+from rft.study.launch import Job, Process
 from rft.study.ledger import Ledger
 from rft.study.origin import origin, require_unchanged
 from rft.study.rows import State
+from rft.study.slots import Demand, Grant, Machine
 from rft.study.versions import declared, versions
 from tests.scripted import Scripted, start_launcher
 
@@ -188,3 +190,44 @@ def test_a_launcher_knows_the_versions_without_what_computes() -> None:
     code = "import sys, rft.study.versions as v; v.versions(); print({'torch', 'lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout == "set()\n"
+
+
+class Noting(Scripted):
+    """Notes what each job was given, and what all that ran then had."""
+
+    def start(self, job: Job, grant: Grant) -> Process:
+        """Note, then start."""
+        self.given: dict[str, Grant] = {**getattr(self, "given", {}), job.name: grant}
+        self.beside = [*getattr(self, "beside", []), list(self.executor.slots.running)]
+        return super().start(job, grant)
+
+
+def test_jobs_get_what_they_ask_for_and_never_more_than_there_is_run(world: Path) -> None:
+    demands = [Demand(2, 0, 0.5), Demand(2, 0, 2), Demand(1, 0, 0.5), Demand(4, 0, 0), Demand(1)]
+    work = [replace(job, demand=one) for job, one in zip(jobs(world, *["exit"] * 5), demands, strict=True)]
+    with Noting(Console(file=io.StringIO()), world / "runs" / "s") as launcher:
+        launcher.executor.slots.machine = Machine(4, 0, ("0", "1"))
+        failed = launcher.run(work, 0, "trials")
+        assert launcher.executor.slots.running == []
+    assert set(failed) == {job.name for job in work}
+    assert {one.name: launcher.given[one.name].demand for one in work} == {one.name: one.demand for one in work}
+    assert all(sum(grant.demand.cores for grant in held) <= 4 for held in launcher.beside)
+    assert launcher.given["a seed 1"].gpus == ("0", "1")
+    assert launcher.given["a seed 3"].environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert states(world) == ["failed"] * 5
+
+
+def test_a_job_that_says_nothing_gets_its_part_and_sees_all_gpus(world: Path) -> None:
+    with Noting(Console(file=io.StringIO()), world / "runs" / "s") as launcher:
+        launcher.executor.slots.machine = Machine(8, 0, ("0", "1"))
+        launcher.run(jobs(world, "exit", "exit", "exit"), 2, "trials")
+    assert {grant.demand.cores for grant in launcher.given.values()} == {4}
+    assert all("CUDA_VISIBLE_DEVICES" not in grant.environment for grant in launcher.given.values())
+    assert max(map(len, launcher.beside)) <= 2
+
+
+def test_what_never_fits_is_refused_before_the_ledger_knows_it(world: Path) -> None:
+    work = [replace(job, demand=Demand(99_999)) for job in jobs(world, "done")]
+    with pytest.raises(UserError, match=r"a seed 0: asks for 99999 cores"):
+        run(world, work)
+    assert not (world / "runs" / "s" / "ledger.sqlite").exists()
