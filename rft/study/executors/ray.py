@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,6 +110,8 @@ class RayExecutor(Executor):
             ) from error
         # With a number of jobs the queue is Ray's: a cluster that grows with what waits must see it.
         self.slots = Slots(self.machine) if not settings.jobs else Slots(None, settings.jobs)
+        # By value: a worker needs nothing of rft, nor minds what else is called so in the folder that it starts in.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[hold.__module__])
         self._hold = ray.remote(hold)
         self._running: list[RayProcess] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class SubmititExecutor(Executor):
     def __init__(self, settings: Submitit, console: Console) -> None:
         self.settings = settings
         submitit = library()
+        # By value: the process that holds needs nothing of rft, nor minds what else is called so in its folder.
+        submitit.core.utils.cloudpickle.register_pickle_by_value(sys.modules[hold.__module__])
         folder = Path(settings.folder).absolute()
         self._here = settings.cluster is Cluster.local
         try:
