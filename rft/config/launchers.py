@@ -101,7 +101,7 @@ class Submitit(Launch):
     """Limit of a trial's time."""
     warn_seconds: int = number(120, at_least=10)
     """Before that limit, the trial is told to keep its checkpoint and end."""
-    setup: list[str] = field(default_factory=list)
+    shell: list[str] = field(default_factory=list)
     """Lines of shell before it starts, as `module load cuda`."""
     sbatch: dict[str, Any] = field(default_factory=dict)
     """Further options of sbatch by name."""

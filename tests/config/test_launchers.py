@@ -109,7 +109,8 @@ def test_hydras_own_launcher_is_an_option_still() -> None:
 
 
 def test_help_and_settings_name_them(capsys: pytest.CaptureFixture[str]) -> None:
-    hydra_run(["--help"])
+    with pytest.raises(SystemExit):
+        hydra_run(["--help"])
     assert "hydra/launcher=local" in capsys.readouterr().out
     hydra_run(["--cfg", "hydra", "-p", "hydra.launcher", "hydra/launcher=ray"])
     said = capsys.readouterr().out

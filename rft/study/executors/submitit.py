@@ -103,8 +103,8 @@ class SubmititExecutor(Executor):
         found["slurm_additional_parameters"] = {"no_requeue": True, **settings.sbatch}
         if not self._here:
             found |= {"slurm_signal_delay_s": settings.warn_seconds}
-        if settings.setup:
-            found["slurm_setup"] = list(settings.setup)
+        if settings.shell:
+            found["slurm_setup"] = list(settings.shell)
         return {"name": "rft", "timeout_min": settings.minutes, **found}
 
     @property
