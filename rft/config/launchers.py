@@ -41,6 +41,8 @@ class Launch:
 
     executor: ClassVar[str]
     """Module and class of `rft.study.executors` that starts the trials."""
+    _target_: str = ""
+    """The launcher, for Hydra."""
     jobs: int = number(0, at_least=0)
     """Trials at once; 0: as many as fit, by cores, memory and GPUs."""
     cores: int = number(0, at_least=0)
