@@ -98,16 +98,21 @@ def hydra_run(arguments: Sequence[str]) -> None:
         if faults:
             raise UserError("; ".join(map(str, faults)))  # of several batches, if the sweeper makes some
         return
-    for cfg, folder, overrides in found:
-        from rft.runtime import prepare_process
+    for one in found:
+        _run_here(*one)
 
-        prepare_process()
-        from rft.study.single import in_ledger
-        from rft.study.trial import run_trial
 
-        with in_ledger(cfg, folder, overrides):
-            _import_plugins(cfg)
-            run_trial(cfg, folder, overrides)
+def _run_here(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Run a trial in this process."""
+    from rft.runtime import prepare_process
+
+    prepare_process()
+    from rft.study.single import in_ledger
+    from rft.study.trial import run_trial
+
+    with in_ledger(cfg, folder, overrides):
+        _import_plugins(cfg)
+        run_trial(cfg, folder, overrides)
 
 
 def _run_sweep(found: Sequence[Found], settings: Launch) -> None:
