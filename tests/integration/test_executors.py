@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from rich.console import Console
 from rft.config.launchers import Cluster, Local, Ray, Submitit
 from rft.errors import UserError
 from rft.study.executors.base import Executor, Process
+from rft.study.executors.hold import Task
 from rft.study.slots import Demand, Grant, Machine, Slots
-from tests.integration.harness import wait_until
+from tests.integration.harness import REPOSITORY, wait_until
 
 FOUR = Machine(16, 0, ("0", "1", "2", "3"))
 # `python -m rft` takes the current folder first: a job that does what its argument says, in no time.
@@ -214,6 +217,7 @@ def test_one_that_waits_for_ray_never_begins_once_it_is_stopped(executor: Execut
         pytest.skip("only a cluster's queue holds what was started")
     first, second = errand("first", "stay"), errand("second", "stay")
     process, grant = start(executor, first, Demand(16))
+    wait_until(lambda: "stays" in (first.log.read_text() if first.log.exists() else ""))  # else it might be withdrawn
     waits = executor.start(second, {}, Grant(Demand(16)))
     assert waits.poll() is None
     assert waits.pid is None
@@ -224,6 +228,55 @@ def test_one_that_waits_for_ray_never_begins_once_it_is_stopped(executor: Execut
     executor.slots.give_back(grant)
     time.sleep(1.0)
     assert second.runs == []
+
+
+# What holds a job and lives on after it, as a worker of Ray does: an interrupt is an exception in it.
+WORKER = """
+import signal, sys, time
+from rft.study.executors.hold import Task, hold
+holding, code = True, "interrupted"
+def interrupt(*_):
+    if holding:
+        raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupt)
+try:
+    code = hold({task!r})
+except KeyboardInterrupt:
+    pass
+holding = False
+print(code, flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def worker(task: Task) -> Iterator[subprocess.Popen[str]]:
+    own = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", WORKER.format(task=task)]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=own, stdout=subprocess.PIPE, text=True) as one:
+        try:
+            yield one
+        finally:
+            one.kill()
+
+
+@pytest.mark.parametrize("saying", [False, True], ids=["waiting", "saying"])
+def test_an_interrupt_of_what_holds_a_job_ends_it_softly(errand: Make, saying: bool) -> None:
+    """While the task waits for the job, or still writes the file that says its process id."""
+    job = errand("one", "stay")
+    task = Task.of(job, {})
+    named = Path(f"{task.begun}.new")
+    if saying:
+        os.mkfifo(named)  # writing stops here until somebody reads
+    with worker(task) as held:
+        wait_until(lambda: "stays" in (job.log.read_text() if job.log.exists() else ""))
+        held.send_signal(signal.SIGINT)
+        if saying:
+            wait_until(lambda: not alive(job.runs[0]))
+            assert json.loads(named.read_text())["pid"] == job.runs[0]
+        assert held.stdout is not None
+        assert held.stdout.readline() == "7\n"
+        assert not alive(job.runs[0])
 
 
 def test_a_share_of_a_gpu_is_refused_where_slurm_decides(tmp_path: Path, errand: Make) -> None:

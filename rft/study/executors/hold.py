@@ -69,18 +69,41 @@ class Task:
 def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
     """Run the trial and wait for its end; returns its exit code, minus the signal's number if it was killed.
 
-    A KeyboardInterrupt, by which Ray cancels, and the signals named are passed on as SIGTERM: the trial ends with its
-    step and keeps its checkpoint.
+    An interrupt, by which Ray cancels, and the signals named are passed on as SIGTERM: the trial ends with its step and
+    keeps its checkpoint.
 
     Args:
         task: what to run.
         signals: by which a scheduler says that the time is over.
     """
-    asked = _asked(task)
-    if asked:
-        return -asked
+    process: subprocess.Popen[bytes] | None = None
+    told: list[int] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+        if process is not None:
+            process.terminate()
+
+    # A KeyboardInterrupt may be raised between any two lines. Out of here it would leave the trial behind, in a worker
+    # that lives on.
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, *signals)}
+    try:
+        asked = _asked(task)
+        if told or asked:
+            return -(asked or signal.SIGTERM)
+        process = _start(task)
+        if told:  # while it started
+            process.terminate()
+        _write(Path(task.begun), {"host": socket.gethostname(), "pid": process.pid})
+        return _end_of(process, task)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(task: Task) -> subprocess.Popen[bytes]:
     with Path(task.log).open("wb") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", TIED, str(os.getpid()), sys.executable, "-m", "rft", *task.arguments],
             cwd=task.cwd,
             env={**os.environ, **task.environment},
@@ -90,12 +113,9 @@ def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
             start_new_session=True,  # a scheduler's signal reaches the task alone, which passes it on once
         )
 
-    def pass_on(_number: int, _frame: FrameType | None) -> None:
-        process.terminate()
 
-    for number in signals:
-        signal.signal(number, pass_on)
-    _write(Path(task.begun), {"host": socket.gethostname(), "pid": process.pid})
+def _end_of(process: subprocess.Popen[bytes], task: Task) -> int:
+    """Wait for it, and send it what the launcher asks for."""
     sent = 0
     while True:
         try:
@@ -105,8 +125,6 @@ def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
             if asked and asked != sent:
                 process.send_signal(asked)
                 sent = asked
-        except KeyboardInterrupt:
-            process.terminate()
 
 
 def _asked(task: Task) -> int:
