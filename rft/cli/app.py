@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rft.cli import assets, judge, new, plugins, store
+from rft.cli import assets, judge, new, plugins, store, sweeps
 
 app = typer.Typer(
     name="rft",
@@ -80,6 +80,9 @@ def compare(
     from rft.cli.compare import Options, compare_studies
 
     compare_studies(studies, Options(runs, out, jobs, run=not no_run, strict=strict))
+
+
+sweeps.add_to(app)
 
 
 @app.command("check-algorithm")

@@ -48,6 +48,8 @@ class Found:
     planned: Plan | None = None
     jobs: int = 0
     tuning: FairTuning | None = None
+    origin: Mapping[str, Any] | None = None
+    """What the ledger keeps of where it comes from."""
 
 
 def compare_studies(studies: Sequence[str], options: Options) -> None:
@@ -97,6 +99,7 @@ def _locate(study: str, runs: Path, overrides: Sequence[str]) -> Found:
             that cannot be run.
     """
     from rft.report.load import records
+    from rft.study.origin import origin
     from rft.study.study import load_study, plan
     from rft.study.tuning import fair_tuning, with_overrides
 
@@ -104,7 +107,7 @@ def _locate(study: str, runs: Path, overrides: Sequence[str]) -> Found:
     if path.is_file() or (path / "study.yaml").exists():
         name, spec = load_study(path)
         spec, tuning = fair_tuning(name, with_overrides(spec, overrides), runs.absolute())
-        return Found(runs / name, plan(name, spec, runs.absolute()), spec.jobs, tuning)
+        return Found(runs / name, plan(name, spec, runs.absolute()), spec.jobs, tuning, origin(path, overrides))
     folder = path if path.exists() and not (runs / path.name).is_dir() else runs / path.name
     if not folder.is_dir():
         raise UserError(f"{study}: there is no such study; {_nearest_study(path, runs)}")
@@ -171,9 +174,9 @@ def _run(found: Sequence[Found], jobs: int) -> tuple[list[str], UserError | None
         if one.planned is not None:
             before = f"{one.folder.name} " if len(found) > 1 else ""
             try:
-                failed = run_study(
-                    one.planned, jobs or one.jobs, Console(stderr=True), one.tuning.run if one.tuning else None
-                )
+                tune = one.tuning.run if one.tuning else None
+                at_once, console = jobs or one.jobs, Console(stderr=True)
+                failed = run_study(one.planned, at_once, console, tune, origin=one.origin)
                 failures += [f"{before}{name}" for name in failed]
             except UserError as error:
                 stopped = stopped or error
@@ -185,21 +188,24 @@ def _load(found: Sequence[Found], *, check_settings: bool) -> StudyResults:
     from rft.report.joint import join
     from rft.report.load import load_study
     from rft.report.rows import Pool
-    from rft.study.standing import standing, told
+    from rft.study.standing import as_found, standing, told
 
     store, pool, parts = Store.default(), Pool(), []
     for one in found:
         only, settings, tuned = None, None, None
-        if one.planned is not None:
-            only = {job.folder for job in one.planned.trials}
-            settings = one.planned.settings if check_settings else None
+        planned = one.planned
+        if planned is not None:
+            planned = one.tuning.settled(planned) if one.tuning else planned
+            planned = as_found(planned) if check_settings else planned
+            only = {job.folder for job in planned.trials}
+            settings = planned.settings if check_settings else None
             if settings and one.tuning:
                 settings = one.tuning.unsearched(settings)
             tuned = set(one.tuning.arms) if one.tuning else set()
         part = load_study(one.folder, store, only, settings=settings, tuned=tuned, pool=pool)
         if len(found) > 1:
             part = replace(part, study=one.folder.name)
-        if one.planned is not None and (state := standing(one.planned)):
+        if planned is not None and (state := standing(planned)):
             part = replace(part, incomplete=state, warnings=(told(state), *part.warnings))
         parts.append(part)
     return join(parts)

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rft.config.build import split_target
 from rft.config.extract import config_class, structured
 from rft.config.files import not_yaml, read_option
+from rft.config.launchers import GROUP, KINDS, check_launcher, launcher_keys, register_launchers
 from rft.config.limits import check_audit, check_conflict, check_fit, check_names, check_ranges
 from rft.config.options import (
     GROUPS,
@@ -88,6 +89,7 @@ def register() -> None:
     if PluginSearchPath not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(PluginSearchPath)
         Plugins.instance().register(SchemaSource)
+    register_launchers()
 
 
 def _meant(group: str, algorithm: str) -> str:
@@ -105,6 +107,8 @@ def _keys_at(path: str, overrides: Sequence[str]) -> list[str]:
     """Valid keys of the node at ``path``, from the schemas and the options chosen."""
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o)
     head, _, rest = path.partition(".")
+    if path == "hydra.launcher":
+        return launcher_keys(overrides)
     if not head:
         return [*RunConfig.__dataclass_fields__, "hydra"]
     if head in SECOND and head not in chosen:
@@ -125,6 +129,8 @@ def _keys_at(path: str, overrides: Sequence[str]) -> list[str]:
 
 def _no_option(group: str, option: str) -> UserError:
     """An option that is not there: by the fault of the plugin that should have it, or by a wrong name."""
+    if group == GROUP:
+        return UserError(f"{group}={option}: no such launcher; {nearest(option, list(KINDS))}")
     of = SECOND.get(group, group)
     for fault in faults():
         if (of, option) in fault.options or option in fault.names:
@@ -281,6 +287,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     # Defaults choose options too, ours or those of an option.
     chosen = {(str(group).partition("@")[0], str(name)) for group, name in cfg.hydra.runtime.choices.items()}
     refuse_faulty({(SECOND.get(group, group), name) for group, name in chosen})
+    check_launcher(cfg.hydra.launcher)
     with open_dict(cfg):
         del cfg["hydra"]
     checked = check(cfg, overrides)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from rft.errors import UserError
-from rft.report.alike import COSMETIC, different_rows, same_questions, same_settings, vanished
+from rft.report.alike import COSMETIC, different_rows, left_out, same_questions, same_settings, vanished
 from rft.report.checkpoints import read_checkpoints
 from rft.report.records import FailedTrial, StageUse, StudyResults, Trial
 from rft.report.rows import LeftOut, Pool, Questions, Rows, read_columns, row_names
 from rft.report.tuning import is_tuning_trial, read_tuning
 from rft.store import Entry, Problem, Store
-from rft.store.names import CHECKPOINTS_FILE, RECORD, ROWS_FILE
+from rft.store.names import CHECKPOINTS_FILE, RECORD, ROWS_FILE, TRIAL, older_name
 from rft.store.running import LOCK, is_running
 
 __all__ = ["FailedTrial", "Rows", "StageUse", "StudyResults", "Trial", "load_study"]
@@ -57,23 +57,21 @@ def load_study(
     study_dir = Path(study_dir)
     files = records(study_dir, only)
     reader = _Reader(store, pool or Pool(), settings or {})
-    trials: dict[tuple[str, int], Trial] = {}
+    trials: list[Trial] = []
     failed: list[FailedTrial] = []
     studies: Counter[str] = Counter()
     for file in files:
         record = _record(file)
         folder = file.parent.relative_to(study_dir).as_posix()
         try:
-            trial = reader.trial(record, folder, file.parent.absolute())
-            if (trial.arm, trial.seed) in trials:
-                raise LeftOut(f"a second trial of arm {trial.arm} with seed {trial.seed}; remove one of the two")
-            trials[trial.arm, trial.seed] = trial
+            trials.append(reader.trial(record, folder, file.parent.absolute()))
             studies[str(record.get("study") or study_dir.name)] += 1
         except LeftOut as reason:
             failed.append(_failed(record, folder, str(reason)))
-    alike = same_settings(list(trials.values()))
-    usable = same_questions(alike.trials)
-    failed += alike.failed + usable.failed
+    alike = same_settings(trials)
+    once, twice = _once(alike.trials)
+    usable = same_questions(once)
+    failed += alike.failed + twice + usable.failed
     if not usable.trials:
         raise UserError(
             f"no trial in {study_dir} can be compared: {len(failed)} left out, the first ({failed[0].folder}) "
@@ -88,6 +86,17 @@ def load_study(
         warnings=(*alike.warnings, *usable.warnings, *vanished(usable.trials, failed), *points_lost, *silent),
         tuning=read_tuning(study_dir, {trial.arm: trial.config for trial in usable.trials}, tuned),
     )
+
+
+def _once(trials: Sequence[Trial]) -> tuple[list[Trial], list[FailedTrial]]:
+    """One trial of each arm and seed, the first by folder, and the others: the same settings but for cosmetic ones."""
+    kept: dict[tuple[str, int], Trial] = {}
+    twice = []
+    for trial in sorted(trials, key=lambda trial: trial.folder):
+        if kept.setdefault((trial.arm, trial.seed), trial) is not trial:
+            why = f"a second trial of arm {trial.arm} with seed {trial.seed}; remove one of the two"
+            twice.append(left_out(trial, why))
+    return list(kept.values()), twice
 
 
 def _with_points(trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], list[str]]:
@@ -106,7 +115,8 @@ def _with_points(trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], list[str]]
 
 def unrecorded(study_dir: Path) -> list[str]:
     """A sentence for each trial of a study that was started and has no record; tuning and shared stages have none."""
-    marks = sorted(mark for mark in study_dir.glob(f"*/seed-*/{LOCK}") if not (mark.parent / RECORD).exists())
+    found = [*study_dir.glob(f"*/{LOCK}"), *study_dir.glob(f"{older_name('*', '*')}/{LOCK}")]
+    marks = sorted(mark for mark in found if not (mark.parent / RECORD).exists())
     return [
         f"{mark.parent.relative_to(study_dir).as_posix()} "
         f"{'is running' if is_running(mark.parent) else 'has no record: ended early, or not run to its final test'}"
@@ -144,7 +154,8 @@ def _failed(record: Mapping[str, Any], folder: str, why: str) -> FailedTrial:
     """What a record that cannot be used still says about its trial; its folder says the rest."""
     seed, arm = record.get("seed"), record.get("arm")
     if not isinstance(arm, str):
-        arm = folder.partition("/")[0]
+        named = TRIAL.fullmatch(folder)
+        arm = named["arm"] if named else folder.partition("/")[0]
     return FailedTrial(arm, seed if isinstance(seed, int) else None, folder, why)
 
 

@@ -1,5 +1,10 @@
 """Names of the files of a trial that one layer writes and another reads."""
 
+from __future__ import annotations
+
+import hashlib
+import re
+
 RECORD = "trial.json"
 """A trial's record, in its folder under `runs/`."""
 ROWS_FILE = "evaluation.parquet"
@@ -16,3 +21,31 @@ VERDICTS_FILE = "verdicts.sqlite"
 """Beside the stages: what judges answered."""
 SPENDING_FILE = "spending.sqlite"
 """Beside that: what endpoints were paid for it."""
+INTERRUPTED = "interrupted; "
+"""What the error in a record begins with, if the trial was stopped and can go on."""
+LONGEST_TRIAL = 120
+"""Bytes of a trial's name, which is a folder's, at most."""
+TRIAL = re.compile(r"(?P<arm>.+)-s(?P<seed>\d+)-[0-9a-f]{8}")
+
+
+def trial_name(arm: str, seed: int, identity: str) -> str:
+    """``<arm>-s<seed>-<identity>``: the name of a trial and of its folder under its study's.
+
+    A long arm is cut, and what was cut off it goes on as a digest: two arms never share a folder.
+
+    Args:
+        arm: the arm's name.
+        seed: the trial's seed.
+        identity: 8 hex digits over its settings (``rft.study.identity``).
+    """
+    rest = f"-s{seed}-{identity}"
+    room = LONGEST_TRIAL - len(rest)
+    if len(arm.encode()) > room:
+        digest = hashlib.sha256(arm.encode()).hexdigest()[:8]
+        arm = f"{arm.encode()[: room - 9].decode(errors='ignore')}-{digest}"
+    return f"{arm}{rest}"
+
+
+def older_name(arm: str, seed: int | str) -> str:
+    """A trial's folder, below its study's, as trials had it whose name holds no digest of their settings."""
+    return f"{arm}/seed-{seed}"

@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -21,17 +21,23 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rft.config import quoted
-from rft.runtime import cores
-from rft.store.names import RECORD
-from rft.study.forks import SUPPORTED, Forked, Forks
-from rft.study.trial import write_json
+from rft.config.launchers import Local
+from rft.store import Store
+from rft.store.names import INTERRUPTED, TRIAL
+from rft.study import killed
+from rft.study.executors.base import Executor, Process, make_executor
+from rft.study.finished import is_finished, record_of, retire, tail
+from rft.study.forks import Forked
+from rft.study.killed import memory_kills
+from rft.study.ledger import Ledger
+from rft.study.owner import launchers, owner
+from rft.study.rows import ENDED, Row, State
+from rft.study.slots import Demand, Grant, share
 from rft.study.warm import GRACE
 
-SWITCH = "RFT_FORK"
-"""Environment variable; 0 starts every job as a plain process, imports and all."""
+LAUNCHED = "RFT_LAUNCHED"
+"""Environment variable of a trial that a launcher has started, and writes into the ledger."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-
-Process = subprocess.Popen[bytes] | Forked
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,12 @@ class Job:
     folder: Path
     forks: bool = True
     """Whether it may start as a fork."""
+    arm: str = ""
+    """The arm that it belongs to."""
+    seed: int | None = None
+    """The trial's seed; None for a stage that trials share."""
+    demand: Demand | None = None
+    """What it takes; None: its part of the cores."""
 
     @property
     def arguments(self) -> list[str]:
@@ -53,6 +65,13 @@ class Job:
     def log(self) -> Path:
         """What it prints."""
         return self.folder / "log.txt"
+
+
+def row_of(name: str, job: Job) -> Row:
+    """A job as it is put into the ledger."""
+    named = TRIAL.fullmatch(name)
+    identity = name[-8:] if named else ""
+    return Row(name, identity, job.arm, job.seed, job.overrides, forks=job.forks)
 
 
 def may_fork(strategy: Mapping[str, Any]) -> bool:
@@ -80,36 +99,68 @@ def stop(processes: Collection[Process]) -> None:
                 process.kill()
 
 
-def _last_line(job: Job) -> str:
-    lines = [x for x in job.log.read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()]
-    return lines[-1] if lines else "no output"
-
-
-def retire(job: Job, reason: str) -> None:
-    """Let no record of an earlier start pass for one that was killed before it could write its own."""
-    record = job.folder / RECORD
-    if not record.exists():
-        return
-    kept = json.loads(record.read_text(encoding="utf-8"))
-    if kept.get("status") == "done":
-        write_json(record, kept | {"status": "failed", "error": reason})
-
-
 def _leave(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-class Launcher:
-    """Runs jobs with a live line for each; a job that fails ends alone.
+@dataclass
+class _Running:
+    """A job that runs."""
 
-    As a context it keeps the process that jobs are forked from, and ends on SIGTERM as on Ctrl-C: with its jobs.
+    job: Job
+    process: Process
+    task: TaskID
+    memory_kills: int
+    """Of the control group, when it started."""
+    grant: Grant
+    cancelled: bool = False
+
+
+@dataclass
+class _Course:
+    """One call of :meth:`Launcher.run`."""
+
+    ledger: Ledger
+    owner: str
+    waiting: dict[str, Job]
+    """By the name in the ledger: what has not ended yet."""
+    demands: Mapping[str, Demand]
+    progress: Progress
+    whole: TaskID
+    running: dict[str, _Running] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    looked: float = 0.0
+    """When the ledger was last looked at, by a clock that never goes back."""
+    elsewhere: set[str] = field(default_factory=set)
+    """What other launchers had then."""
+
+
+class Launcher:
+    """Runs jobs with a live line for each; a job that fails ends alone. What it starts stands in the study's ledger.
+
+    As a context it keeps what its jobs are started from, and ends on SIGTERM as on Ctrl-C: with its jobs. Other
+    launchers of the same study may be at work: of a job that one of them has, its end is waited for.
+
+    Args:
+        console: where progress and failures are shown.
+        study: the study's folder; None: the one that all jobs of a run lie in.
+        again: the states in which a trial that is in the ledger is started once more. Shared stages always are.
+        executor: starts the jobs; as processes of this machine if not given.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._forks: Forks | None = None
-        self._told = False
+    def __init__(
+        self,
+        console: Console,
+        study: Path | None = None,
+        again: Collection[State] = ENDED,
+        executor: Executor | None = None,
+    ) -> None:
+        self.console, self.study, self.again = console, study, frozenset(again)
+        self.executor = executor or make_executor(Local(), console)
         self._handler: Any = None
+        self._opened: dict[Path, tuple[Ledger, str]] = {}
+        self._owned = ExitStack()
+        self._submitted: set[tuple[Path, tuple[str, ...]]] = set()
 
     def __enter__(self) -> Launcher:
         if threading.current_thread() is threading.main_thread():
@@ -118,108 +169,220 @@ class Launcher:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
-            if self._forks is not None:
-                self._forks.close()
+            self.executor.close()
         finally:
+            self._owned.close()
             if self._handler is not None:
                 signal.signal(signal.SIGTERM, self._handler)
+
+    def open(self, study: Path) -> tuple[Ledger, str]:
+        """The ledger of a study, and this launcher's name there."""
+        if study not in self._opened:
+            warn = partial(self.console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            ledger = Ledger(study, lambda line: warn(f"warning: {line}"))
+            self._opened[study] = (ledger, self._owned.enter_context(owner(study)))
+        return self._opened[study]
+
+    def submit(self, jobs: Sequence[Job]) -> tuple[Ledger, str, dict[str, Job]]:
+        """Put jobs into the ledger; returns it, this launcher's name, and the jobs by theirs."""
+        study = self.study or Path(os.path.commonpath([job.folder.absolute().parent for job in jobs]))
+        ledger, me = self.open(study.absolute())
+        named = {job.folder.absolute().relative_to(ledger.study).as_posix(): job for job in jobs}
+        rows = [row_of(name, job) for name, job in named.items()]
+        # While another launcher is at work, what has ended has ended in the same run, and its end is taken.
+        again = frozenset() if set(launchers(ledger.study)) - {me} else self.again
+        there, store = {row.name: row for row in ledger.rows()}, Store.default()
+        ledger.submit(rows, {row.name: self._once_more(row, there.get(row.name), again, ledger, store) for row in rows})
+        return ledger, me, named
+
+    def _once_more(
+        self, row: Row, old: Row | None, again: frozenset[State], ledger: Ledger, store: Store
+    ) -> frozenset[State]:
+        """The states in which a trial that is in the ledger is started once more."""
+        folder = ledger.study / row.name
+        new = (folder, row.overrides) not in self._submitted
+        self._submitted.add((folder, row.overrides))
+        if old is not None and not row.id and old.overrides != row.overrides:
+            return ENDED  # a place that holds one thing after another, as that of a tuning trial
+        if not new:  # what has ended since, or was cancelled, stays so
+            return frozenset()
+        if old is None or old.state is not State.done or row.seed is None:
+            return again
+        return again - {State.done} if is_finished(folder, store) else again | {State.done}
 
     def run(
         self, jobs: Sequence[Job], at_once: int, title: str, *, before: int = 0, total: int | None = None
     ) -> dict[str, str]:
-        """Run all; returns the last line of each that failed, by name.
+        """Run what is not done; returns the last line of each that failed or was stopped, by name.
 
         Args:
             jobs: what to run.
-            at_once: how many side by side.
+            at_once: how many side by side; 0: as many as fit.
             title: what they are, beside the bar over all.
             before: jobs of the same bar that ran earlier.
             total: jobs of the whole bar; these alone if not given.
+
+        Raises:
+            UserError: if the ledger cannot be used, or a job takes more than there is.
         """
-        at_once = max(1, min(at_once, len(jobs)))
-        threads = max(1, cores() // at_once)
-        waiting, failed = list(jobs), {}
-        running: dict[Job, tuple[Process, TaskID]] = {}
+        if not jobs:
+            return {}
+        demands = self._demands(jobs, at_once)
+        ledger, me, named = self.submit(jobs)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
             whole = progress.add_task(title, total=total or len(jobs), completed=before)
+            course = _Course(ledger, me, named, dict(zip(named, demands, strict=True)), progress, whole)
             try:
-                while waiting or running:
-                    while waiting and len(running) < at_once:
-                        job = waiting.pop(0)
-                        task = progress.add_task(f"  {escape(job.name)}", total=None)
-                        running[job] = (self.start(job, threads), task)
-                    self._pause()
-                    for job, (process, task) in list(running.items()):
-                        self._show(progress, task, job)
-                        if process.poll() is None:
-                            continue
-                        del running[job]
-                        progress.remove_task(task)
-                        if isinstance(process, Forked) and process.lost and process.pid is None:
-                            waiting.insert(0, replace(job, forks=False))  # it never began
-                            continue
-                        progress.advance(whole)
-                        if process.returncode:
-                            failed[job.name] = self._failure(job, process)
+                while course.waiting:
+                    self._look_around(course)
+                    self._start_some(course)
+                    self.executor.pause(0.2)
+                    self._look_after(course)
             finally:
-                if running:
-                    self.console.print(f"ending {len(running)} jobs", highlight=False)
-                stop([process for process, _ in running.values()])
-        return failed
+                self._end(course)
+        return course.failed
 
-    def start(self, job: Job, threads: int) -> Process:
+    def _demands(self, jobs: Sequence[Job], at_once: int) -> list[Demand]:
+        """What each job takes."""
+        slots = self.executor.slots
+        slots.at_most = min(at_once, len(jobs))
+        part = Demand(share(self.executor.machine, slots.at_most), gpus=None)
+        if slots.machine is not None and not any(job.demand for job in jobs):
+            # So many were asked for by their number, also where there are fewer cores.
+            slots.machine = replace(slots.machine, cores=max(slots.machine.cores, slots.at_most * part.cores))
+        for job in jobs:
+            slots.require(job.demand or part, job.name)
+        return [job.demand or part for job in jobs]
+
+    def _start_some(self, course: _Course) -> None:
+        """Start jobs that nobody has, as far as there is room."""
+        slots = self.executor.slots
+        others = course.running.keys() | course.elsewhere
+        free = {name: course.demands[name] for name in course.waiting if name not in others}
+        while taken := slots.fitting(list(free.items())):
+            name, grant = str(taken[0]), taken[1]
+            del free[name]
+            job, claimed = course.waiting[name], course.ledger.claim([name], course.owner)
+            if not claimed:
+                slots.give_back(grant)
+                course.elsewhere.add(name)
+                continue
+            if claimed[0].state is not State.queued and job.seed is not None and self._is_finished(job):
+                slots.give_back(grant)
+                self._settle(course, name, State.done)  # its launcher died after its end
+                continue
+            task = course.progress.add_task(f"  {escape(job.name)}", total=None)
+            course.running[name] = _Running(job, self.start(job, grant), task, memory_kills(), grant)
+
+    @staticmethod
+    def _is_finished(job: Job) -> bool:
+        return is_finished(job.folder, Store.default())
+
+    def _look_around(self, course: _Course) -> None:
+        """Once a second: tell the ledger what runs, hear what is cancelled and what other launchers have ended."""
+        if course.looked and time.monotonic() - course.looked < 1:
+            return
+        course.looked = time.monotonic()
+        for name in course.ledger.beat({name: one.process.pid for name, one in course.running.items()}):
+            course.running[name].cancelled = True
+            course.running[name].process.terminate()
+        there = {row.name: row for row in course.ledger.rows()}
+        course.elsewhere = {
+            row.name for row in there.values() if row.state is State.running and row.owner != course.owner
+        }
+        for name, job in list(course.waiting.items()):
+            row = there.get(name)
+            if row is None:  # the ledger was damaged and made again
+                mine = name in course.running
+                lost = replace(row_of(name, job), state=State.running, owner=course.owner) if mine else None
+                course.ledger.submit([lost or row_of(name, job)], {})
+            elif name not in course.running and row.state in ENDED and row.owner is None:
+                del course.waiting[name]
+                course.progress.advance(course.whole)
+                if row.state is not State.done:
+                    course.failed[job.name] = (row.error or row.state.value).splitlines()[-1]
+                self.ended(job, row.state, here=False)
+
+    def _look_after(self, course: _Course) -> None:
+        """Settle what has ended."""
+        for name, one in list(course.running.items()):
+            self._show(course.progress, one.task, one.job)
+            if one.process.poll() is None:
+                continue
+            if isinstance(one.process, Forked) and one.process.lost and one.process.pid is None:
+                one.job = replace(one.job, forks=False)  # it never began
+                one.process = self.start(one.job, one.grant)
+                continue
+            self._settle(course, name, *self._outcome(one))
+
+    def _outcome(self, one: _Running) -> tuple[State, str | None]:
+        """How a job ended, and why if it is not done."""
+        code = one.process.returncode
+        if not code:
+            return State.done, None
+        if one.cancelled:
+            return State.cancelled, "cancelled"
+        if one.process.lost:
+            why = f"{one.process.lost}, and this job with it; start it again and it goes on from its last checkpoint"
+            return State.interrupted, why
+        if code == -signal.SIGKILL:
+            return State.interrupted, self._why_killed(one, code)
+        told = str(record_of(one.job.folder).get("error") or "")
+        if code == -signal.SIGTERM or told.startswith(INTERRUPTED):
+            return State.interrupted, told or self._why_killed(one, code)
+        return State.failed, "\n".join(tail(one.job.log) + ([killed.why(code, None, 0)] if code < 0 else []))
+
+    def _why_killed(self, one: _Running, code: int) -> str:
+        """In words; the kernel that is asked is that of this machine."""
+        return killed.why(
+            code, *((one.process.pid, one.memory_kills) if self.executor.here else (None, memory_kills()))
+        )
+
+    def _settle(
+        self, course: _Course, name: str, state: State, error: str | None = None, owner: str | None = None
+    ) -> None:
+        """Write a job's end into the ledger and say it."""
+        job, one = course.waiting.pop(name), course.running.pop(name, None)
+        if one is not None:
+            self.executor.slots.give_back(one.grant)
+            course.progress.remove_task(one.task)
+        course.progress.advance(course.whole)
+        versions = record_of(job.folder).get("versions") if state is State.done else None
+        if error is not None:
+            reason = course.failed[job.name] = error.splitlines()[-1]
+            retire(job.folder, reason)
+            self.console.print(f"[red]{state.value}[/] {escape(job.name)}: ", end="")
+            self.console.print(reason, markup=False, highlight=False)
+        course.ledger.end(name, state, error, versions, owner)
+        self.ended(job, state, here=True)
+
+    def ended(self, job: Job, state: State, *, here: bool) -> None:
+        """Called when a job has ended, `here` or by another launcher or earlier; for those that want to say more."""
+
+    def _end(self, course: _Course) -> None:
+        """End what still runs; other launchers, or `rft resume`, may go on with it."""
+        if not course.running:
+            return
+        self.console.print(f"ending {len(course.running)} jobs", highlight=False)
+        try:
+            stop([one.process for one in course.running.values()])
+        finally:
+            for name, one in list(course.running.items()):
+                one.process.wait()
+                state, error = self._outcome(one)
+                if state is State.failed:
+                    state = State.interrupted
+                me = course.owner if state is State.interrupted else None
+                self._settle(course, name, state, error, me)
+
+    def start(self, job: Job, grant: Grant) -> Process:
         """Start ``rft run`` in a process of its own; its output goes to ``log.txt`` in the job's folder."""
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "progress.json").unlink(missing_ok=True)  # an earlier start's
-        environment = os.environ | {
-            "RFT_THREADS": str(threads),
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-            "RFT_PROGRESS_FILE": str(job.folder / "progress.json"),
-        }
-        with job.log.open("wb") as log:
-            if job.forks and (forks := self._server()) is not None:
-                return forks.start(
-                    job.arguments, cwd=Path.cwd(), environment=environment, stdout=job.log, stderr=job.log
-                )
-            return subprocess.Popen(
-                [sys.executable, "-m", "rft", *job.arguments],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-            )
-
-    def _server(self) -> Forks | None:
-        """What to fork from, started when it is first asked for; None if there is none, or none any more."""
-        if not SUPPORTED or os.environ.get(SWITCH) == "0":
-            return None
-        if self._forks is None:
-            self._forks = Forks()
-        if self._forks.gone:
-            if not self._told:
-                self.console.print(f"{self._forks.gone}; jobs start as plain processes from here on", markup=False)
-            self._told = True
-            return None
-        return self._forks
-
-    def _pause(self) -> None:
-        if self._forks is not None and not self._forks.gone:
-            self._forks.listen(0.2)  # less, if something ends
-        else:
-            time.sleep(0.2)
-
-    def _failure(self, job: Job, process: Process) -> str:
-        """Say and record why a job failed; returns it in one line."""
-        if isinstance(process, Forked) and process.lost:
-            reason = f"{process.lost}, and this job with it; start it again and it goes on from its last checkpoint"
-        else:
-            reason = _last_line(job)
-        retire(job, reason)
-        self.console.print(f"[red]failed[/] {escape(job.name)}: ", end="")
-        self.console.print(reason, markup=False, highlight=False)
-        return reason
+        progress = job.folder.absolute() / "progress.json"
+        progress.unlink(missing_ok=True)  # an earlier start's
+        environment = {**grant.environment, "RFT_PROGRESS_FILE": str(progress), LAUNCHED: "1"}
+        return self.executor.start(job, environment, grant)
 
     @staticmethod
     def _show(progress: Progress, task: TaskID, job: Job) -> None:

@@ -27,21 +27,12 @@ from rft.study.judging import JudgePart, make_feedback
 from rft.study.parts import part_class, plain, require_scoring_judge, require_separate_labels, settings_of
 from rft.study.room import require_room
 from rft.study.start import refuse_start, start_stage
+from rft.study.versions import VERSIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-VERSIONS = {
-    "sft": 2,
-    "candidates": 2,
-    "revisions": 1,
-    "preferences": 2,
-    "reward_model": 2,
-    "policy": 2,
-    "evaluation": 2,
-    "audit": 3,
-}
 STAGES = ("questions", "sft", "candidates", "revisions", "preferences", "reward_model", "policy", "evaluation")
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rft.store.names import RECORD
-from rft.store.running import is_running
+from rft.store.names import RECORD, older_name, trial_name
+from rft.store.running import LOCK, is_running
 
 if TYPE_CHECKING:
+    from rft.study.launch import Job
     from rft.study.study import Plan
 
 LISTED = 4
@@ -25,7 +28,7 @@ def standing(planned: Plan) -> dict[str, Any] | None:
     finished, running, missing = 0, [], []
     for job in planned.trials:
         status = _status(job.folder)
-        name = {"arm": job.folder.parent.name, "seed": int(job.folder.name.removeprefix("seed-"))}
+        name = {"arm": job.arm, "seed": job.seed}
         if status == "done":
             finished += 1
         elif is_running(job.folder):
@@ -35,6 +38,26 @@ def standing(planned: Plan) -> dict[str, Any] | None:
     if finished == len(planned.trials):
         return None
     return {"planned": len(planned.trials), "finished": finished, "running": running, "missing": missing}
+
+
+def as_found(planned: Plan) -> Plan:
+    """A plan by what is there: for a trial without a folder, that of the same arm and seed with other settings.
+
+    One of before names held a digest may have the same settings; whoever reads the record compares them.
+    """
+    jobs = [(job, _place(job)) for job in planned.trials]
+    settings = {place: planned.settings[job.folder] for job, place in jobs if job.folder in planned.settings}
+    return replace(planned, trials=tuple(replace(job, folder=place) for job, place in jobs), settings=settings)
+
+
+def _place(job: Job) -> Path:
+    study, seed = job.folder.parent, job.seed or 0
+    if job.folder.exists():
+        return job.folder
+    alike = sorted(study.glob(f"{glob.escape(trial_name(job.arm, seed, ''))}*"))
+    folders = (study / older_name(job.arm, seed), *alike)
+    found = [folder for folder in folders if (folder / RECORD).exists() or (folder / LOCK).exists()]
+    return found[0] if found else job.folder
 
 
 def _status(folder: Path) -> str | None:

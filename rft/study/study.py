@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from rft.config.overrides import written
 from rft.config.schemas import Replicate, RunConfig
 from rft.errors import UserError
 from rft.runtime import cores
+from rft.study.account import closing
 from rft.study.final_judge import refuse_own_judge
+from rft.study.identity import name_of
 from rft.study.launch import Job, Launcher, may_fork
 from rft.study.parts import require_separate_labels
 from rft.study.replicate import is_pipeline
+from rft.study.rows import ENDED, State
 
 
 @dataclass
@@ -161,10 +164,10 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
                 whose, more = (arm, ()) if seed is None else (f"{arm} seed {seed}", (f"seed={seed}",))
                 place = folder / f"{whose.replace(' ', '-')}-{until}"
                 found.setdefault(same, Job(f"{until} ({whose})", (*common, *more, f"until={until}"), place, forks))
-        trials += [
-            Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), runs / name / arm / f"seed-{seed}", forks)
-            for seed in spec.seeds
-        ]
+        for seed in spec.seeds:
+            cfg.seed = seed
+            place = runs / name / name_of(cfg)
+            trials.append(Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), place, forks, arm, seed))
         settings |= dict.fromkeys((job.folder for job in trials[-len(spec.seeds) :]), plain_node(cfg))
     if len(set(replicates.values())) > 1:
         raise UserError(
@@ -178,7 +181,15 @@ Tune = Callable[[Launcher, int], tuple[Sequence[Job], dict[str, str]]]
 """Runs tuning trials, some at once; returns the trials of the winners, and what failed and why."""
 
 
-def run_study(planned: Plan, at_once: int, console: Console, tune: Tune | None = None) -> dict[str, str]:
+def run_study(
+    planned: Plan,
+    at_once: int,
+    console: Console,
+    tune: Tune | None = None,
+    *,
+    origin: Mapping[str, Any] | None = None,
+    again: Collection[State] = ENDED,
+) -> dict[str, str]:
     """Compute what is missing of a study; returns the last line of each trial that failed, by name.
 
     Args:
@@ -186,16 +197,28 @@ def run_study(planned: Plan, at_once: int, console: Console, tune: Tune | None =
         at_once: trials side by side; 0 takes one a core, at most 4.
         console: where progress and failures are shown.
         tune: finds the settings of the trials, which then stand in for the planned ones.
+        origin: where the study comes from, for the ledger.
+        again: the states of ended trials that are started once more.
 
     Raises:
         UserError: if a shared stage failed.
     """
     at_once = at_once or min(4, cores())
-    with Launcher(console) as launcher:
+    study = planned.trials[0].folder.parent
+    with Launcher(console, study, again) as launcher:
+        if origin is not None:
+            launcher.open(study)[0].note("origin", origin)
+        if tune is None:
+            launcher.submit(planned.trials)  # so that those who ask see what waits for the shared stages
         for wave in planned.shared:
             broken = launcher.run(wave, at_once, "shared stages")
             for job in wave:
                 if job.name in broken:
                     raise UserError(f"{job.name}: {broken[job.name]} (see {job.log})")
         trials, failed = tune(launcher, at_once) if tune else (planned.trials, {})
-        return failed | launcher.run(trials, at_once, "trials")
+        failed |= launcher.run(trials, at_once, "trials")
+        folders = {job.folder for job in trials}
+        rows = [row for row in launcher.open(study)[0].rows() if study / row.name in folders]
+        if any(row.state is not State.done for row in rows):
+            closing(console, rows)
+        return failed

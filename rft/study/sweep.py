@@ -1,35 +1,45 @@
-"""The trials of ``rft run -m``: one after the other, each a process of its own that starts as a fork or plainly."""
+"""The trials of ``rft run -m``: as many at once as fit, each a process of its own."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
 from rft.config import quoted
-from rft.runtime import cores
-from rft.study.launch import Job, Launcher, Process, may_fork
+from rft.config.launchers import Launch
+from rft.study.account import closing
+from rft.study.executors.base import Executor, make_executor
+from rft.study.launch import Job, Launcher, may_fork
+from rft.study.rows import State
+from rft.study.slots import Demand, demand_of
 
 
-class _AsPlainly(Launcher):
-    """A launcher that gives each job the threads that ``rft run`` takes when it is started by hand."""
+class _Sweep(Launcher):
+    """A launcher that prints what a job printed when it has ended."""
 
-    def __init__(self, console: Console, threads: Mapping[str, int]) -> None:
-        super().__init__(console)
-        self.threads = threads
+    def __init__(self, console: Console, study: Path, executor: Executor, numbers: Mapping[str, int]) -> None:
+        super().__init__(console, study, executor=executor)
+        self.numbers = numbers
 
-    def start(self, job: Job, threads: int) -> Process:
-        """Start a job; RFT_THREADS, if the sweep was started with it, comes first."""
-        asked = int(os.environ.get("RFT_THREADS") or 0)
-        return super().start(job, asked or self.threads.get(job.name, threads))
+    def ended(self, job: Job, state: State, *, here: bool) -> None:
+        """Print its output, each job's in one piece."""
+        how = state.value if here else f"{state.value} before, or by another launcher"
+        self.console.print(f"[{self.numbers[job.name]}] {job.name}: {how}", markup=False, highlight=False)
+        if here and job.log.exists():
+            sys.stdout.write(job.log.read_text(encoding="utf-8", errors="replace"))
+            sys.stdout.flush()
 
 
-def sweep_job(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> tuple[Job, int]:
-    """A trial of a sweep as a job, and its threads over all its processes.
+def sweep_job(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> tuple[Job, dict[str, Any]]:
+    """A trial of a sweep as a job, and its strategy.
 
     Args:
         cfg: the trial's configuration, its arm named.
@@ -37,18 +47,42 @@ def sweep_job(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> tuple[
         folder: where its record goes.
     """
     own = (*overrides, f"arm={quoted(str(cfg.arm))}")
-    processes = max(1, int(cfg.strategy.get("devices", 1)))
-    threads = int(cfg.strategy.get("threads", 0)) * processes or cores()
-    return Job(f"{cfg.arm} seed {cfg.seed}", own, folder, may_fork(cfg.strategy)), threads
+    arm, seed = str(cfg.arm), int(cfg.seed)
+    return Job(f"{arm} seed {seed}", own, folder, may_fork(cfg.strategy), arm, seed), dict(cfg.strategy)
 
 
-def run_sweep(trials: Sequence[tuple[Job, int]]) -> list[str]:
-    """Run the trials and print what each printed; returns the names of those that failed."""
+def sweep_demand(strategy: Mapping[str, Any], settings: Launch, executor: Executor) -> Demand:
+    """What a trial of a sweep takes; RFT_THREADS, if the sweep was started with it, comes first."""
+    machine = executor.machine
+    asked = min(int(os.environ.get("RFT_THREADS") or 0), max(1, machine.cores))
+    return demand_of(
+        strategy,
+        machine,
+        jobs=settings.jobs,
+        cores=asked or settings.cores,
+        memory_gb=settings.memory_gb,
+        gpus=settings.gpus,
+    )
+
+
+def run_sweep(trials: Sequence[tuple[Job, Mapping[str, Any]]], settings: Launch) -> list[str]:
+    """Run the trials and print what each printed; returns the names of those that failed or were stopped.
+
+    Args:
+        trials: from :func:`sweep_job`.
+        settings: where they run, how many at once, and what each takes.
+    """
     failed: list[str] = []
-    with _AsPlainly(Console(stderr=True), {job.name: threads for job, threads in trials}) as launcher:
-        for number, (job, _) in enumerate(trials):
-            sys.stderr.write(f"[{number}] {job.name}\n")
-            failed += launcher.run([job], 1, "trials")
-            sys.stdout.write(job.log.read_text(encoding="utf-8", errors="replace"))
-            sys.stdout.flush()
+    console = Console(stderr=True, soft_wrap=True)
+    studies: dict[Path, dict[Path, tuple[Job, Mapping[str, Any]]]] = defaultdict(dict)
+    for job, strategy in trials:
+        studies[job.folder.absolute().parent][job.folder.absolute()] = (job, strategy)
+    numbers = {job.name: number for number, (job, _) in enumerate(trials)}
+    for study, found in studies.items():
+        executor = make_executor(settings, console)
+        with _Sweep(console, study, executor, numbers) as launcher:
+            jobs = [replace(job, demand=sweep_demand(how, settings, executor)) for job, how in found.values()]
+            failed += launcher.run(jobs, settings.jobs, "trials")
+            names = {folder.name for folder in found}
+            closing(console, [row for row in launcher.open(study)[0].rows() if row.name in names])
     return failed

@@ -17,10 +17,11 @@ from rft.config import build
 from rft.errors import UserError
 from rft.machine import made_here
 from rft.store import Store
-from rft.store.names import RECORD
+from rft.store.names import INTERRUPTED, RECORD
 from rft.store.running import at_work
 from rft.study.parts import plain
 from rft.study.pipeline import Pipeline
+from rft.study.versions import versions
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -71,6 +72,7 @@ class Trial:
             "evaluation": evaluation,
             "config": plain(self.cfg),
             "made": self._made(pipeline),
+            "versions": versions(),
         }
 
     def _made(self, pipeline: Pipeline) -> dict[str, Any] | None:
@@ -98,7 +100,7 @@ class Trial:
         except BaseException as error:
             self._finish({}, failed=True)
             if not child and until == "evaluation":
-                line = _told(error)
+                line = how_it_ended(error)
                 write_json(self.folder / RECORD, self._record(pipeline, "failed", line, None))
             raise
         if entry is None:
@@ -115,13 +117,13 @@ class Trial:
             self.tracker.finish(metrics, failed)
 
 
-def _told(error: BaseException) -> str:
+def how_it_ended(error: BaseException) -> str:
     """What the record says of how a trial ended."""
     if isinstance(error, UserError):
         return str(error)
     # Lightning turns SIGTERM into an exception of its own, which it does not export.
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException":
-        return "interrupted; start it again and it goes on from its last checkpoint"
+        return f"{INTERRUPTED}start it again and it goes on from its last checkpoint"
     return traceback.format_exc()
 
 

@@ -6,6 +6,7 @@ that a study asks the same again however its jobs were timed; nothing is kept bu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -29,11 +30,15 @@ from rft.store.names import RECORD
 from rft.study.asks import Asks
 from rft.study.launch import Job, Launcher, may_fork
 from rft.study.outcome import outcome
-from rft.study.study import StudySpec, arm_overrides, plain_node, plan
+from rft.study.study import Plan, StudySpec, arm_overrides, plain_node, plan
 from rft.study.trial import write_json
 from rft.study.tuned import Arm, kept
 
 SPLIT = "validation"
+
+
+def _chosen(settings: Mapping[str, Any]) -> list[str]:
+    return [f"algorithm.{key}={written(value)}" for key, value in settings.items()]
 
 
 class ObjectiveEnum(str, Enum):
@@ -225,30 +230,53 @@ class FairTuning:
 
     def jobs(self, arm: Arm, trial: int, settings: Mapping[str, Any], share: float = 1.0) -> list[Job]:
         """A tuning trial, up to a share of its training: one job a seed. Snapshots would pick no winner, so none."""
-        chosen = [f"algorithm.{key}={written(value)}" for key, value in settings.items()]
-        chosen += [f"budget.share={share}"] if share < 1 else []
+        part = [f"budget.share={share}"] if share < 1 else []
         return [
             Job(
                 f"{arm.name} tuning {trial} seed {seed}",
                 (
                     *(one for one in arm.overrides if not one.startswith("eval_judge")),  # the winners alone are tested
                     f"arm={quoted(f'{arm.name}-tuning-{trial:03}')}",
-                    *chosen,
+                    *_chosen(settings),
+                    *part,
                     f"evaluation.splits=[{SPLIT}]",
                     "evaluation.checkpoints=0",
                     f"seed={seed}",
                 ),
                 self.folder / arm.name / f"trial-{trial:03}" / f"seed-{seed}",
                 arm.forks,
+                arm.name,
+                seed,
             )
             for seed in self.config.seeds
         ]
+
+    def settled(self, planned: Plan) -> Plan:
+        """A plan with the trials of the winners, of this tuning or of one that was kept, as far as there are any."""
+        arms = {
+            name: [*self.spec.arms[name], *_chosen((self.arms[name].winner or self._kept(name))["settings"])]
+            if name in self.arms
+            else own
+            for name, own in self.spec.arms.items()
+        }
+        tuned = plan(self.name, replace(self.spec, arms=arms), self.runs)
+        return replace(planned, trials=tuned.trials, settings=tuned.settings)
+
+    def _kept(self, arm: str) -> dict[str, Any]:
+        """What the file of an arm's tuning has as its winner, if it lies in what is searched now."""
+        try:
+            found = json.loads((self.folder / f"{arm}.json").read_text(encoding="utf-8"))["winner"] or {}
+            space = self.arms[arm].space
+            fits = all(space[key].holds(value) for key, value in found.items())
+        except (OSError, ValueError, KeyError, TypeError):
+            return {"settings": {}}
+        return {"settings": found if fits else {}}
 
     def unsearched(self, settings: Mapping[Path, Mapping[str, Any]]) -> dict[Path, Mapping[str, Any]]:
         """The settings of a plan, by a trial's folder, without those that tuning chooses."""
         found: dict[Path, Mapping[str, Any]] = {}
         for folder, config in settings.items():
-            arm = self.arms.get(folder.parent.name)
+            arm = self.arms.get(str(config["arm"]))
             chosen = arm.space.keys() if arm else ()
             own = {key: value for key, value in config["algorithm"].items() if key not in chosen}
             found[folder] = {**config, "algorithm": own}
@@ -337,7 +365,7 @@ class FairTuning:
                 self._fail(arm)
                 del arms[name]
                 continue
-            chosen = [f"algorithm.{key}={written(value)}" for key, value in winner["settings"].items()]
+            chosen = _chosen(winner["settings"])
             arms[name] = [*arms[name], *chosen]
             what = f"tuned {name}: {' '.join(chosen)}: {self.config.objective.value} {winner['value']:.3f} on {SPLIT}"
             line = f"{what}, the best of {self.config.trials} (trial-{winner['number']:03})"
@@ -349,6 +377,5 @@ class FairTuning:
     def _fail(self, arm: Arm) -> None:
         """Leave a record of every trial that an arm without a winner cannot run."""
         told = {"study": self.name, "arm": arm.name, "algorithm": arm.algorithm}
-        for seed in self.spec.seeds:
-            record = told | {"seed": seed, "status": "failed", "error": arm.failure}
-            write_json(self.runs / self.name / arm.name / f"seed-{seed}" / RECORD, record)
+        for job in plan(self.name, replace(self.spec, arms={arm.name: self.spec.arms[arm.name]}), self.runs).trials:
+            write_json(job.folder / RECORD, told | {"seed": job.seed, "status": "failed", "error": arm.failure})

@@ -35,7 +35,9 @@ def heavy_imports(module: str, path: Path | None = None) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("module", ["rft.cli", "rft.config", "rft.store", "rft.errors", "rft.progress"])
+@pytest.mark.parametrize(
+    "module", ["rft.cli", "rft.config", "rft.store", "rft.errors", "rft.progress", "rft.study.executors.hold"]
+)
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     assert heavy_imports(module) == []
 

@@ -19,7 +19,7 @@ from rft.config import compose, expand_sweep
 from rft.errors import UserError
 from tests.architecture.source import ROOT
 
-PAGES = ("README.md", "docs/budgets.md", "docs/judges.md", "docs/rlaif.md")
+PAGES = ("README.md", "docs/budgets.md", "docs/judges.md", "docs/launchers.md", "docs/rlaif.md")
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 UsageError = typer.BadParameter.__bases__[0]  # typer exports the one and raises the other
 MADE = ("runs/", "rollout/")  # what commands write, and metrics: not what the repository has

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import subprocess
@@ -182,6 +183,13 @@ class Result:
         """One row of metrics for each Lightning epoch."""
         rows: list[dict[str, float]] = json.loads((self.entry("policy") / "history.json").read_text(encoding="utf-8"))
         return rows
+
+
+def trial_folder(cwd: Path, arm: str, seed: int = 0, study: str = "scratch") -> Path:
+    """The folder of the one trial of an arm and a seed; there need be nothing in it yet."""
+    found = list((cwd / "runs" / study).glob(f"{glob.escape(arm)}-s{seed}-????????"))
+    assert len(found) == 1, found
+    return found[0]
 
 
 def files_under(folder: Path, but: Sequence[str] = ("locks",)) -> set[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from rft.testing.suite import algorithm_names
 from tests.integration.conftest import Sweep, without_policies
-from tests.integration.harness import ON_POLICY, TINY, Result, Warm
+from tests.integration.harness import ON_POLICY, TINY, Result, Warm, trial_folder
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -40,7 +40,7 @@ def trial(name: str, store: Path, warm: Warm, cwd: Path, *more: str) -> Result:
     settings = SETTINGS.get(kind(name), LABELLED)
     outcome = warm(["run", f"algorithm={name}", *settings, *more, "arm=short", "tracker=none", *TINY], cwd, store)
     assert outcome.code == 0, outcome.stderr
-    return Result(cwd / "runs" / "scratch" / "short" / "seed-0", store)
+    return Result(trial_folder(cwd, "short"), store)
 
 
 def answers(of: Result) -> dict[tuple[Any, ...], dict[str, Any]]:

@@ -15,7 +15,7 @@ import pytest
 
 from rft.store.running import is_running
 from tests.integration.conftest import Sweep
-from tests.integration.harness import OF, Warm, environment, files_under, rft, study, wait_until
+from tests.integration.harness import OF, Warm, environment, files_under, rft, study, trial_folder, wait_until
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -95,7 +95,7 @@ def test_while_it_runs_elsewhere(filled: Path, warm: Warm, tmp_path: Path) -> No
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: is_running(runs / "long" / "seed-0"), 120)
+        wait_until(lambda: any(map(is_running, runs.glob("long-s0-*"))), 120)
         outcome = warm(["compare", str(where), "--no-run"], tmp_path, filled)
         assert outcome.code == 0, outcome.stderr
         assert started.poll() is None
@@ -105,7 +105,7 @@ def test_while_it_runs_elsewhere(filled: Path, warm: Warm, tmp_path: Path) -> No
     finally:
         os.kill(started.pid, signal.SIGTERM)
         started.wait(60)
-    assert not is_running(runs / "long" / "seed-0")
+    assert not is_running(trial_folder(tmp_path, "long", study="small"))
 
 
 @pytest.mark.parametrize("content", ["{half", '{"status": "done"}'])
@@ -115,14 +115,15 @@ def test_a_damaged_record_is_named_and_the_rest_compared(
     for name in ("sft", "dpo"):
         command = ["run", *OF[name], f"arm={name}", "study=hurt", *Sweep.overrides[3:]]
         assert warm(command, tmp_path, filled).code == 0
-    (tmp_path / "runs" / "hurt" / "dpo" / "seed-0" / "trial.json").write_text(content, encoding="utf-8")
+    folder = trial_folder(tmp_path, "dpo", study="hurt")
+    (folder / "trial.json").write_text(content, encoding="utf-8")
     outcome = warm(["compare", "hurt"], tmp_path, filled)
     assert outcome.code == 0, outcome.stderr
-    assert "left out: dpo/seed-0: trial.json" in outcome.stdout
+    assert f"left out: {folder.name}: trial.json" in outcome.stdout
     assert "warning: arm dpo is in no number" in outcome.stdout
     refused = warm(["compare", "hurt", "--strict", "--out", "elsewhere"], tmp_path, filled)
     assert refused.error.startswith(
-        "rft: not compared, by --strict: 1 trials left out, 1 warnings; the first: dpo/seed-0"
+        f"rft: not compared, by --strict: 1 trials left out, 1 warnings; the first: {folder.name}"
     )
     assert not (tmp_path / "elsewhere").exists()
 

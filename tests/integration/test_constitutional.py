@@ -14,7 +14,7 @@ from rft.report.load import load_study
 from rft.store import Store
 from rft.study.pipeline import Pipeline
 from tests.integration.conftest import Sweep, without_policies
-from tests.integration.harness import OF, ON_POLICY, REVISED, TINY, Result, Warm
+from tests.integration.harness import OF, ON_POLICY, REVISED, TINY, Result, Warm, trial_folder
 
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
 
@@ -38,7 +38,7 @@ def arms(sweep: Sweep, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> 
     for arm, overrides in ARMS.items():
         outcome = warm(["run", *overrides, f"arm={arm}", "study=revised", *TINY], cwd, store)
         assert outcome.code == 0, outcome.stderr
-    return {arm: Result(cwd / "runs" / "revised" / arm / "seed-0", store) for arm in ARMS}
+    return {arm: Result(trial_folder(cwd, arm, study="revised"), store) for arm in ARMS}
 
 
 def _manifest(result: Result, stage: str) -> Any:

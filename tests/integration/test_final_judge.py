@@ -12,7 +12,7 @@ import pytest
 
 from rft.report import load_study, summarise
 from rft.store import Store
-from tests.integration.harness import OF, TINY, Result, Warm, files_under, study
+from tests.integration.harness import OF, TINY, Result, Warm, files_under, study, trial_folder
 
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("judge"), pytest.mark.timeout(900)]
 JUDGE = ("eval_judge=few_shot", "eval_judge.batch_size=4")
@@ -33,7 +33,7 @@ def test_a_judge_scores_the_answers_and_changes_nothing_else(warm: Warm, fresh: 
     def run(name: str, *overrides: str) -> Result:
         outcome = warm(["run", *OF[name], *TINY, "tracker=none", *overrides], tmp_path, fresh)
         assert outcome.code == 0, outcome.stderr
-        return Result(tmp_path / "runs" / "scratch" / name / "seed-0", fresh)
+        return Result(trial_folder(tmp_path, name), fresh)
 
     def key(result: Result) -> str:
         return str(result.record["stages"]["evaluation"]["key"])

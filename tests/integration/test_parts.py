@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import ON_POLICY, REPOSITORY, TINY, Outcome, Result, Warm, rft
+from tests.integration.harness import ON_POLICY, REPOSITORY, TINY, Outcome, Result, Warm, rft, trial_folder
 
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("parts"), pytest.mark.timeout(900)]
 
@@ -159,7 +159,7 @@ def test_a_trial_of_foreign_parts_alone_runs_and_its_stages_know_their_classes_a
     command = ["run", "algorithm=ppo", *ON_POLICY, *OWN, "reward.letter=a", "tracker=none", "arm=own", *SMALL]
     outcome = rft(command, tmp_path, fresh, PYTHONPATH=site)
     assert outcome.code == 0, outcome.stderr
-    trial = Result(tmp_path / "runs" / "scratch" / "own" / "seed-0", fresh)
+    trial = Result(trial_folder(tmp_path, "own"), fresh)
     assert {"preferences", "reward_model", "policy", "evaluation"} <= trial.computed
     # Neither the judge nor the labels need the annotators or the model.
     assert "annotators" not in trial.record["stages"]
@@ -257,7 +257,7 @@ def test_ppo_learns_from_a_rule_and_the_report_says_how_good_it_is(shared: Path,
     command = ["run", "algorithm=ppo", "reward=lexicon", "arm=rule", *ON_POLICY, "tracker=none", "study=rules", *SMALL]
     outcome = warm(command, tmp_path, shared)
     assert outcome.code == 0, outcome.stderr
-    trial = Result(tmp_path / "runs" / "rules" / "rule" / "seed-0", shared)
+    trial = Result(trial_folder(tmp_path, "rule", study="rules"), shared)
     assert trial.computed == {"reward_model", "policy", "evaluation"}
     folder = trial.entry("reward_model")
     assert {p.name for p in folder.iterdir()} == {"lexicon.json", "standardise.json", "manifest.json"}

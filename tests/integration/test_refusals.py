@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Sweep
-from tests.integration.harness import OF, TINY, Outcome, Result, Warm, files_under, rft, study
+from tests.integration.harness import OF, TINY, Outcome, Result, Warm, files_under, rft, study, trial_folder
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -63,7 +63,7 @@ class TestModelPath:
         command = ["run", "algorithm=sft", "model=hf", f"model.path={path}", "arm=hf", *WITHOUT_MODEL]
         outcome = warm(command, tmp_path, store)
         assert files_under(store) == before
-        record = json.loads((tmp_path / "runs/scratch/hf/seed-0/trial.json").read_text(encoding="utf-8"))
+        record = json.loads((trial_folder(tmp_path, "hf") / "trial.json").read_text(encoding="utf-8"))
         assert (record["status"], f"rft: {record['error']}") == ("failed", outcome.error)
         return outcome
 
@@ -143,7 +143,7 @@ class TestDivergence:
         before = files_under(sweep.store)
         command = ["run", *OF[algorithm], "algorithm.lr=1e30", "arm=far", *TINY]
         line = refused(warm(command, tmp_path, sweep.store), f"{algorithm}: ", "at step ", "algorithm.lr")
-        record = Result(tmp_path / "runs" / "scratch" / "far" / "seed-0", sweep.store).record
+        record = Result(trial_folder(tmp_path, "far"), sweep.store).record
         assert (record["status"], f"rft: {record['error']}") == ("failed", line)
         assert files_under(sweep.store) == before
 
@@ -153,7 +153,7 @@ class TestDivergence:
         # A rate at which the first steps still give numbers; a checkpoint is made after each iteration.
         command = ["run", "algorithm=ppo", "algorithm.minibatches=1", "algorithm.lr=1e17", "arm=far", *TINY]
         line = refused(warm(command, tmp_path, sweep.store), "step ")
-        (file,) = tmp_path.glob("runs/scratch/far/seed-0/checkpoints/*/*")
+        (file,) = trial_folder(tmp_path, "far").glob("checkpoints/*/*")
         checkpoint = load_checkpoint(file)
         assert all(torch.isfinite(weights).all() for weights in checkpoint["state_dict"].values())
         stopped = int(line.partition("step ")[2].partition(";")[0].split()[0])
@@ -217,7 +217,7 @@ class TestFullDisk:
         (small_disk / "ballast").write_bytes(b"x" * (room - (24 << 10)))
         command = ["run", *OF["dpo"], "tracker=none", "arm=full", *TINY]
         line = refused(warm(command, tmp_path, store), "stage 'policy'", "No space left on device", "RFT_STORE")
-        assert Result(tmp_path / "runs/scratch/full/seed-0", store).record["error"] in line
+        assert Result(trial_folder(tmp_path, "full"), store).record["error"] in line
         assert not list((store / "policy").iterdir())
         assert not list((store / "tmp").iterdir())
         (small_disk / "ballast").unlink()
@@ -229,18 +229,18 @@ class TestFullDisk:
         command = ["run", *OF["ppo"], "tracker=none", "arm=full", "evaluation.checkpoints=0", *TINY]
         # Checkpoints go with the end of the stage that they are for: the size is taken while it runs.
         warm.start(command, tmp_path, shared)
-        while not (found := list(tmp_path.glob("runs/scratch/full/seed-0/checkpoints/*/last.ckpt"))):
+        while not (found := list(tmp_path.glob("runs/scratch/full-s0-*/checkpoints/*/last.ckpt"))):
             time.sleep(0.002)
         whole = found[0].stat().st_size
         assert warm.wait().code == 0
-        assert not list(tmp_path.glob("runs/scratch/full/seed-0/checkpoints/*/*"))
+        assert not list(trial_folder(tmp_path, "full").glob("checkpoints/*/*"))
         shutil.rmtree(shared / "policy")
         shutil.rmtree(small_disk / "store")
         # Room for the first checkpoint, and not for a second beside it.
         room = shutil.disk_usage(small_disk).free
         (small_disk / "ballast").write_bytes(b"x" * (room - int(1.5 * whole)))
         line = refused(warm(command, small_disk, shared), "stage 'policy'", "No space left on device")
-        (file,) = small_disk.glob("runs/scratch/full/seed-0/checkpoints/*/*")
+        (file,) = trial_folder(small_disk, "full").glob("checkpoints/*/*")
         assert str(file) in line
         assert load_checkpoint(file)["epoch"] == 0
         (small_disk / "ballast").unlink()
@@ -250,7 +250,7 @@ class TestFullDisk:
 def test_a_flipped_byte_is_found_reported_and_recomputed(shared: Path, warm: Warm, tmp_path: Path) -> None:
     command = ["run", *OF["dpo"], "tracker=none", "arm=dpo", *TINY]
     assert warm(command, tmp_path, shared).code == 0
-    trial = Result(tmp_path / "runs/scratch/dpo/seed-0", shared)
+    trial = Result(trial_folder(tmp_path, "dpo"), shared)
     digests, file = trial.digests, trial.entry("policy") / "policy.safetensors"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1

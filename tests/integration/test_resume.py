@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import without_policies
-from tests.integration.harness import LORA, REVISED, TINY, Result, Warm, tracked, wait_until
+from tests.integration.harness import LORA, REVISED, TINY, Result, Warm, tracked, trial_folder, wait_until
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -51,12 +51,12 @@ def test_killed_in_the_middle_ends_with_the_same_bits(
     whole.mkdir()
     killed.mkdir()
     assert warm(command, whole, adapted).code == 0
-    reference = Result(whole / "runs" / "scratch" / "long" / "seed-0", adapted)
+    reference = Result(trial_folder(whole, "long"), adapted)
 
     shared = without_policies(adapted, tmp_path / "store")
-    folder = killed / "runs" / "scratch" / "long" / "seed-0"
     process = warm.start(command, killed, shared)
-    wait_until(lambda: list(folder.glob("checkpoints/*/last.ckpt")))
+    wait_until(lambda: list(killed.glob("runs/scratch/*/checkpoints/*/last.ckpt")))
+    folder = trial_folder(killed, "long")
     os.kill(process, signal.SIGKILL)
     assert warm.wait().code == -signal.SIGKILL
     assert not (shared / "policy").exists() or not list((shared / "policy").iterdir())

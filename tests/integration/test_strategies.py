@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Sweep
-from tests.integration.harness import OF, TINY, Result, Warm, rft, script
+from tests.integration.harness import OF, TINY, Result, Warm, rft, script, trial_folder
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -18,7 +18,7 @@ def command(algorithm: str, arm: str, *strategy: str) -> list[str]:
 
 
 def trial(folder: Path, arm: str, store: Path) -> Result:
-    return Result(folder / "runs" / "scratch" / arm / "seed-0", store)
+    return Result(trial_folder(folder, arm), store)
 
 
 def assert_same_training(one: Result, other: Result, start: Result) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Sweep
-from tests.integration.harness import TINY, Result, Warm, tracked
+from tests.integration.harness import TINY, Result, Warm, tracked, trial_folder
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -74,7 +74,7 @@ def test_nothing_is_contacted(sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
     command = ["run", "algorithm=dpo", "seed=7", "arm=quiet", *TINY]
     outcome = warm(command, tmp_path, sweep.store, **own, **proxies)
     assert (outcome.code, outcome.stderr) == (0, "")
-    assert len(tracked(tmp_path / "runs" / "scratch" / "quiet" / "seed-7")) == 1
+    assert len(tracked(trial_folder(tmp_path, "quiet", 7))) == 1
     assert proxy.asked == 0
     socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2]))).close()
     proxy.close()
@@ -83,6 +83,6 @@ def test_nothing_is_contacted(sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
 def test_without_a_tracker_there_is_no_run(sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
     outcome = warm(["run", "algorithm=dpo", "seed=8", "tracker=none", "arm=none", *TINY], tmp_path, sweep.store)
     assert outcome.code == 0, outcome.stderr
-    trial = Result(tmp_path / "runs" / "scratch" / "none" / "seed-8", sweep.store)
+    trial = Result(trial_folder(tmp_path, "none", 8), sweep.store)
     assert trial.history()
     assert not list(tmp_path.rglob("*wandb*"))

@@ -15,7 +15,7 @@ from rft.strategy import Config as StrategyConfig
 from rft.strategy import Strategy
 from rft.study.training import make_backbone
 from tests.integration.conftest import Sweep
-from tests.integration.harness import OF, TINY, Result, Warm, files_under, rft, study
+from tests.integration.harness import OF, TINY, Result, Warm, files_under, rft, study, trial_folder
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -194,7 +194,7 @@ class TestSweep:
     def test_another_seed_repeats_the_policy_alone(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         outcome = warm(["run", "algorithm=dpo", "seed=1", "arm=dpo", *TINY], tmp_path, sweep.store)
         assert outcome.code == 0, outcome.stderr
-        trial = Result(tmp_path / "runs" / "scratch" / "dpo" / "seed-1", sweep.store)
+        trial = Result(trial_folder(tmp_path, "dpo", 1), sweep.store)
         assert trial.computed == {"policy", "evaluation"}
         assert trial.digests["policy"] != sweep.trials["dpo"].digests["policy"]
 
@@ -224,15 +224,18 @@ def without_cost(folder: Path) -> str:
 @pytest.mark.slow
 def test_a_sweep_over_seeds_computes_shared_stages_once_and_the_same_sweep_nothing(fresh: Path, tmp_path: Path) -> None:
     command = ["run", "-m", "algorithm=ppo,dpo,rlaif", "seed=0,1", "study=seeds", *TINY]
+    before: dict[Path, bytes] = {}
     for start in ("first", "second"):
         outcome = rft(command, tmp_path, fresh)
         assert outcome.code == 0, outcome.stderr
+        records = {file: file.read_bytes() for file in (tmp_path / "runs" / "seeds").rglob("trial.json")}
         trials = [Result(file.parent, fresh) for file in (tmp_path / "runs" / "seeds").rglob("trial.json")]
         assert len(trials) == 6
         computed = Counter(stage for trial in trials for stage in trial.computed)
         if start == "second":
-            assert not computed
+            assert records == before  # not one was started
             continue
+        before = records
         assert {stage: computed[stage] for stage in ("sft", "candidates", "preferences", "reward_model", "policy")} == {
             "sft": 1,
             "candidates": 1,

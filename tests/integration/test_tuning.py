@@ -55,8 +55,12 @@ class Tuned:
 
     @property
     def final_trials(self) -> list[Result]:
-        """All of the three arms."""
-        return [Result(path.parent, self.store) for path in sorted(self.study.glob("*/seed-*/trial.json"))]
+        """All of the three arms with the settings that won; those of an earlier winner have folders of their own."""
+        won = {arm: self.tuning(arm)["winner"].items() for arm in ARMS}
+        found = [Result(path.parent, self.store) for path in sorted(self.study.glob("*/trial.json"))]
+        return [
+            one for one in found if won.get(one.record["arm"], {}.items()) <= one.record["config"]["algorithm"].items()
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +169,12 @@ def test_the_summary_has_tuning_and_no_tuning_trial_is_an_arm(tuned: Tuned) -> N
 
 def test_a_second_run_computes_nothing_and_writes_the_same(tuned: Tuned) -> None:
     stored, kept = files_under(tuned.store), {arm: tuned.tuning(arm) for arm in ARMS}
+    records = {trial.folder: trial.record for trial in (*tuned.tuning_trials, *tuned.final_trials)}
     outcome = rft(["compare", "tuned", "sweep.trials=4", "--jobs", "1"], tuned.cwd, tuned.store)
     assert outcome.code == 0, outcome.stderr
     assert files_under(tuned.store) == stored
     assert {arm: tuned.tuning(arm) for arm in ARMS} == kept
-    assert all(trial.computed == set() for trial in (*tuned.tuning_trials, *tuned.final_trials))
+    assert {trial.folder: trial.record for trial in (*tuned.tuning_trials, *tuned.final_trials)} == records
 
 
 def test_an_arm_whose_trials_all_diverge_is_named_and_the_others_are_compared(tuned: Tuned) -> None:

@@ -218,6 +218,19 @@ def test_a_second_trial_of_the_same_seed_is_not_averaged_in(study: Study) -> Non
     assert "a second trial of arm ppo with seed 0" in results.failed[0].error
 
 
+def test_a_trial_of_the_same_seed_with_other_settings_stands_back_behind_those_of_the_arm(study: Study) -> None:
+    study.fill(("sft", "ppo"), seeds=2)
+    record = json.loads((study.folder / "ppo" / "seed-0" / "trial.json").read_text(encoding="utf-8"))
+    other = study.folder / "ppo-s0-00000000" / "trial.json"
+    other.parent.mkdir()
+    record["config"] = (record.get("config") or {}) | {"candidates": {"seed": 7}}
+    other.write_text(json.dumps(record), encoding="utf-8")
+    results = study.load()
+    assert len(results.trials) == 4
+    assert [failed.folder for failed in results.failed] == ["ppo-s0-00000000"]
+    assert "its settings are not those of the arm's other seeds" in results.failed[0].error
+
+
 def test_nothing_to_report_names_the_folder_and_the_mend(study: Study) -> None:
     with pytest.raises(UserError, match=r"demo.*rft run -m study=demo"):
         study.load()

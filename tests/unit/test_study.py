@@ -101,7 +101,7 @@ def test_trials_of_several_processes_or_on_a_gpu_start_plainly(tmp_path: Path, m
     arms = {name: ["algorithm=dpo", f"strategy={name}"] for name in ("auto", "cpu", "ddp")}
     for expected in ({"auto": True, "cpu": True, "ddp": False}, {"auto": False, "cpu": True, "ddp": False}):
         jobs = plan("s", spec(**arms), tmp_path)
-        assert {job.folder.parent.name: job.forks for job in jobs.trials} == expected
+        assert {job.arm: job.forks for job in jobs.trials} == expected
         (tmp_path / "gpu").touch()
 
 

@@ -1,0 +1,171 @@
+"""``rft status``, ``resume``, ``retry`` and ``cancel``: the trials of a study by its ledger."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from rft.errors import UserError, nearest
+from rft.study.ledger import FILE, Ledger
+from rft.study.rows import Row, State
+
+Study = Annotated[str, typer.Argument(help="A study's name under runs/, or its folder there.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Trials: an arm, ARM-sSEED or a full name; all if not given.")]
+Runs = Annotated[Path, typer.Option(help="Where trials are kept.")]
+Jobs = Annotated[int, typer.Option(help="Trials at once; 0 takes one a core, at most 4.")]
+
+
+def _ledger(study: str, runs: Path) -> Ledger:
+    """The ledger of a study that is there.
+
+    Raises:
+        UserError: if there is none.
+    """
+    given = Path(study)
+    found = [folder for folder in (runs / given.name, given) if (folder / FILE).exists()]
+    if not found:
+        there = [file.parent.name for file in sorted(runs.glob(f"*/{FILE}"))]
+        hint = nearest(given.name, there) if there else "start one with rft run -m or rft compare"
+        raise UserError(f"{study}: no study with a ledger under {runs}; {hint}")
+    console = Console(stderr=True)
+    return Ledger(found[0], lambda line: console.print(f"warning: {line}", markup=False, soft_wrap=True))
+
+
+def _chosen(rows: Sequence[Row], names: Sequence[str] | None) -> list[Row]:
+    """The trials that are meant; all if no names are given.
+
+    Raises:
+        UserError: for a name that none has.
+    """
+    if not names:
+        return list(rows)
+    found = []
+    for name in names:
+        meant = [row for row in rows if name in (row.name, row.arm, f"{row.arm}-s{row.seed}")]
+        if not meant:
+            raise UserError(f"{name}: no such trial; {nearest(name, [row.name for row in rows])}")
+        found += [row for row in meant if row not in found]
+    return found
+
+
+def status(
+    study: Study,
+    as_json: Annotated[bool, typer.Option("--json", help="All rows as JSON.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Show where the trials of a study stand."""
+    from rft.study.account import as_data, counted, table
+
+    rows = [row for row in _ledger(study, runs).rows() if row.is_trial]
+    if as_json:
+        typer.echo(json.dumps([as_data(row) for row in rows], indent=1))
+        return
+    console = Console()
+    console.print(table(rows, time.time()))
+    console.print(counted(rows), highlight=False)
+
+
+def resume(study: Study, jobs: Jobs = 0, runs: Runs = Path("runs")) -> None:
+    """Run what is queued or was interrupted, and nothing else; a trial goes on from its last checkpoint."""
+    ledger = _ledger(study, runs)
+    if (kept := ledger.noted("origin")) is not None:
+        _resume_planned(study, ledger, kept, jobs)
+        return
+    waiting = [row for row in ledger.rows() if row.state in (State.queued, State.interrupted, State.running)]
+    _run(study, ledger, waiting, jobs, {State.interrupted})
+
+
+def _resume_planned(study: str, ledger: Ledger, kept: dict[str, object], jobs: int) -> None:
+    """Go on with a study that has a study.yaml: shared stages, tuning and trials, as it was started.
+
+    Raises:
+        UserError: if the study.yaml has changed since; if trials did not end well.
+    """
+    from rft.study.origin import require_unchanged
+    from rft.study.study import load_study, plan, run_study
+    from rft.study.tuning import fair_tuning, with_overrides
+
+    name, spec = load_study(require_unchanged(kept, study))
+    overrides = kept["overrides"]
+    assert isinstance(overrides, list)
+    spec, tuning = fair_tuning(name, with_overrides(spec, overrides), ledger.study.parent)
+    planned, console = plan(name, spec, ledger.study.parent), Console(stderr=True)
+    tune = tuning.run if tuning else None
+    run_study(planned, jobs or spec.jobs, console, tune, again={State.interrupted})
+    folders = {job.folder for job in (tuning.settled(planned) if tuning else planned).trials}
+    _close(study, [row for row in ledger.rows() if ledger.study / row.name in folders], console)
+
+
+def retry(study: Study, names: Names = None, jobs: Jobs = 0, runs: Runs = Path("runs")) -> None:
+    """Start trials that failed, or were cancelled and are named, once more."""
+    ledger = _ledger(study, runs)
+    states = {State.failed, State.cancelled, State.interrupted} if names else {State.failed}
+    meant = [row for row in _chosen(ledger.rows(), names) if row.state in states]
+    _run(study, ledger, meant, jobs, states)
+
+
+def _run(study: str, ledger: Ledger, rows: Sequence[Row], jobs: int, states: set[State]) -> None:
+    """Run rows of the ledger as they stand there.
+
+    Raises:
+        UserError: if trials did not end well.
+    """
+    from rft.runtime import cores
+    from rft.study.launch import Job, Launcher
+
+    console = Console(stderr=True)
+    if not rows:
+        console.print(f"{study}: nothing to start", highlight=False)
+        return
+    ledger.requeue([row.name for row in rows], states)
+    with Launcher(console, ledger.study, again=()) as launcher:
+        work = [Job(row.label, row.overrides, ledger.study / row.name, row.forks, row.arm, row.seed) for row in rows]
+        launcher.run(work, jobs or min(4, cores()), "trials")
+    names = {row.name for row in rows}
+    _close(study, [row for row in ledger.rows() if row.name in names], console)
+
+
+def _close(study: str, rows: Sequence[Row], console: Console) -> None:
+    from rft.study.account import closing
+
+    closing(console, rows)
+    bad = [row.name for row in rows if row.state is not State.done]
+    if bad:
+        raise UserError(f"{study}: {len(bad)} trials did not end well: {', '.join(bad)}; see log.txt in their folders")
+
+
+def cancel(study: Study, names: Names = None, runs: Runs = Path("runs")) -> None:
+    """Take back trials: queued ones do not start, running ones end with their step and keep their checkpoint."""
+    ledger = _ledger(study, runs)
+    now, asked = ledger.cancel([row.name for row in _chosen(ledger.rows(), names)])
+    for name in now:
+        typer.echo(f"cancelled {name}")
+    for name in asked:
+        typer.echo(f"{name} is asked to end")
+    if not now and not asked:
+        _nothing(study)
+
+
+def _nothing(study: str) -> NoReturn:
+    raise UserError(f"{study}: nothing is queued, running or interrupted there; rft status {study} shows what is")
+
+
+EXAMPLES: Mapping[Callable[..., None], tuple[str, ...]] = {
+    status: ("rft status first", "rft status first --json"),
+    resume: ("rft resume first", "rft resume experiments/default --jobs 2"),
+    retry: ("rft retry first", "rft retry first ppo", "rft retry first ppo-s1 dpo-s0"),
+    cancel: ("rft cancel first", "rft cancel first ppo-s1"),
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command, examples in EXAMPLES.items():
+        shown = "\n\n".join(f"  {example}" for example in examples)
+        app.command(help=f"{command.__doc__}\n\nExamples:\n\n{shown}")(command)

@@ -1,0 +1,86 @@
+"""Trials as processes of this machine, forked from one that has imported everything or started plainly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from rft.config.launchers import Local
+from rft.study.capacity import this_machine
+from rft.study.executors.base import Executor, Job, Process
+from rft.study.forks import SUPPORTED, Forks
+from rft.study.slots import Grant, Machine, Slots
+
+SWITCH = "RFT_FORK"
+"""Environment variable; 0 starts every job as a plain process, imports and all."""
+
+
+class Plain(subprocess.Popen[bytes]):
+    """A process that pays for its own imports."""
+
+    lost = ""
+
+
+class LocalExecutor(Executor):
+    """Processes of this machine.
+
+    Args:
+        settings: trials at once.
+        console: where it is said that jobs no longer fork.
+    """
+
+    where = "on this machine"
+    here = True
+
+    def __init__(self, settings: Local, console: Console) -> None:
+        self.console = console
+        self.slots = Slots(this_machine(), settings.jobs)
+        self.forks: Forks | None = None
+        """What jobs are forked from; none until the first."""
+        self._told = False
+
+    @property
+    def machine(self) -> Machine:
+        """This one."""
+        assert self.slots.machine is not None
+        return self.slots.machine
+
+    def start(self, job: Job, environment: Mapping[str, str], grant: Grant) -> Process:
+        """Start a job as a fork if it may be one, else plainly."""
+        own = {**os.environ, **environment}
+        with job.log.open("wb") as log:
+            if job.forks and (forks := self._server()) is not None:
+                return forks.start(job.arguments, cwd=Path.cwd(), environment=own, stdout=job.log, stderr=job.log)
+            command = [sys.executable, "-m", "rft", *job.arguments]
+            return Plain(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=own)
+
+    def _server(self) -> Forks | None:
+        """What to fork from, started when it is first asked for; None if there is none, or none any more."""
+        if not SUPPORTED or os.environ.get(SWITCH) == "0":
+            return None
+        if self.forks is None:
+            self.forks = Forks()
+        if self.forks.gone:
+            if not self._told:
+                self.console.print(f"{self.forks.gone}; jobs start as plain processes from here on", markup=False)
+            self._told = True
+            return None
+        return self.forks
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, or less if a fork ends."""
+        if self.forks is not None and not self.forks.gone:
+            self.forks.listen(seconds)
+        else:
+            time.sleep(seconds)
+
+    def close(self) -> None:
+        """End the process that jobs are forked from, and its forks."""
+        if self.forks is not None:
+            self.forks.close()

@@ -1,0 +1,158 @@
+"""Trials as tasks of a Ray cluster, which packs GPUs and shares of them; extra ``rft[ray]``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rich.console import Console
+
+from rft.config.launchers import Ray
+from rft.errors import UserError
+from rft.study.capacity import this_machine
+from rft.study.executors.base import Executor, Job
+from rft.study.executors.hold import LOOK, Held, Task, hold
+from rft.study.slots import VISIBLE, Grant, Machine, Slots
+
+OBJECTS = 100 * 2**20
+"""Bytes of shared memory for results, which are exit codes."""
+OWN_CLUSTER = {
+    "RAY_AUTH_MODE": "disabled",  # else a token is written into the home folder
+    # Its parts are Python programs, which take longer to start beside trials than Ray waits by itself.
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_gcs_server_port_wait_time_s": "300",
+}
+WORKERS_OWN = (VISIBLE, "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "RAY_")
+"""Beginnings of variables that a worker has from Ray: those of the launcher would undo its packing."""
+
+
+def library() -> Any:
+    """Ray itself, which sends no statistics and writes no token.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(f"hydra/launcher=ray: {error}; install it: pip install 'rft[ray]'") from error
+    return ray
+
+
+@dataclass(slots=True)
+class RayProcess(Held):
+    """A trial whose slot a Ray task holds."""
+
+    reference: Any = None
+
+    def ended(self) -> int | None:
+        """The trial's exit code when its task has ended."""
+        ray = library()
+        if not ray.wait([self.reference], timeout=0)[0]:
+            return None
+        try:
+            return int(ray.get(self.reference))
+        except ray.exceptions.TaskCancelledError:
+            return -signal.SIGTERM
+        except ray.exceptions.RayError as error:
+            self.lost = f"the Ray task that held it ended: {str(error).strip().splitlines()[-1]}"
+            return -signal.SIGKILL
+
+    def withdraw(self) -> None:
+        """Cancel the task."""
+        library().cancel(self.reference)
+
+
+class RayExecutor(Executor):
+    """A running cluster, or one of this machine that ends with the launcher.
+
+    Args:
+        settings: which cluster, and what it has if it is started here.
+        console: not used; Ray's own output is turned off.
+
+    Raises:
+        UserError: if Ray is not installed, or no cluster answers at the address.
+    """
+
+    where: ClassVar[str] = "on Ray"
+
+    def __init__(self, settings: Ray, console: Console) -> None:
+        if settings.address is None:
+            for name, value in OWN_CLUSTER.items():
+                os.environ.setdefault(name, value)
+        self._ray = ray = library()
+        there = this_machine()
+        own: dict[str, Any] = {
+            "num_cpus": settings.cluster_cores or there.cores,
+            "num_gpus": len(there.gpus) if settings.cluster_gpus is None else settings.cluster_gpus,
+            "include_dashboard": False,
+            "object_store_memory": OBJECTS,
+        }
+        try:
+            ray.init(
+                address=settings.address or "local",
+                log_to_driver=False,
+                logging_level="ERROR",
+                **(own if settings.address is None else {}),
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"hydra.launcher.address={settings.address}: no Ray there: {line}; start one with `ray start --head`, "
+                "or leave the address out"
+            ) from error
+        # With a number of jobs the queue is Ray's: a cluster that grows with what waits must see it.
+        self.slots = Slots(self.machine) if not settings.jobs else Slots(None, settings.jobs)
+        # By value: a worker needs nothing of rft, nor minds what else is called so in the folder that it starts in.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[hold.__module__])
+        self._hold = ray.remote(hold)
+        self._running: list[RayProcess] = []
+
+    @property
+    def machine(self) -> Machine:
+        """All nodes together. One that cannot hold a trial by itself is Ray's to tell: the trial waits."""
+        there: dict[str, float] = self._ray.cluster_resources()
+        gpus = tuple(map(str, range(int(there.get("GPU", 0)))))
+        return Machine(int(there.get("CPU", 0)), int(there.get("memory", 0)), gpus)
+
+    def start(self, job: Job, environment: Mapping[str, str], grant: Grant) -> RayProcess:
+        """Hand a job over. Whatever becomes of it, Ray does not run it again."""
+        own = {k: v for k, v in {**os.environ, **environment}.items() if not k.startswith(WORKERS_OWN)}
+        task = Task.of(job, own)
+        options = {
+            "num_cpus": grant.demand.cores,
+            "num_gpus": grant.demand.gpus or 0,
+            "max_retries": 0,
+            "name": job.name,
+        }
+        if grant.demand.memory:
+            options["memory"] = grant.demand.memory
+        process = RayProcess(task, reference=self._hold.options(**options).remote(task))
+        self._running.append(process)
+        return process
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, or less if a task ends; what the cluster has may have changed after it."""
+        self._running = [one for one in self._running if one.returncode is None]
+        if self._running:
+            self._ray.wait([one.reference for one in self._running], timeout=seconds)
+        else:
+            time.sleep(seconds)
+        if self.slots.machine is not None:
+            self.slots.machine = self.machine
+
+    def close(self) -> None:
+        """Kill what still runs, and leave the cluster; one that was started here ends."""
+        for process in self._running:
+            process.kill()
+        deadline = time.monotonic() + 25 * LOOK
+        while any(one.poll() is None for one in self._running) and time.monotonic() < deadline:
+            time.sleep(LOOK)
+        self._ray.shutdown()

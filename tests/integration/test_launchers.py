@@ -1,0 +1,60 @@
+"""The same sweep on Ray and through submitit: trials of one and of two processes, each once, with the same results."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.harness import OF, TINY, Result, Warm, rft
+
+pytestmark = [
+    pytest.mark.assets,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("trials"),
+    pytest.mark.timeout(1800),
+]
+ELSEWHERE = {
+    "ray": ("hydra/launcher=ray", "hydra.launcher.cluster_gpus=4", "hydra.launcher.cluster_cores=8"),
+    "submitit": ("hydra/launcher=submitit", "hydra.launcher.cluster=local"),
+}
+
+
+def trials(folder: Path, store: Path, study: str) -> dict[str, Result]:
+    found = [Result(file.parent, store) for file in (folder / "runs" / study).rglob("trial.json")]
+    return {str(one.record["arm"]): one for one in found}
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_a_sweep_elsewhere_computes_what_it_computes_here(kind: str, shared: Path, warm: Warm, tmp_path: Path) -> None:
+    pytest.importorskip(kind, reason=f"the extra of {kind} is not installed")
+    own = list(ELSEWHERE[kind])
+    if kind == "ray" and "RAY_ADDRESS" in os.environ:
+        own = ["hydra/launcher=ray", f"hydra.launcher.address={os.environ['RAY_ADDRESS']}"]
+    common = [*OF["dpo"], *TINY, "tracker=none"]
+    assert warm(["run", *common, "study=here", "arm=cpu"], tmp_path, shared).code == 0
+    sweep = ["run", "-m", *own, *common, "strategy=cpu,ddp", "study=there", "arm=${strategy.distribution}"]
+    gpus = "hydra.launcher.gpus=0.5" if kind == "ray" else "hydra.launcher.gpus=0"
+    outcome = rft([*sweep, gpus], tmp_path, shared, RFT_ALLOWED_PACKAGES=None)
+    assert outcome.code == 0, outcome.stderr
+    found, here = trials(tmp_path, shared, "there"), trials(tmp_path, shared, "here")["cpu"]
+    assert {arm: one.record["status"] for arm, one in found.items()} == {"single": "done", "ddp": "done"}
+    assert found["single"].digests["policy"] == here.digests["policy"]
+    assert found["ddp"].record["stages"]["policy"]["computed"]
+    assert len(found["ddp"].history()) == len(here.history())
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_a_refused_trial_ends_alone_and_is_told(kind: str, shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip(kind, reason=f"the extra of {kind} is not installed")
+    own = list(ELSEWHERE[kind])
+    if kind == "ray" and "RAY_ADDRESS" in os.environ:
+        own = ["hydra/launcher=ray", f"hydra.launcher.address={os.environ['RAY_ADDRESS']}"]
+    sweep = ["run", "-m", *own, *OF["dpo"], *TINY, "tracker=none", "study=one", "algorithm.lr=1e-4,1e30"]
+    outcome = rft(sweep, tmp_path, shared)
+    assert outcome.code == 2
+    assert "1 trials of the sweep" in outcome.stderr
+    records = [json.loads(file.read_text()) for file in (tmp_path / "runs" / "one").rglob("trial.json")]
+    assert sorted(one["status"] for one in records) == ["done", "failed"]

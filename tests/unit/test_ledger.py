@@ -1,0 +1,238 @@
+"""The ledger: one claims and the others do not, what the dead leave, and what is left of a damaged file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rft.errors import UserError
+from rft.store.running import at_work
+from rft.study.ledger import FILE, Ledger
+from rft.study.owner import is_alive, launchers, owner
+from rft.study.rows import Row, State
+
+CLAIMER = """
+import sys, time
+from pathlib import Path
+from rft.study.ledger import Ledger
+from rft.study.owner import owner
+from rft.study.rows import State
+
+study, go, hold = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "hold"
+names = [f"a-s{n}-00000000" for n in range(20)]
+with owner(study) as me:
+    print("ready", flush=True)
+    while not go.exists():
+        time.sleep(0.001)
+    ledger = Ledger(study)
+    while taken := ledger.claim(names, me):
+        print(taken[0].name, flush=True)
+        if hold:
+            time.sleep(600)
+        time.sleep(0.002)
+        ledger.end(taken[0].name, State.done)
+"""
+
+
+def row(number: int, **more: object) -> Row:
+    return Row(f"a-s{number}-00000000", "00000000", "a", number, ("algorithm=sft", f"seed={number}"), **more)  # type: ignore[arg-type]
+
+
+def states(ledger: Ledger) -> dict[int | None, str]:
+    return {one.seed: one.state.value for one in ledger.rows()}
+
+
+def claimer(study: Path, go: Path, how: str = "on") -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLAIMER, str(study), str(go), how], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_eight_processes_claim_each_trial_once(tmp_path: Path) -> None:
+    study, go = tmp_path / "study", tmp_path / "go"
+    Ledger(study).submit([row(n) for n in range(20)], {})
+    processes = [claimer(study, go) for _ in range(8)]
+    go.touch()
+    claimed = [line for process in processes for line in process.communicate(timeout=60)[0].splitlines()]
+    assert sorted(claimed) == sorted(row(n).name for n in range(20))
+    rows = Ledger(study).rows()
+    assert {(one.state, one.attempts) for one in rows} == {(State.done, 1)}
+    assert launchers(study) == []
+
+
+def test_eight_processes_make_one_ledger(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    processes = [claimer(tmp_path / "study", go) for _ in range(8)]
+    go.touch()
+    for process in processes:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+
+
+def test_what_a_killed_claimer_had_is_interrupted_and_can_be_claimed(tmp_path: Path) -> None:
+    study, go = tmp_path / "study", tmp_path / "go"
+    ledger = Ledger(study)
+    ledger.submit([row(0), row(1)], {})
+    go.touch()
+    process = claimer(study, go, "hold")
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{row(0).name}\n"
+    assert states(ledger) == {0: "running", 1: "queued"}
+    with owner(study) as me:
+        assert ledger.claim([row(0).name], me) == []  # its claimer lives
+        process.kill()
+        process.wait()
+        assert states(ledger) == {0: "interrupted", 1: "queued"}
+        (study / row(0).name).mkdir()
+        with at_work(study / row(0).name):
+            assert states(ledger)[0] == "running"  # the launcher is gone, and the trial's own process is not
+            assert ledger.claim([row(0).name], me) == []
+        assert [one.name for one in ledger.claim([row(0).name], me)] == [row(0).name]
+    assert ledger.rows()[0].attempts == 2
+    assert states(ledger)[0] == "interrupted"  # I am no launcher any more
+
+
+def test_a_trial_that_was_killed_by_itself_is_started_again_only_if_it_is_asked_for(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.submit([row(0), row(1)], {})
+    with owner(tmp_path) as me:
+        ledger.claim([row(0).name, row(1).name], me, 2)
+        ledger.end(row(0).name, State.interrupted, "killed by signal 9")
+        ledger.end(row(1).name, State.interrupted, "stopped", owner=me)
+    with owner(tmp_path) as other:
+        assert [one.seed for one in ledger.claim([row(0).name, row(1).name], other, 2)] == [1]
+        ledger.submit([row(0)], {})
+        assert ledger.claim([row(0).name], other) == []
+        ledger.submit([row(0)], {row(0).name: {State.interrupted}})
+        assert [one.seed for one in ledger.claim([row(0).name], other)] == [0]
+
+
+def test_plan_order_decides_what_starts_first(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.submit([row(n) for n in (3, 1, 2)], {})
+    with owner(tmp_path) as me:
+        names = {row(n).name for n in (1, 2, 3)}
+        assert [ledger.claim(names, me)[0].seed for _ in names] == [3, 1, 2]
+
+
+def test_a_clock_that_goes_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.submit([row(0), row(1)], {})
+    with owner(tmp_path) as me:
+        ledger.claim([row(0).name], me)
+        monkeypatch.setattr(time, "time", lambda: 5.0)
+        ledger.beat({row(0).name: 17})
+        assert states(ledger) == {0: "running", 1: "queued"}
+        with owner(tmp_path) as other:
+            assert [one.seed for one in ledger.claim([row(0).name, row(1).name], other, 2)] == [1]
+        ledger.end(row(0).name, State.done)
+    assert states(ledger) == {0: "done", 1: "interrupted"}
+
+
+def record(study: Path, number: int, **more: object) -> None:
+    folder = study / row(number).name
+    folder.mkdir(parents=True)
+    told = {"arm": "a", "seed": number, "status": "done", "overrides": [f"seed={number}"], "versions": "v"}
+    (folder / "trial.json").write_text(json.dumps(told | more), encoding="utf-8")
+
+
+@pytest.mark.parametrize("damage", ["garbage", "half", "empty", "tables", "page"])
+def test_a_damaged_ledger_is_named_moved_aside_and_made_from_the_records(tmp_path: Path, damage: str) -> None:
+    Ledger(tmp_path).submit([row(n, error="x" * 3000) for n in range(20)], {})
+    record(tmp_path, 0)
+    record(tmp_path, 1, status="failed", error="the loss is NaN")
+    record(tmp_path, 2, status="failed", error="interrupted; start it again")
+    (tmp_path / row(3).name).mkdir()
+    (tmp_path / row(3).name / ".running").touch()  # of a trial that was killed
+    file = tmp_path / FILE
+    whole = file.read_bytes()
+    assert len(whole) > 40000
+    if damage == "tables":
+        file.unlink()
+        sqlite3.connect(file).execute("CREATE TABLE other (x)").connection.close()
+    else:
+        middle = whole[:9000] + os.urandom(8000) + whole[17000:]
+        file.write_bytes(
+            {"garbage": b"no ledger" * 999, "half": whole[: len(whole) // 2], "empty": b""}.get(damage, middle)
+        )
+    before = file.read_bytes()
+    if damage == "tables":
+        with pytest.raises(UserError, match=f"{FILE}: is another program's file"):
+            Ledger(tmp_path)
+        assert file.read_bytes() == before
+        return
+    told: list[str] = []
+    ledger = Ledger(tmp_path, told.append)
+    assert len(told) == 1
+    assert str(file) in told[0]
+    assert f"{FILE}.damaged-1" in told[0]
+    assert (tmp_path / f"{FILE}.damaged-1").read_bytes() == before
+    assert states(ledger) == {0: "done", 1: "failed", 2: "interrupted", 3: "interrupted"}
+    first = ledger.rows()[0]
+    assert (first.name, first.id, first.overrides, first.versions) == (row(0).name, "00000000", ("seed=0",), "v")
+    told.clear()
+    Ledger(tmp_path, told.append)
+    assert told == []
+
+
+def test_a_ledger_that_is_damaged_while_it_is_used_goes_on(tmp_path: Path) -> None:
+    told: list[str] = []
+    ledger = Ledger(tmp_path, told.append)
+    record(tmp_path, 0)
+    ledger.submit([row(1)], {})
+    (tmp_path / FILE).write_bytes(b"no ledger" * 999)
+    ledger.submit([row(2)], {})
+    assert len(told) == 1
+    assert states(ledger) == {0: "done", 2: "queued"}
+
+
+def test_an_older_study_has_its_records_in_the_ledger_that_is_made(tmp_path: Path) -> None:
+    record(tmp_path, 4)
+    told: list[str] = []
+    assert states(Ledger(tmp_path, told.append)) == {4: "done"}
+    assert told == []
+
+
+def test_cancelled_are_those_that_wait_and_asked_those_that_run(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.submit([row(n) for n in range(3)], {})
+    with owner(tmp_path) as me:
+        ledger.claim([row(0).name, row(1).name], me, 2)
+        ledger.end(row(1).name, State.done)
+        assert ledger.cancel([row(n).name for n in range(3)]) == ([row(2).name], [row(0).name])
+        assert ledger.beat({row(0).name: 17}) == {row(0).name}
+        ledger.end(row(0).name, State.cancelled)
+    assert states(ledger) == {0: "cancelled", 1: "done", 2: "cancelled"}
+    assert ledger.requeue([row(0).name, row(1).name], {State.cancelled}) == [row(0).name]
+
+
+def test_what_is_noted_is_found(tmp_path: Path) -> None:
+    Ledger(tmp_path).note("source", {"a": [1]})
+    assert Ledger(tmp_path).noted("source") == {"a": [1]}
+    assert Ledger(tmp_path).noted("nothing") is None
+
+
+def test_a_folder_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(UserError, match=FILE):
+        Ledger(tmp_path)
+
+
+def test_a_launcher_that_is_killed_is_not_alive(tmp_path: Path) -> None:
+    process = claimer(tmp_path, tmp_path / "never")
+    (name,) = launchers(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not is_alive(tmp_path, name)
+    assert launchers(tmp_path) == []
