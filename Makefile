@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help env compare quick test test-slow test-parity check fmt clean
+.PHONY: help env compare quick test test-slow test-kills test-parity check fmt clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -41,6 +41,9 @@ test: env  ## Run all tests but the slow ones and those against TRL
 
 test-slow: env  ## Run the tests that take minutes
 	$(PYTEST) -m "slow and not parity" --timeout 3600
+
+test-kills: env  ## Kill a hundred tiny trials at random moments and compare what they come to, to the bit (KILLS=100)
+	$(PYTEST) -s -m slow --timeout 7200 tests/integration/test_kills.py
 
 test-parity: env $(PARITY:%=.venv-parity-%/.installed)  ## Compare losses and advantages with those of TRL
 	$(PYTEST) -m parity tests/parity

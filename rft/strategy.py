@@ -136,7 +136,7 @@ class Strategy:
         """A Lightning trainer. ``shared`` stages run in one process, unaccumulated, with a clip of their own."""
         import lightning
 
-        from rft.checkpoint import AtomicCheckpoints
+        from rft.checkpoint import LastCheckpoints
 
         config = self.config
         spread = config.distribution is DistributionEnum.ddp and not shared
@@ -151,7 +151,7 @@ class Strategy:
             default_root_dir=root,
             callbacks=list(callbacks),
             logger=logger,
-            plugins=[AtomicCheckpoints()],
+            plugins=[LastCheckpoints()],
             log_every_n_steps=1,
             enable_progress_bar=False,
             enable_model_summary=False,

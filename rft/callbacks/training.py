@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import lightning
+from lightning.pytorch.callbacks import Checkpoint
 from safetensors.torch import save
 
 from rft.algorithms.base import Algorithm
@@ -15,6 +18,10 @@ from rft.budget import Meter
 from rft.checkpoint import write_whole
 from rft.models.backbone import Role
 from rft.progress import bar
+from rft.store.entry import file_sha256
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 
 class TrainingBar(lightning.Callback):
@@ -97,13 +104,19 @@ class History(lightning.Callback):
     """One row of metrics for each Lightning epoch, kept in the checkpoint and handed to the trackers.
 
     Times and money go to the trackers and to ``clock``, beside the rows: what is stored is the same at every run.
+    A run that goes on hands over again what it has: a tracker loses rows with a process that is killed.
     """
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
         self.rows: list[dict[str, float]] = []
         self.clock: list[dict[str, float]] = []
-        """Seconds and device seconds at each row."""
+        """Seconds, device seconds and money at each row."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Hand over the rows of a checkpoint."""
+        for logger in trainer.loggers:
+            track(logger, self.rows, self.clock)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Add the epoch's means of what the algorithm logged, and what the rollouts measured."""
@@ -113,10 +126,10 @@ class History(lightning.Callback):
         counted = {f"budget/{name}": amount for name, amount in used.counted().items()}
         row = {"step": float(trainer.global_step), **pl_module.rollout_metrics, **metrics, **counted}
         self.rows.append(row)
-        self.clock.append({"seconds": round(used.seconds, 3), "device_seconds": round(used.device_seconds, 3)})
-        spent = {"time/seconds": used.seconds, "budget/money": self.meter.prices.money(used)}
+        times = {"seconds": round(used.seconds, 3), "device_seconds": round(used.device_seconds, 3)}
+        self.clock.append(times | {"money": self.meter.prices.money(used)})
         for logger in trainer.loggers:
-            logger.log_metrics({k: v for k, v in row.items() if k != "step"} | spent, step=trainer.global_step)
+            track(logger, self.rows[-1:], self.clock[-1:])
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -125,6 +138,13 @@ class History(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the rows of a checkpoint."""
         self.rows, self.clock = list(state_dict["rows"]), list(state_dict["clock"])
+
+
+def track(logger: Logger, rows: Sequence[Mapping[str, float]], clock: Sequence[Mapping[str, float]]) -> None:
+    """Hand rows of a history, with their times and money, to a tracker."""
+    for row, spent in zip(rows, clock, strict=True):
+        told = {"time/seconds": spent["seconds"], "budget/money": spent.get("money", 0.0)}
+        logger.log_metrics({k: v for k, v in row.items() if k != "step"} | told, step=int(row["step"]))
 
 
 class Snapshots(lightning.Callback):
@@ -139,6 +159,8 @@ class Snapshots(lightning.Callback):
     def __init__(self, count: int, meter: Meter, folder: Path) -> None:
         self.count, self.meter, self.folder = count, meter, folder
         self.taken: list[dict[str, float]] = []
+        self.sums: dict[str, str] = {}
+        """The sha256 of each file that the first process has written."""
         self._step = 0
 
     def on_train_batch_end(
@@ -156,7 +178,9 @@ class Snapshots(lightning.Callback):
         self.taken += [{"step": float(trainer.global_step), "fraction": fraction}] * (due - len(self.taken))
         if trainer.is_global_zero:
             # By way of memory, as checkpoints: on a full disk safetensors hides the system's error.
-            write_whole(self.folder / snapshot_name(self.taken[-1]), save(pl_module.backbone.role_state(Role.policy)))
+            content = save(pl_module.backbone.role_state(Role.policy))
+            write_whole(self.folder / (name := snapshot_name(self.taken[-1])), content)
+            self.sums[name] = hashlib.sha256(content).hexdigest()
 
     def keep(self, out: Path) -> None:
         """Copy what was taken into the entry, with its list; nothing if none was asked for.
@@ -172,12 +196,45 @@ class Snapshots(lightning.Callback):
         (out / SNAPSHOTS).write_text(json.dumps(listed, indent=1), encoding="utf-8")
 
     def state_dict(self) -> dict[str, Any]:
-        """Which points are passed."""
-        return {"taken": self.taken}
+        """Which points are passed, and the sums of their files."""
+        return {"taken": self.taken, "sums": self.sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the points of a checkpoint."""
-        self.taken = list(state_dict["taken"])
+        self.taken, self.sums = list(state_dict["taken"]), dict(state_dict["sums"])
+
+    @staticmethod
+    def fault(state_dict: dict[str, Any], folder: Path) -> str | None:
+        """What is wrong with the files in a folder that a checkpoint's state names; None if they are as written."""
+        for name, expected in state_dict["sums"].items():
+            try:
+                if file_sha256(folder / name) != expected:
+                    return f"names {name}, which does not match its sha256"
+            except OSError as error:
+                return f"names {name}, which cannot be read ({error.strerror})"
+        return None
+
+
+class KeepLast(Checkpoint):
+    """Saves a checkpoint when a Lightning epoch that made a step has ended; Lightning calls it after all others.
+
+    Args:
+        folder: where ``rft.checkpoint`` keeps them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """What training goes on from is there already."""
+        self._step = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save; all ranks together, and the first one writes."""
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            trainer.save_checkpoint(self.folder)
 
 
 def behind(trainer: lightning.Trainer, meter: Meter) -> float:

@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from rft.budget import Meter, Prices, Usage
+from rft.data.draws import seed_process
 from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
 from rft.progress import bar
@@ -305,6 +306,7 @@ class OfflineStream(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         self.taken, usage = 0, self.algorithm.backbone.usage
+        seed_process(self.seed, self.algorithm.current_epoch, self.rank)
         for step in self._range():
             if self.taken and not self.meter.go_on(self.meter.next_part(self.taken)):
                 return

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from rft.budget import Meter, Prices, Usage
 from rft.config import OnPolicyConfig
+from rft.data.draws import seed_process
 from rft.data.judged import label_pairs, leave_out_unscored
 from rft.data.ranks import all_max, all_rows, all_sum
 from rft.errors import UserError
@@ -290,6 +291,7 @@ class RolloutStream(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         iteration = self.algorithm.current_epoch
+        seed_process(self.seed, iteration, self.rank)
         rollouts = self.collect(iteration)
         batch = self.algorithm.assign_credit(rollouts)
         self.algorithm.rollout_metrics = dict(rollouts.metrics)

@@ -19,9 +19,10 @@ COSMETIC = frozenset(
         "arm",  # what it is called in tables; it stands in the name beside the digest
         "tracker",  # who is told how it goes
         "until",  # how far it is computed: going on is the same trial
+        "budget.share",  # how far it is trained for now: the same
     }
 )
-"""Top-level keys that decide no result."""
+"""Settings that are not part of what a trial is, by their dotted names."""
 DIGITS = 8
 
 
@@ -40,7 +41,8 @@ def trial_id(cfg: DictConfig) -> str:
             continue
         value = cfg[key]
         if isinstance(value, DictConfig):
-            value = OmegaConf.to_container(value, resolve=True, enum_to_str=True)
+            plain: Any = OmegaConf.to_container(value, resolve=True, enum_to_str=True)
+            value = {name: one for name, one in plain.items() if f"{key}.{name}" not in COSMETIC}
         elif hasattr(value, "name"):  # an enum
             value = value.name
         if value not in (None, {}):

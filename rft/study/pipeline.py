@@ -47,7 +47,15 @@ class Pipeline(Chosen):
         make: Callable[[Path], Mapping[str, Any] | None],
     ) -> Entry:
         keys = {k: v.key if isinstance(v, Entry) else v for k, v in inputs.items()}
-        entry = self.store.get_or_compute(name, version=VERSIONS[name], config=config, inputs=keys, build=make)
+        address = Store.key(name, VERSIONS[name], config, keys)
+
+        def seeded(out: Path) -> Mapping[str, Any] | None:
+            from rft.data.draws import seed_process
+
+            seed_process(int(address[:16], 16))
+            return make(out)
+
+        entry = self.store.get_or_compute(name, version=VERSIONS[name], config=config, inputs=keys, build=seeded)
         return self._note(entry)
 
     @cached_property

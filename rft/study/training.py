@@ -17,9 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from rft.algorithms.base import Algorithm
 from rft.budget import USAGE, Meter, Usage
-from rft.callbacks.training import BudgetKeeper, History, Snapshots, TrainingBar
+from rft.callbacks.training import BudgetKeeper, History, KeepLast, Snapshots, TrainingBar
+from rft.checkpoint import clear_unfinished, last_good
 from rft.config import OnPolicyConfig, PreferenceConfig, build
 from rft.config.build import target_class
+from rft.data.draws import seed_process
 from rft.data.offline import (
     OfflineData,
     OfflineStream,
@@ -165,23 +167,21 @@ def labelled(algorithm: Algorithm, candidates: Path, labels: Path) -> Preference
     return to_unpaired(comparisons, answers, others, ref, ref_others)
 
 
-def checkpointing(folder: Path, share: float = 1.0) -> tuple[Any, Path | None]:
-    """A callback that keeps the last iteration's checkpoint in a folder, and the checkpoint that is there already.
+def going_on(folder: Path, share: float = 1.0) -> Path | None:
+    """The checkpoint of a folder to go on from; None to begin anew.
 
     One that is further along than the `share` of training that is asked for is of no use.
     """
-    from lightning.pytorch.callbacks import ModelCheckpoint
 
-    last = folder / "last.ckpt"
-    keep = ModelCheckpoint(dirpath=folder, filename="last", save_top_k=1, enable_version_counter=False)
-    keep.FILE_EXTENSION = ".ckpt"
-    return keep, last if last.exists() and (share == 1 or _reached(last) <= share) else None
+    def unfit(checkpoint: dict[str, Any]) -> str | None:
+        states = checkpoint["callbacks"]
+        if share < 1 and float(states[BudgetKeeper.__qualname__].get("reached", 1.0)) > share:
+            return ""
+        return Snapshots.fault(states[Snapshots.__qualname__], folder)
 
-
-def _reached(checkpoint: Path) -> float:
-    """The share of training that is behind a checkpoint; the whole of it if the checkpoint does not tell."""
-    found = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
-    return float(found["callbacks"][BudgetKeeper.__qualname__].get("reached", 1.0))
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the other ranks of a trial start after it
+        clear_unfinished(folder)
+    return last_good(folder, unfit)
 
 
 def fit_policy(
@@ -203,8 +203,8 @@ def fit_policy(
         assert isinstance(data, OfflineData)
         epochs = data.stream.lightning_epochs
         batches = data.stream.steps * strategy.config.accumulate
-    keep, resume = checkpointing(checkpoints, share)
-    callbacks = [TrainingBar(title, batches), *watch, keep]
+    resume = going_on(checkpoints, share)
+    callbacks = [TrainingBar(title, batches), *watch, KeepLast(checkpoints)]
     trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=callbacks, logger=logger or False)
     trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
 
@@ -246,6 +246,7 @@ def train_policy(
     and what was used.
     """
     quiet()
+    seed_process(seed)
     teachers = teachers or Teachers()
     roles, trained = roles_of(algorithm_class, target_class(reward_node))
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, roles, trained, seed)

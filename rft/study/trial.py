@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 
+TRACKED = ".tracked"
+"""In a trial's folder while its tracked run is not at its end."""
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write beside and rename into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +53,7 @@ class Trial:
     def _make_logger(self) -> Logger | None:
         if self.tracker is not None:
             return self.logger
+        (self.folder / TRACKED).touch()
         self.tracker = build(self.cfg.tracker)
         self.logger = self.tracker.logger(
             study=str(self.cfg.study),
@@ -105,6 +110,8 @@ class Trial:
             raise
         if entry is None:
             return None
+        if until == "evaluation":
+            self._track_found(pipeline)
         metrics = entry.metrics if until == "evaluation" else {}
         self._finish({k: float(v) for k, v in metrics.items()}, failed=False)
         record = self._record(pipeline, "done", None, entry.key if until == "evaluation" else None)
@@ -115,6 +122,19 @@ class Trial:
     def _finish(self, metrics: dict[str, float], *, failed: bool) -> None:
         if self.logger is not None:
             self.tracker.finish(metrics, failed)
+        if not failed:
+            (self.folder / TRACKED).unlink(missing_ok=True)
+
+    def _track_found(self, pipeline: Pipeline) -> None:
+        """Make the tracked run whole if a process before this one was killed after training: its tracker lost rows."""
+        policy = pipeline.policy
+        if policy is None or policy.key in self.store.computed or not (self.folder / TRACKED).exists():
+            return
+        from rft.callbacks.training import track
+
+        if logger := self._make_logger():
+            rows = json.loads((policy.path / "history.json").read_text(encoding="utf-8"))
+            track(logger, rows, policy.cost.get("clock", []))
 
 
 def how_it_ended(error: BaseException) -> str:

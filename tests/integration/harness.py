@@ -139,6 +139,11 @@ class Warm:
         assert not self._last.lost, self._last.lost
         return Outcome(code, *(path.read_text(encoding="utf-8") for path in self._streams()))
 
+    def kill(self) -> None:
+        """SIGKILL to the process that was started last, if it still runs."""
+        assert self._last is not None
+        self._last.kill()
+
     def __call__(self, arguments: Sequence[str], cwd: Path, store: Path, **more: str | None) -> Outcome:
         """Start and wait."""
         self.start(arguments, cwd, store, **more)
@@ -178,6 +183,11 @@ class Result:
     def entry(self, stage: str) -> Path:
         """The folder of a stage's store entry."""
         return self.store / stage / self.record["stages"][stage]["key"][:16]
+
+    def seconds(self, stage: str) -> float:
+        """What making a stage's entry took."""
+        manifest = json.loads((self.entry(stage) / "manifest.json").read_text(encoding="utf-8"))
+        return float(manifest["cost"]["seconds"])
 
     def history(self) -> list[dict[str, float]]:
         """One row of metrics for each Lightning epoch."""

@@ -229,7 +229,7 @@ class TestFullDisk:
         command = ["run", *OF["ppo"], "tracker=none", "arm=full", "evaluation.checkpoints=0", *TINY]
         # Checkpoints go with the end of the stage that they are for: the size is taken while it runs.
         warm.start(command, tmp_path, shared)
-        while not (found := list(tmp_path.glob("runs/scratch/full-s0-*/checkpoints/*/last.ckpt"))):
+        while not (found := list(tmp_path.glob("runs/scratch/full-s0-*/checkpoints/*/step-*.ckpt"))):
             time.sleep(0.002)
         whole = found[0].stat().st_size
         assert warm.wait().code == 0

@@ -55,7 +55,7 @@ def test_killed_in_the_middle_ends_with_the_same_bits(
 
     shared = without_policies(adapted, tmp_path / "store")
     process = warm.start(command, killed, shared)
-    wait_until(lambda: list(killed.glob("runs/scratch/*/checkpoints/*/last.ckpt")))
+    wait_until(lambda: list(killed.glob("runs/scratch/*/checkpoints/*/step-*.ckpt")))
     folder = trial_folder(killed, "long")
     os.kill(process, signal.SIGKILL)
     assert warm.wait().code == -signal.SIGKILL
@@ -89,15 +89,15 @@ def test_paused_at_a_share_goes_on_and_ends_with_the_same_bits(
     whole.mkdir()
     paused.mkdir()
     assert warm(command, whole, adapted).code == 0
-    reference = Result(whole / "runs" / "scratch" / "long" / "seed-0", adapted)
+    reference = Result(trial_folder(whole, "long"), adapted)
     everything = reference.history()
 
     shared = without_policies(adapted, tmp_path / "store")
-    result = Result(paused / "runs" / "scratch" / "long" / "seed-0", shared)
     partial = {}
     # 0.25 comes again when its result is lost and a checkpoint of half the training is there, which must not stand in.
     for share in ("0.25", "0.5", "0.25"):
         assert warm([*command, f"budget.share={share}"], paused, shared).code == 0
+        result = Result(trial_folder(paused, "long"), shared)
         rows = result.history()
         assert 0 < len(rows) < len(everything)
         assert rows == everything[: len(rows)]

@@ -22,7 +22,7 @@ def test_a_killed_study_is_resumed_and_a_changed_one_refused(shared: Path, tmp_p
     silent = subprocess.DEVNULL
     started = subprocess.Popen(command, cwd=tmp_path, env=environment(shared), stdout=silent, stderr=silent)
     runs = tmp_path / "runs" / "small"
-    wait_until(lambda: list(runs.glob("long-s0-*/checkpoints/*/last.ckpt")), 240)
+    wait_until(lambda: list(runs.glob("long-s0-*/checkpoints/*/step-*.ckpt")), 240)
     started.kill()
     started.wait()
     wait_until(lambda: [row.state.value for row in Ledger(runs).rows() if row.is_trial] == ["done", "interrupted"])
