@@ -129,6 +129,7 @@ def test_cancelled_while_it_runs(world: Path) -> None:
     time.sleep(0.5)
     said = CliRunner().invoke(app, ["cancel", "s", "a-s0", "a-s3"]).output
     assert said.splitlines() == ["cancelled a-s3-00000000", "a-s0-00000000 is asked to end"]
+    wait_until((world / "asked-a-s0").exists)
     (world / "go").touch()
     assert process.wait(200) == 0
     assert states(world) == ["cancelled", "done", "done", "cancelled"]
