@@ -30,7 +30,6 @@ from rft.feedback.revision import (
     response_ids,
     revision_request,
 )
-from rft.progress import bar
 from rft.study.parts import part_class
 from rft.study.start import Common, Start
 
@@ -220,13 +219,12 @@ class Reviser:
                 row.response_ids = response_ids(self.tokenizer, row.prompt, row.prompt_ids, found, self.response_tokens)
             return row.usable
 
-        critiques = self._ask("critiques", rows, ask_critique, take_critique, self.config.critique_tokens)
+        critiques = self._ask(rows, ask_critique, take_critique, self.config.critique_tokens)
         criticised = [row for row in rows if row.critique is not None]
-        return critiques + self._ask("revisions", criticised, ask_revision, take_revision, self.config.revision_tokens)
+        return critiques + self._ask(criticised, ask_revision, take_revision, self.config.revision_tokens)
 
     def _ask(
         self,
-        title: str,
         rows: Sequence[Revised],
         ask: Callable[[Revised, bool], str],
         take: Callable[[Revised, str], bool],
@@ -234,16 +232,13 @@ class Reviser:
     ) -> Work:
         """Put a question about each row, and once more where the reply cannot be read; what is left is excluded."""
         work, left = Work(), list(rows)
-        with bar(title, len(left)) as progress:
-            for again in (False, True):
-                if not left:
-                    break
-                replies, more = self.judge.write([ask(row, again) for row in left], max_tokens)
-                read = [take(row, reply) for row, reply in zip(left, replies, strict=True)]
-                work += replace(more, retried=more.retried + (len(left) if again else 0))
-                left = [row for row, good in zip(left, read, strict=True) if not good]
-                progress.advance(sum(read))
-            progress.advance(len(left))
+        for again in (False, True):
+            if not left:
+                break
+            replies, more = self.judge.write([ask(row, again) for row in left], max_tokens)  # which shows a bar
+            read = [take(row, reply) for row, reply in zip(left, replies, strict=True)]
+            work += replace(more, retried=more.retried + (len(left) if again else 0))
+            left = [row for row, good in zip(left, read, strict=True) if not good]
         return replace(work, excluded=work.excluded + len(left))
 
 

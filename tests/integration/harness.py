@@ -184,10 +184,14 @@ class Result:
         """The folder of a stage's store entry."""
         return self.store / stage / self.record["stages"][stage]["key"][:16]
 
-    def seconds(self, stage: str) -> float:
+    def cost(self, stage: str) -> dict[str, Any]:
         """What making a stage's entry took."""
-        manifest = json.loads((self.entry(stage) / "manifest.json").read_text(encoding="utf-8"))
-        return float(manifest["cost"]["seconds"])
+        found: dict[str, Any] = json.loads((self.entry(stage) / "manifest.json").read_text(encoding="utf-8"))["cost"]
+        return found
+
+    def seconds(self, stage: str) -> float:
+        """How long making a stage's entry took."""
+        return float(self.cost(stage)["seconds"])
 
     def history(self) -> list[dict[str, float]]:
         """One row of metrics for each Lightning epoch."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from rft.checkpoint import kept
+from rft.checkpoint import load as load_checkpoint
 from tests.integration.conftest import without_policies
 from tests.integration.harness import LORA, REVISED, TINY, Result, Warm, tracked, trial_folder, wait_until
 
@@ -30,6 +32,12 @@ LONG = {
 }
 # Stops in the twelfth of sixteen iterations, a minibatch into it.
 LIMITED = ("budget.prompts=370", "evaluation.checkpoints=2")
+
+
+def clock(result: Result) -> list[dict[str, float]]:
+    """When each row of a history was made: no two trainings have the same times."""
+    found: list[dict[str, float]] = result.cost("policy")["clock"]
+    return found
 
 
 def trained_steps(run: list[dict[str, Any]]) -> list[float]:
@@ -61,6 +69,8 @@ def test_killed_in_the_middle_ends_with_the_same_bits(
     assert warm.wait().code == -signal.SIGKILL
     assert not (shared / "policy").exists() or not list((shared / "policy").iterdir())
     assert not (folder / "trial.json").exists()
+    (checkpoints,) = (folder / "checkpoints").iterdir()
+    before = load_checkpoint(kept(checkpoints)[0].path)["callbacks"]["History"]["clock"]
 
     outcome = warm(command, killed, shared)
     assert outcome.code == 0, outcome.stderr
@@ -70,12 +80,12 @@ def test_killed_in_the_middle_ends_with_the_same_bits(
         assert (again.entry("policy") / name).read_bytes() == (reference.entry("policy") / name).read_bytes()
     assert again.digests == reference.digests
 
-    # It went on, it did not begin again: the second process trained fewer epochs than there are.
+    # It went on, it did not begin again: the first rows were made by the process that was killed.
+    assert 0 < len(before) < len(reference.history())
+    assert clock(again)[: len(before)] == before
+    # The second process hands over all of them, since the first may have lost some.
     killed_run, final_run = tracked(folder)
-    steps = trained_steps(final_run)
-    everything = [row["step"] for row in reference.history()]
-    assert 0 < len(steps) < len(everything)
-    assert steps == everything[-len(steps) :]
+    assert trained_steps(final_run) == [row["step"] for row in reference.history()]
     # And W&B gets it as one run.
     assert len({r["run"]["run_id"] for part in (killed_run, final_run) for r in part if r["type"] == "run"}) == 1
 
@@ -105,11 +115,13 @@ def test_paused_at_a_share_goes_on_and_ends_with_the_same_bits(
         shutil.rmtree(result.entry("policy"))
     assert len(set(partial.values())) == 2
     assert warm([*command, "budget.share=0.5"], paused, shared).code == 0
-    half = len(result.history())
+    half = clock(result)
 
     assert warm(command, paused, shared).code == 0
     for name in ("policy.safetensors", "history.json"):
         assert (result.entry("policy") / name).read_bytes() == (reference.entry("policy") / name).read_bytes()
     assert result.digests == reference.digests
     assert not list(result.folder.glob("checkpoints/*/*"))
-    assert trained_steps(tracked(result.folder)[-1]) == [row["step"] for row in everything[half:]]
+    assert 0 < len(half) < len(everything)
+    assert clock(result)[: len(half)] == half
+    assert trained_steps(tracked(result.folder)[-1]) == [row["step"] for row in everything]
