@@ -132,6 +132,12 @@ class Warm:
             self._forks.listen(60.0)
         return job.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the process that was started last still runs."""
+        assert self._last is not None
+        return self._last.poll() is None
+
     def wait(self) -> Outcome:
         """How the process that was started last ended."""
         assert self._last is not None

@@ -52,10 +52,16 @@ class Trial:
         assert folder is not None
         return Result(folder, self.store)
 
-    def killed(self, warm: Warm, after: float, **more: str | None) -> str | None:
-        """Run it and kill it after some seconds; returns what it was at, or None if it had ended before."""
-        before = self._unfinished()
+    def killed(self, warm: Warm, after: float, written: int = 0, **more: str | None) -> str | None:
+        """Run it and kill it some seconds after so many checkpoints were written; returns what it was at.
+
+        None: it had ended before.
+        """
+        before, there = self._unfinished(), self._checkpoints()
         warm.start(self.command, self.cwd, self.store, **more)
+        while len(there) < written and warm.running:
+            time.sleep(0.002)
+            there |= self._checkpoints()
         time.sleep(after)
         warm.kill()
         outcome = warm.wait()
@@ -63,6 +69,9 @@ class Trial:
             return None
         assert outcome.code == -signal.SIGKILL, outcome.stderr
         return self.moment(before)
+
+    def _checkpoints(self) -> set[str]:
+        return {path.name for path in self.cwd.glob("runs/*/*/checkpoints/*/step-*.ckpt")}
 
     def _unfinished(self) -> set[Path]:
         """What is being written, or was when a process was killed."""

@@ -31,12 +31,18 @@ ALGORITHMS = {
 SEED = 20261128
 RUNS = int(os.environ.get("KILLS", "100"))
 AGAIN = 0.3  # chance that a run that goes on is killed too
+AFTER = 0.1  # seconds from a checkpoint to a kill, on average
 FROM_NOTHING = 3  # of so many runs one computes the shared stages as well
+
+
+def epochs(algorithm: str, rounds: int) -> int:
+    """Lightning epochs, each of which leaves a checkpoint."""
+    return rounds // 2 + 1 if algorithm == "dpo" else rounds
 
 
 def command(algorithm: str, rounds: int) -> list[str]:
     """Of so many iterations; from labelled pairs, of as many Lightning epochs or a little more."""
-    length = f"algorithm.epochs={rounds // 2 + 1}" if algorithm == "dpo" else f"algorithm.iterations={rounds}"
+    length = f"algorithm.{'epochs' if algorithm == 'dpo' else 'iterations'}={epochs(algorithm, rounds)}"
     return ["run", *ALGORITHMS[algorithm], length, *TINY, "arm=killed", "evaluation.checkpoints=2"]
 
 
@@ -59,11 +65,20 @@ class Whole:
         return cls(trial, seconds, sum(result.seconds(stage) for stage in result.computed & SHARED))
 
 
-def killed_until_it_ends(trial: Trial, warm: Warm, rng: np.random.Generator, life: float, kills: int) -> list[str]:
-    """Kill a run at least once, at moments spread evenly over its life; returns what it was at each time."""
+def killed_until_it_ends(
+    trial: Trial, warm: Warm, rng: np.random.Generator, life: float, kills: int, most: int
+) -> list[str]:
+    """Kill a run at least once; returns what it was at each time.
+
+    One time of two at a moment anywhere in its life, else a little after its training has written a checkpoint, of at
+    `most` so many: on the tiny model most of a life is start-up.
+    """
     found: list[str] = []
     while len(found) < kills or rng.random() < AGAIN:
-        moment = trial.killed(warm, float(rng.random()) * life)
+        if rng.random() < 0.5:
+            moment = trial.killed(warm, float(rng.random()) * life)
+        else:
+            moment = trial.killed(warm, float(rng.exponential(AFTER)), written=int(rng.integers(1, most)))
         if moment is None:
             break
         found.append(moment)
@@ -81,7 +96,7 @@ def test_killed_at_random_moments(algorithm: str, sweep: Sweep, warm: Warm, tmp_
     rng = np.random.default_rng([SEED, list(ALGORITHMS).index(algorithm)])
     whole = Whole.run(trial("whole"), warm)
     killed = trial("killed")
-    assert killed_until_it_ends(killed, warm, rng, whole.seconds, kills=2)
+    assert killed_until_it_ends(killed, warm, rng, whole.seconds, kills=2, most=epochs(algorithm, 3))
     assert_same(killed.result, whole.trial.result)
     assert_tracked(killed.result, whole.trial.result)
 
@@ -111,7 +126,7 @@ def test_a_hundred_killed_runs(algorithm: str, assets: Path, warm: Warm, tmp_pat
             make = only_assets if anew else without_policies
             killed = Trial(whole.trial.command, cwd, make(assets if anew else whole.trial.store, cwd / "store"))
             life = whole.seconds if anew else whole.seconds - whole.shared_seconds
-            found = killed_until_it_ends(killed, warm, rng, life, kills=1)
+            found = killed_until_it_ends(killed, warm, rng, life, kills=1, most=epochs(algorithm, 6))
         sys.stdout.write(f"{algorithm} {number}: killed {len(found)} times: {'; '.join(found)}\n")
         hits.update(found)
         assert_same(killed.result, reference)
