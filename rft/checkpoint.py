@@ -17,12 +17,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from rft.store.entry import file_sha256
 from rft.store.space import FULL
+from rft.store.whole import write_whole
 
 logger = logging.getLogger(__name__)
 
 KEPT = 2  # one may be damaged
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.ckpt")
-UNFINISHED = re.compile(r"\..+\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,6 @@ def last_good(folder: Path, unfit: Callable[[dict[str, Any]], str | None]) -> Pa
     return chosen
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed had not finished writing."""
-    for path in folder.glob(".*"):
-        if UNFINISHED.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
 class LastCheckpoints(TorchCheckpointIO):
     """Writes into the folder that it is given for a path, and keeps the last two there.
 
@@ -121,23 +114,3 @@ class LastCheckpoints(TorchCheckpointIO):
         for one in kept(folder):
             if one.path not in stay:
                 one.path.unlink()
-
-
-def write_whole(target: Path, data: bytes | memoryview) -> None:
-    """Write a file beside its place, see it onto the disk, then rename it.
-
-    Raises:
-        OSError: naming `target`, for instance if its disk is full; what was there stays.
-    """
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    finally:
-        beside.unlink(missing_ok=True)

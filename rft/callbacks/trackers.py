@@ -11,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rft.store.whole import write_whole
+
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
@@ -86,10 +88,9 @@ class Wandb:
     def _run_id(self, folder: Path) -> str:
         """The id of the trial's run, kept until the trial is done: one trial is one run, killed or not."""
         self._id_file = folder / "wandb" / "run-id"
-        if self._id_file.exists():
-            return self._id_file.read_text(encoding="utf-8")
-        self._id_file.parent.mkdir(parents=True, exist_ok=True)
-        self._id_file.write_text(found := secrets.token_hex(4), encoding="utf-8")
+        if self._id_file.exists() and (kept := self._id_file.read_text(encoding="utf-8")):
+            return kept
+        write_whole(self._id_file, (found := secrets.token_hex(4)).encode())
         return found
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:

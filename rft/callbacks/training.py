@@ -15,10 +15,10 @@ from safetensors.torch import save
 
 from rft.algorithms.base import Algorithm
 from rft.budget import Meter
-from rft.checkpoint import write_whole
 from rft.models.backbone import Role
 from rft.progress import bar
 from rft.store.entry import file_sha256
+from rft.store.whole import write_whole
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

@@ -1,4 +1,4 @@
-"""Tell a full disk from a fault of the program, also through the libraries that wrap the system's error."""
+"""Tell a disk that takes no more from a fault of the program, also through libraries that wrap the system's error."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+DAMAGED = frozenset((errno.EROFS, errno.EIO))  # a file system with an error in it is made read-only by the kernel
 # safetensors and tokenizers report Rust's wording, pyarrow and pip the C library's.
 WORDS = ("No space left on device", "os error 28", "[Errno 28]", "Disk quota exceeded", "File too large")
+DAMAGED_WORDS = {
+    os.strerror(number): (os.strerror(number), f"os error {number})", f"[Errno {number}]") for number in DAMAGED
+}
 # torch.save names no cause at all; only the full disk itself gives it away.
 TORCH_WORDS = ("PytorchStreamWriter failed", "unexpected pos")
 NEARLY_FULL_BYTES = 1 << 20
@@ -27,6 +31,17 @@ def disk_full_reason(error: BaseException, folder: Path) -> str | None:
                 return "No space left on device" if "28" in words else words
         if any(words in message for words in TORCH_WORDS) and shutil.disk_usage(folder).free < NEARLY_FULL_BYTES:
             return "No space left on device"
+    return None
+
+
+def damaged_disk_reason(error: BaseException) -> str | None:
+    """Why `error` means that a disk has become read-only or has a fault; None if it does not."""
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in DAMAGED:
+            return cause.strerror
+        for reason, words in DAMAGED_WORDS.items():
+            if any(one in str(cause) for one in words):
+                return reason
     return None
 
 

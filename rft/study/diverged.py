@@ -12,6 +12,7 @@ from typing import Any
 
 from rft import __version__
 from rft.errors import TrainingDiverged
+from rft.store.whole import write_whole
 
 Make = Callable[[Path | None], Mapping[str, Any]]
 SUFFIX = ".diverged"
@@ -29,7 +30,7 @@ def diverges_once(checkpoints: Path) -> Callable[[Make], Make]:
     def decorate(make: Make) -> Make:
         @functools.wraps(make)
         def once(out: Path | None) -> Mapping[str, Any]:
-            told = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
+            told = _read(marker)
             if told.get("version") == __version__:
                 if out is not None:
                     sys.stderr.write(f"it diverged before and is not trained again; remove {marker} to do so\n")
@@ -40,10 +41,8 @@ def diverges_once(checkpoints: Path) -> Callable[[Make], Make]:
             except TrainingDiverged as error:
                 if out is not None:  # the other ranks help, and keep nothing
                     seconds = round(time.monotonic() - start, 3)
-                    marker.parent.mkdir(parents=True, exist_ok=True)
-                    marker.write_text(
-                        json.dumps({"error": str(error), "seconds": seconds, "version": __version__}), encoding="utf-8"
-                    )
+                    told = {"error": str(error), "seconds": seconds, "version": __version__}
+                    write_whole(marker, json.dumps(told).encode())
                 raise
 
         return once
@@ -53,7 +52,14 @@ def diverges_once(checkpoints: Path) -> Callable[[Make], Make]:
 
 def lost(folder: Path) -> dict[str, float]:
     """Seconds of training that came to nothing in a trial's folder, by address."""
-    return {
-        file.stem: float(json.loads(file.read_text(encoding="utf-8"))["seconds"])
-        for file in sorted(folder.glob(f"checkpoints/*{SUFFIX}"))
-    }
+    markers = {file.stem: _read(file) for file in sorted(folder.glob(f"checkpoints/*{SUFFIX}"))}
+    return {name: float(told["seconds"]) for name, told in markers.items() if told}
+
+
+def _read(marker: Path) -> dict[str, Any]:
+    """What a marker says; nothing if there is none, or it is damaged: then it is trained again."""
+    try:
+        told = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) and told.keys() >= {"error", "seconds", "version"} else {}

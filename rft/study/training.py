@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from rft.algorithms.base import Algorithm
 from rft.budget import USAGE, Meter, Usage
 from rft.callbacks.training import BudgetKeeper, History, KeepLast, Snapshots, TrainingBar
-from rft.checkpoint import clear_unfinished, last_good
+from rft.checkpoint import last_good
 from rft.config import OnPolicyConfig, PreferenceConfig, build
 from rft.config.build import target_class
 from rft.data.draws import seed_process
@@ -43,6 +43,7 @@ from rft.rollout import RolloutEngine
 from rft.runtime import cores
 from rft.store import Entry
 from rft.store.cost import COST
+from rft.store.whole import clear_unfinished
 from rft.strategy import Strategy
 from rft.study.charge import Charge, refuse_spent
 from rft.types import PreferenceBatch, UnpairedBatch

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ from rft.machine import made_here
 from rft.store import Store
 from rft.store.names import INTERRUPTED, RECORD
 from rft.store.running import at_work
+from rft.store.space import DAMAGED, FULL
+from rft.store.whole import write_whole
 from rft.study.parts import plain
 from rft.study.pipeline import Pipeline
 from rft.study.versions import versions
@@ -27,19 +31,33 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 
+UNWRITABLE = FULL | DAMAGED | {errno.EACCES, errno.EPERM}
 TRACKED = ".tracked"
 """In a trial's folder while its tracked run is not at its end."""
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write beside and rename into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    write_whole(path, json.dumps(data, indent=1, ensure_ascii=False).encode())
+
+
+@contextmanager
+def named_faults(folder: Path) -> Iterator[None]:
+    """Let a trial's folder that cannot be written be the user's fault, told by name.
+
+    Raises:
+        UserError: in place of the system's error.
+    """
     try:
-        beside.write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        place = error.filename if isinstance(error.filename, str) else ""
+        if error.errno not in UNWRITABLE or not Path(place).absolute().is_relative_to(folder.absolute()):
+            raise
+        raise UserError(
+            f"{place} cannot be written: {error.strerror}; what the store has is kept. Make room or make it writable, "
+            "or start from another folder, then start again"
+        ) from error
 
 
 class Trial:
@@ -106,15 +124,16 @@ class Trial:
             self._finish({}, failed=True)
             if not child and until == "evaluation":
                 line = how_it_ended(error)
-                write_json(self.folder / RECORD, self._record(pipeline, "failed", line, None))
+                with suppress(OSError):  # of a disk that takes no more; it is told by what is raised
+                    write_json(self.folder / RECORD, self._record(pipeline, "failed", line, None))
             raise
         if entry is None:
             return None
         if until == "evaluation":
             self._track_found(pipeline)
         metrics = entry.metrics if until == "evaluation" else {}
-        self._finish({k: float(v) for k, v in metrics.items()}, failed=False)
         record = self._record(pipeline, "done", None, entry.key if until == "evaluation" else None)
+        self._finish({k: float(v) for k, v in metrics.items()}, failed=False)
         if until == "evaluation":
             write_json(self.folder / RECORD, record)
         return record
@@ -152,8 +171,9 @@ def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     # Its retries are told line by line; what they come to is told by the error.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     store = Store.default()
-    folder.mkdir(parents=True, exist_ok=True)
-    with at_work(folder):
+    with named_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with named_faults(folder), at_work(folder):
         record = Trial(cfg, folder, store, overrides).run()
     if record is None:
         return

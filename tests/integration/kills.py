@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rft.checkpoint import UNFINISHED
+from rft.store.whole import UNFINISHED
 from rft.study.pipeline import STAGES
 from tests.integration.harness import Result, Warm, tracked
 
