@@ -13,6 +13,8 @@ from rich.console import Console
 
 from rft.errors import UserError, nearest
 from rft.study.ledger import FILE, Ledger
+from rft.study.reading import rows_of
+from rft.study.remains import PLAN
 from rft.study.rows import Row, State
 
 Study = Annotated[str, typer.Argument(help="A study's name under runs/, or its folder there.")]
@@ -21,20 +23,27 @@ Runs = Annotated[Path, typer.Option(help="Where trials are kept.")]
 Jobs = Annotated[int, typer.Option(help="Trials at once; 0 takes one a core, at most 4.")]
 
 
-def _ledger(study: str, runs: Path) -> Ledger:
-    """The ledger of a study that is there.
+def _folder(study: str, runs: Path) -> Path:
+    """The folder of a study that has a ledger, or what one is made from.
 
     Raises:
         UserError: if there is none.
     """
     given = Path(study)
-    found = [folder for folder in (runs / given.name, given) if (folder / FILE).exists()]
-    if not found:
-        there = [file.parent.name for file in sorted(runs.glob(f"*/{FILE}"))]
-        hint = nearest(given.name, there) if there else "start one with rft run -m or rft compare"
-        raise UserError(f"{study}: no study with a ledger under {runs}; {hint}")
-    console = Console(stderr=True)
-    return Ledger(found[0], lambda line: console.print(f"warning: {line}", markup=False, soft_wrap=True))
+    for folder in (runs / given.name, given):
+        if (folder / FILE).exists() or (folder / PLAN).exists():
+            return folder
+    there = [file.parent.name for file in sorted(runs.glob(f"*/{FILE}"))]
+    hint = nearest(given.name, there) if there else "start one with rft run -m or rft compare"
+    raise UserError(f"{study}: no study with a ledger under {runs}; {hint}")
+
+
+def _ledger(study: str, runs: Path) -> Ledger:
+    return Ledger(_folder(study, runs), _warn)
+
+
+def _warn(line: str) -> None:
+    Console(stderr=True).print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _chosen(rows: Sequence[Row], names: Sequence[str] | None) -> list[Row]:
@@ -62,7 +71,7 @@ def status(
     """Show where the trials of a study stand."""
     from rft.study.account import as_data, counted, table
 
-    rows = [row for row in _ledger(study, runs).rows() if row.is_trial]
+    rows = [row for row in rows_of(_folder(study, runs), _warn) if row.is_trial]
     if as_json:
         typer.echo(json.dumps([as_data(row) for row in rows], indent=1))
         return

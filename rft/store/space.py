@@ -45,6 +45,27 @@ def damaged_disk_reason(error: BaseException) -> str | None:
     return None
 
 
+def unwritten(stage: str, error: BaseException, root: Path) -> str | None:
+    """What to tell of a stage that was not kept, if that is the disk's fault and not the program's; else None.
+
+    Args:
+        stage: that was computed.
+        error: that ended it.
+        root: of the store; what the error names may also lie in the trial's folder.
+    """
+    place = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else str(root)
+    mine = Path(place).is_relative_to(root)
+    elsewhere = "set RFT_STORE to a folder on another disk" if mine else "start from a folder on another disk"
+    if reason := disk_full_reason(error, root):
+        mend = f"Free some room{' (`rft store gc`)' if mine else ''} or {elsewhere}"
+    elif reason := damaged_disk_reason(error):
+        mend = f"See to that disk (`dmesg` may say more) or {elsewhere}"
+    else:
+        return None
+    what = f"stage {stage!r} could not be written to {place}: {reason}"
+    return f"{what}; nothing of it was kept. {mend}, then start again"
+
+
 def full_disk_error() -> OSError:
     """The system's own error for a full disk, for a child process that met it."""
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

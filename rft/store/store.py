@@ -28,7 +28,7 @@ from rft.progress import track
 from rft.store.canonical import Json, plain, sha256_of
 from rft.store.cost import COST, Clock
 from rft.store.entry import MANIFEST, Entry, Problem, check, describe_files, digest_of, load, seal
-from rft.store.space import damaged_disk_reason, disk_full_reason
+from rft.store.space import unwritten
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -261,7 +261,7 @@ class Store:
             tmp.rename(final)
         except BaseException as error:
             shutil.rmtree(tmp, ignore_errors=True)
-            if isinstance(error, UserError) or (told := self._unwritten(stage, error)) is None:
+            if isinstance(error, UserError) or (told := unwritten(stage, error, self.root)) is None:
                 raise
             raise UserError(told) from error
         entry = load(stage, final)
@@ -270,20 +270,6 @@ class Store:
         if identity := _identity(final):
             _verified[final] = identity
         return entry
-
-    def _unwritten(self, stage: str, error: BaseException) -> str | None:
-        """What to tell if `error` is the disk's fault, not the program's."""
-        place = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else str(self.root)
-        mine = Path(place).is_relative_to(self.root)
-        elsewhere = "set RFT_STORE to a folder on another disk" if mine else "start from a folder on another disk"
-        if reason := disk_full_reason(error, self.root):
-            mend = f"Free some room{' (`rft store gc`)' if mine else ''} or {elsewhere}"
-        elif reason := damaged_disk_reason(error):
-            mend = f"See to that disk (`dmesg` may say more) or {elsewhere}"
-        else:
-            return None
-        what = f"stage {stage!r} could not be written to {place}: {reason}"
-        return f"{what}; nothing of it was kept. {mend}, then start again"
 
     def _new_scratch(self, where: str, stage: str, key: str) -> Path:
         return self.root / where / f"{stage}.{key[:SHORT]}.{secrets.token_hex(4)}"

@@ -293,10 +293,10 @@ class Launcher:
         }
         for name, job in list(course.waiting.items()):
             row = there.get(name)
-            if row is None:  # the ledger was damaged and made again
-                mine = name in course.running
-                lost = replace(row_of(name, job), state=State.running, owner=course.owner) if mine else None
-                course.ledger.submit([lost or row_of(name, job)], {})
+            if name in course.running and (row is None or row.owner != course.owner):
+                course.ledger.adopt(row_of(name, job), course.owner)  # the ledger was damaged and made again
+            elif row is None:
+                course.ledger.submit([row_of(name, job)], {})
             elif name not in course.running and row.state in ENDED and row.owner is None:
                 del course.waiting[name]
                 course.progress.advance(course.whole)

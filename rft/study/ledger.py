@@ -10,21 +10,22 @@ import json
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rft.errors import UserError
-from rft.store.names import INTERRUPTED, RECORD, TRIAL
-from rft.store.running import LOCK, is_running
+from rft.store.running import is_running
 from rft.study.owner import FOLDER, REPAIR, is_alive
+from rft.study.remains import PLAN, keep, planned, remains
 from rft.study.rows import Row, State
 
 FILE = "ledger.sqlite"
 SECONDS = 60.0  # to wait while another process writes
 MARK = 0x7266744C  # "rftL": the application_id of our files
+SCHEMA = 1  # their user_version; 0 is that of the first ones
 _TABLES = """
 CREATE TABLE IF NOT EXISTS trials (
     place INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they are started
@@ -37,25 +38,31 @@ CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 _NAMES = tuple(field.name for field in fields(Row))
 _INSERT = f"INSERT INTO trials ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
 _SELECT = f"SELECT {', '.join(_NAMES)} FROM trials ORDER BY place"
+_NOTE = "INSERT OR REPLACE INTO study VALUES (?, ?)"
 _FINAL = frozenset({State.done, State.failed, State.cancelled})
 T = TypeVar("T")
 
 
+class Unusable(UserError):
+    """The ledger's file cannot be read or written where it is."""
+
+
 class Ledger:
-    """The rows of a study. Opening makes the file, with a row for each record that is there.
+    """The rows of a study. Opening makes the file, with a row for each trial that was planned or left a record.
 
     Args:
         study: the study's folder.
         warn: told in a line if the file was damaged.
+        file: where its file is, if not in that folder.
 
     Raises:
-        UserError: if the file cannot be written or is none of ours.
+        UserError: if the file is another program's, or a newer version's.
+        Unusable: if it cannot be written.
     """
 
-    def __init__(self, study: Path, warn: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, study: Path, warn: Callable[[str], None] = lambda _: None, *, file: Path | None = None) -> None:
         self.study, self.warn = study.absolute(), warn
-        self.path = self.study / FILE
-        self.study.mkdir(parents=True, exist_ok=True)
+        self.path = file or self.study / FILE
         self._require_sound()
 
     def rows(self) -> list[Row]:
@@ -80,6 +87,23 @@ class Ledger:
                     connection.execute(_INSERT, _values(row))
                 elif old.state in again.get(row.name, ()):
                     _queue(connection, row)
+            self._keep(connection)
+
+        self._transact(put)
+
+    def adopt(self, row: Row, owner: str) -> None:
+        """Say again that a launcher runs a trial, if the ledger was damaged meanwhile and made anew.
+
+        Args:
+            row: of the trial, which need not be there.
+            owner: who runs it.
+        """
+
+        def put(connection: sqlite3.Connection) -> None:
+            if row.name not in {one.name for one in _read(connection)}:
+                connection.execute(_INSERT, _values(row))
+            values = (State.running.value, owner, socket.gethostname(), row.name)
+            connection.execute("UPDATE trials SET state = ?, owner = ?, host = ? WHERE name = ?", values)
 
         self._transact(put)
 
@@ -134,13 +158,17 @@ class Ledger:
             owner: the launcher, if the trial ended only since it ends: another one may go on with it.
         """
         values = (state.value, error, versions, owner, time.time(), name)
-        self._transact(
-            lambda connection: connection.execute(
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(
                 "UPDATE trials SET state = ?, error = ?, versions = ?, owner = ?, ended = ?, cancelling = 0 "
                 "WHERE name = ?",
                 values,
             )
-        )
+            if state is State.cancelled:
+                self._keep(connection)
+
+        self._transact(write)
 
     def requeue(self, names: Collection[str], states: Collection[State]) -> list[str]:
         """Queue those of some trials that are in one of the states; returns which."""
@@ -149,6 +177,7 @@ class Ledger:
             found = [row for row in _read(connection) if row.name in names and row.state in states]
             for row in found:
                 _queue(connection, row)
+            self._keep(connection)
             return [row.name for row in found]
 
         return self._transact(queue)
@@ -168,14 +197,19 @@ class Ledger:
                     "UPDATE trials SET state = ?, owner = NULL, ended = ? WHERE name = ?",
                     (State.cancelled.value, time.time(), name),
                 )
+            self._keep(connection)
             return waits, runs
 
         return self._transact(cancel)
 
     def note(self, key: str, value: Any) -> None:
         """Keep something of the study as a whole."""
-        values = (key, json.dumps(value))
-        self._transact(lambda connection: connection.execute("INSERT OR REPLACE INTO study VALUES (?, ?)", values))
+
+        def put(connection: sqlite3.Connection) -> None:
+            connection.execute(_NOTE, (key, json.dumps(value)))
+            self._keep(connection)
+
+        self._transact(put)
 
     def noted(self, key: str) -> Any:
         """What was kept; None if nothing was."""
@@ -183,6 +217,11 @@ class Ledger:
             lambda connection: connection.execute("SELECT value FROM study WHERE key = ?", (key,)).fetchone()
         )
         return json.loads(found[0]) if found else None
+
+    def _keep(self, connection: sqlite3.Connection) -> None:
+        """Write what would be lost with the file."""
+        notes = connection.execute("SELECT key, value FROM study").fetchall()
+        keep(self.study, _read(connection), {key: json.loads(value) for key, value in notes})
 
     def _living(self, rows: Sequence[Row]) -> set[str]:
         """The launchers that are alive, of those that have one of these rows."""
@@ -197,7 +236,7 @@ class Ledger:
         """Do something that no other process can come between; if the file turns out damaged, mend it and do it then.
 
         Raises:
-            UserError: if the file cannot be used.
+            Unusable: if the file cannot be written.
         """
         for last in (False, True):
             try:
@@ -212,8 +251,8 @@ class Ledger:
                 self._require_sound()
         raise AssertionError  # the second time it returned or raised
 
-    def _unusable(self, error: Exception) -> UserError:
-        return UserError(
+    def _unusable(self, error: Exception) -> Unusable:
+        return Unusable(
             f"{self.path}: cannot be used ({error}); see that you may write there, that the disk has room and that no "
             "other program holds it, then start again"
         )
@@ -225,20 +264,26 @@ class Ledger:
         """Make the file if there is none; move it aside and make it anew, from the trials' records, if it is damaged.
 
         Raises:
-            UserError: if it cannot be read or written, or is another program's.
+            UserError: if it is another program's, or a newer version's.
+            Unusable: if it cannot be read or written.
         """
         import filelock
 
+        beside = self.path.parent / FOLDER
         try:
-            (self.study / FOLDER).mkdir(exist_ok=True)
-            with filelock.FileLock(self.study / FOLDER / REPAIR, timeout=SECONDS):
+            beside.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(beside / REPAIR, timeout=SECONDS):
                 there = self.path.exists()
                 if there and (fault := self._fault()):
                     aside = self._move_aside()
-                    self.warn(f"{self.path}: {fault}; moved to {aside.name} and made again from the trials' records")
+                    made = f"made again from {PLAN} and the trials' records"
+                    self.warn(f"{self.path}: {fault}; moved to {aside.name} and {made}")
                     there = False
                 if not there:
                     self._make()
+                elif lost := self._put_back():
+                    names = f"{', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}"
+                    self.warn(f"{self.path}: had lost {names}; put back from {PLAN} and the trials' records")
         except (sqlite3.Error, OSError, filelock.Timeout) as error:
             raise self._unusable(error) from error
 
@@ -247,11 +292,17 @@ class Ledger:
 
         Raises:
             sqlite3.Error: if it cannot be read for another reason than its content.
-            UserError: if it is another program's.
+            UserError: if it is another program's, or a newer version's.
         """
         try:
             with closing(self._connect()) as connection:
                 (mark,) = connection.execute("PRAGMA application_id").fetchone()
+                (schema,) = connection.execute("PRAGMA user_version").fetchone()
+                if mark == MARK and schema > SCHEMA:
+                    raise UserError(
+                        f"{self.path}: is of a newer version of rft (schema {schema}; this one has {SCHEMA}); use that "
+                        "version, or another name for the study"
+                    )
                 found = [str(line) for (line,) in connection.execute("PRAGMA quick_check").fetchall()]
                 tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
                 if found == ["ok"] and {"trials", "study"} <= tables:
@@ -276,57 +327,42 @@ class Ledger:
                 self.path.with_name(f"{FILE}{end}").rename(aside.with_name(f"{aside.name}{end}"))
         return aside
 
+    def _put_back(self) -> list[str]:
+        """Put in what was planned and is not there, as if the end of a WAL was damaged, which sqlite leaves out."""
+        with closing(self._connect()) as connection:
+            connection.execute("BEGIN IMMEDIATE")  # who plans writes the plan and the rows in one
+            there = {row.name for row in _read(connection)}
+            noted = {key for (key,) in connection.execute("SELECT key FROM study")}
+            rows, notes = planned(self.study)
+            lost = [row.name for row in rows if row.name not in there]
+            if lost or notes.keys() - noted:
+                rows, notes = remains(self.study)
+                connection.executemany(_INSERT, [_values(row) for row in rows if row.name in lost])
+                connection.executemany(
+                    _NOTE, [(key, json.dumps(value)) for key, value in notes.items() if key not in noted]
+                )
+            connection.execute("COMMIT")
+            return lost
+
     def _make(self) -> None:
         with closing(self._connect()) as connection:
             with suppress(sqlite3.OperationalError):  # a file system without shared memory keeps the rollback journal
                 connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"PRAGMA application_id = {MARK}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
-            for row in self._recorded():
-                connection.execute(_INSERT, _values(row))
+            rows, notes = remains(self.study)
+            connection.executemany(_INSERT, map(_values, rows))
+            connection.executemany(_NOTE, [(key, json.dumps(value)) for key, value in notes.items()])
             connection.execute("COMMIT")
-
-    def _recorded(self) -> Iterator[Row]:
-        """What the folders say of trials: a record is an end; a lock without one a trial that began."""
-        begun = {
-            path.parent.relative_to(self.study) for name in (RECORD, LOCK) for path in self.study.glob(f"*/{name}")
-        }
-        begun |= {path.parent.relative_to(self.study) for path in self.study.glob(f"tuning/*/*/*/{RECORD}")}
-        for folder in sorted(begun):
-            named = TRIAL.fullmatch(folder.name)
-            record = _record(self.study / folder / RECORD)
-            if named is None and "arm" not in record:
-                continue
-            status, error = str(record.get("status")), str(record.get("error") or "it left no record of its end")
-            ended = status in ("done", "failed") and not error.startswith(INTERRUPTED)
-            state = State(status) if ended else State.interrupted
-            seed = record.get("seed", named["seed"] if named else None)
-            yield Row(
-                name=folder.as_posix(),
-                id=folder.name[-8:] if named else "",
-                arm=str(record.get("arm", named["arm"] if named else "")),
-                seed=None if seed is None else int(seed),
-                overrides=tuple(map(str, record.get("overrides") or ())),
-                state=State.running if is_running(self.study / folder) else state,
-                error=None if state is State.done else error,
-                versions=record.get("versions"),
-            )
 
 
 def _is_damage(error: Exception) -> bool:
     """Whether sqlite complains of the content, and not of what surrounds it, such as rights, locks or the disk."""
     told = ("malformed", "no such table", "no such column", "not a database", "unsupported file format")
     return isinstance(error, sqlite3.Error) and any(words in str(error) for words in told)
-
-
-def _record(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _queue(connection: sqlite3.Connection, row: Row) -> None:

@@ -15,8 +15,10 @@ import pytest
 
 from rft.errors import UserError
 from rft.store.running import at_work
+from rft.study.account import table
 from rft.study.ledger import FILE, Ledger
 from rft.study.owner import is_alive, launchers, owner
+from rft.study.remains import PLAN
 from rft.study.rows import Row, State
 
 CLAIMER = """
@@ -39,6 +41,23 @@ with owner(study) as me:
             time.sleep(600)
         time.sleep(0.002)
         ledger.end(taken[0].name, State.done)
+"""
+
+
+# Opens the file a second time, so that what it writes stays in the WAL, and dies.
+WRITER = """
+import os, signal, sqlite3, sys
+from pathlib import Path
+from rft.study.ledger import FILE, Ledger
+from rft.study.rows import Row
+
+study = Path(sys.argv[1])
+ledger = Ledger(study)
+held = sqlite3.connect(study / FILE)
+held.execute("SELECT * FROM trials").fetchall()
+for n in (1, 2):
+    ledger.submit([Row(f"a-s{n}-00000000", "00000000", "a", n, ())], {})
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -178,9 +197,11 @@ def test_a_damaged_ledger_is_named_moved_aside_and_made_from_the_records(tmp_pat
     assert str(file) in told[0]
     assert f"{FILE}.damaged-1" in told[0]
     assert (tmp_path / f"{FILE}.damaged-1").read_bytes() == before
-    assert states(ledger) == {0: "done", 1: "failed", 2: "interrupted", 3: "interrupted"}
+    waiting = dict.fromkeys(range(4, 20), "queued")
+    assert states(ledger) == {0: "done", 1: "failed", 2: "interrupted", 3: "interrupted", **waiting}
+    assert [one.seed for one in ledger.rows()] == list(range(20))
     first = ledger.rows()[0]
-    assert (first.name, first.id, first.overrides, first.versions) == (row(0).name, "00000000", ("seed=0",), "v")
+    assert (first.name, first.id, first.overrides, first.versions) == (row(0).name, "00000000", row(0).overrides, "v")
     told.clear()
     Ledger(tmp_path, told.append)
     assert told == []
@@ -194,7 +215,74 @@ def test_a_ledger_that_is_damaged_while_it_is_used_goes_on(tmp_path: Path) -> No
     (tmp_path / FILE).write_bytes(b"no ledger" * 999)
     ledger.submit([row(2)], {})
     assert len(told) == 1
-    assert states(ledger) == {0: "done", 2: "queued"}
+    assert states(ledger) == {0: "done", 1: "queued", 2: "queued"}
+
+
+def test_what_only_the_ledger_said_is_in_the_one_that_is_made(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.submit([row(n) for n in (2, 0, 1)], {})
+    ledger.note("origin", {"file": "study.yaml"})
+    ledger.cancel([row(0).name])
+    (tmp_path / FILE).unlink()
+    again = Ledger(tmp_path)
+    assert [(one.seed, one.state.value) for one in again.rows()] == [(2, "queued"), (0, "cancelled"), (1, "queued")]
+    assert again.noted("origin") == {"file": "study.yaml"}
+
+
+@pytest.mark.parametrize("damage", ["half", "garbage", "list", "row"])
+def test_with_a_damaged_plan_too_it_is_made_from_the_records(tmp_path: Path, damage: str) -> None:
+    Ledger(tmp_path).submit([row(0), row(1)], {})
+    record(tmp_path, 0)
+    whole = (tmp_path / PLAN).read_bytes()
+    made = {"half": whole[: len(whole) // 2], "garbage": os.urandom(500), "list": b"[1]", "row": b'{"trials": [{}]}'}
+    (tmp_path / PLAN).write_bytes(made[damage])
+    (tmp_path / FILE).write_bytes(b"no ledger" * 999)
+    assert states(Ledger(tmp_path)) == {0: "done"}
+
+
+@pytest.mark.parametrize("damage", ["half a frame", "garbage", "no frames", "gone"])
+def test_a_half_written_wal_loses_no_trial(tmp_path: Path, damage: str) -> None:
+    record(tmp_path, 0)
+    subprocess.run([sys.executable, "-c", WRITER, str(tmp_path)], check=False)  # killed while it has the file open
+    wal = tmp_path / f"{FILE}-wal"
+    data = wal.read_bytes()
+    assert len(data) > 8000
+    if damage == "gone":
+        wal.unlink()
+    else:
+        # A frame has a head of 24 bytes, and before the first one there are 32.
+        halves = {"half a frame": data[: len(data) - 2000], "no frames": data[:32]}
+        wal.write_bytes(halves.get(damage, data[:2000] + os.urandom(len(data) - 2000)))
+    told: list[str] = []
+    assert states(Ledger(tmp_path, told.append)) == {0: "done", 1: "queued", 2: "queued"}
+    assert len(told) == 1
+    assert row(2).name in told[0]
+
+
+def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Ledger(tmp_path).submit([row(0)], {})
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.execute("ALTER TABLE trials RENAME COLUMN forks TO starts_as")
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(UserError, match=rf"{FILE}: is of a newer version of rft \(schema 2; this one has 1\)"):
+        Ledger(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == before
+    assert not list(tmp_path.glob("*.damaged-*"))
+
+
+def test_a_launcher_keeps_what_it_runs_when_the_ledger_is_made_again(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.submit([row(0)], {})
+    with owner(tmp_path) as me:
+        ledger.claim([row(0).name], me)
+        (tmp_path / FILE).write_bytes(b"no ledger" * 999)
+        assert states(ledger) == {0: "queued"}  # its process has no lock yet
+        ledger.adopt(row(0), me)
+        with owner(tmp_path) as other:
+            assert ledger.claim([row(0).name], other) == []
+        assert states(ledger) == {0: "running"}
 
 
 def test_an_older_study_has_its_records_in_the_ledger_that_is_made(tmp_path: Path) -> None:
@@ -215,6 +303,27 @@ def test_cancelled_are_those_that_wait_and_asked_those_that_run(tmp_path: Path) 
         ledger.end(row(0).name, State.cancelled)
     assert states(ledger) == {0: "cancelled", 1: "done", 2: "cancelled"}
     assert ledger.requeue([row(0).name, row(1).name], {State.cancelled}) == [row(0).name]
+
+
+def test_times_of_the_future_decide_nothing(tmp_path: Path) -> None:
+    years = time.time() + 10 * 365 * 86400
+    ledger = Ledger(tmp_path)
+    ledger.submit([row(n) for n in range(4)], {})
+    with owner(tmp_path) as gone:
+        ledger.claim([row(0).name, row(1).name], gone, 2)
+    with owner(tmp_path) as me:
+        ledger.claim([row(2).name], me)
+        connection = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+        connection.execute("UPDATE trials SET started = ?, heartbeat = ?", (years, years))
+        connection.close()
+        for file in tmp_path.rglob("*"):
+            os.utime(file, (years, years))
+        assert states(ledger) == {0: "interrupted", 1: "interrupted", 2: "running", 3: "queued"}
+        ledger.end(row(2).name, State.done)
+        times = [*table(ledger.rows(), time.time()).columns[3].cells]
+        assert times[2] == "0 s"
+        assert not any(str(one).startswith("-") for one in times)
+        assert [one.seed for one in ledger.claim([row(n).name for n in range(4)], me, 4)] == [0, 1, 3]
 
 
 def test_what_is_noted_is_found(tmp_path: Path) -> None:
