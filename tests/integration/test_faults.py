@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from rft.checkpoint import kept
+from tests.disks import clock, faketime, fill, mounted, read_only
 from tests.integration.conftest import Sweep, without_policies
 from tests.integration.harness import TINY, Result, Warm, rft, wait_until
 from tests.integration.kills import Trial, assert_same, trial_of
@@ -42,35 +42,10 @@ def whole(sweep: Sweep, warm: Warm, tmp_path_factory: pytest.TempPathFactory) ->
     return trial.result
 
 
-@contextmanager
-def mounted(disk: Path, size: int) -> Iterator[Path]:
-    """A file system of its own at a folder, of so many bytes."""
-    mount, umount = shutil.which("mount"), shutil.which("umount")
-    disk.mkdir(exist_ok=True)
-    if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=False).returncode:
-        pytest.skip("mounting a disk takes root")
-    try:
-        yield disk
-    finally:
-        subprocess.run([str(umount), "-l", disk], check=True)
-
-
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[[str, int], Path]]:
     with ExitStack() as stack:
         yield lambda name, size: stack.enter_context(mounted(tmp_path / name, size))
-
-
-def writable(disk: Path, *, yes: bool) -> None:
-    """Make a mounted file system read-only, or writable again."""
-    subprocess.run([str(shutil.which("mount")), "-o", f"remount,{'rw' if yes else 'ro'}", disk], check=True)
-
-
-def fill(disk: Path, *, but: int) -> Path:
-    """Take all room of a disk but some bytes; returns what takes it."""
-    ballast = disk / "ballast"
-    ballast.write_bytes(b"x" * (shutil.disk_usage(disk).free - but))
-    return ballast
 
 
 def killed_with_checkpoints(trial: Trial, warm: Warm, count: int) -> list[Path]:
@@ -168,85 +143,69 @@ class TestCheckpoints:
         assert_same(trial.result, whole)
 
 
-def faketime() -> str | None:
-    """The library that lets a process see another time, if the system has it."""
-    found = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), *Path("/usr/lib64").glob("*/libfaketime.so.1")]
-    return str(found[0]) if found else None
-
-
 @pytest.mark.skipif(faketime() is None, reason="needs libfaketime")
 def test_a_clock_that_jumps_back_while_a_trial_is_away(shared: Path, warm: Warm, whole: Result, tmp_path: Path) -> None:
     trial = Trial(UNTRACKED, tmp_path / "here", shared)
     killed_with_checkpoints(trial, warm, 1)
-    clock = {"LD_PRELOAD": faketime(), "FAKETIME": "-400d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    outcome = rft(trial.command, trial.cwd, trial.store, **clock)
+    (tmp_path / "clock").write_text("-400d", encoding="utf-8")
+    outcome = rft(trial.command, trial.cwd, trial.store, **clock(tmp_path / "clock"))
     assert (outcome.code, outcome.stderr) == (0, "")
     assert_same(trial.result, whole)
 
 
 class TestStore:
-    def test_read_only_with_all_there_is_read(
-        self, mount: Callable[[str, int], Path], warm: Warm, whole: Result
-    ) -> None:
-        disk = mount("disk", 64 << 20)
-        shutil.copytree(whole.store, disk / "store")
-        writable(disk, yes=False)
-        trial = Trial(UNTRACKED, disk.parent / "here", disk / "store")
-        outcome = warm(trial.command, trial.cwd, trial.store)
+    def test_read_only_with_all_there_is_read(self, warm: Warm, whole: Result, tmp_path: Path) -> None:
+        trial = Trial(UNTRACKED, tmp_path / "here", shutil.copytree(whole.store, tmp_path / "store"))
+        with read_only(trial.store):
+            outcome = warm(trial.command, trial.cwd, trial.store)
         assert outcome.code == 0, outcome.stderr
         assert trial.result.computed == set()
         assert trial.result.digests == whole.digests
 
-    def test_read_only_from_the_start(
-        self, mount: Callable[[str, int], Path], warm: Warm, sweep: Sweep, whole: Result
-    ) -> None:
-        disk = mount("disk", 64 << 20)
-        trial = Trial(UNTRACKED, disk.parent / "here", without_policies(sweep.store, disk / "store"))
-        writable(disk, yes=False)
-        line = warm(trial.command, trial.cwd, trial.store).error
+    def test_read_only_from_the_start(self, shared: Path, warm: Warm, whole: Result, tmp_path: Path) -> None:
+        trial = Trial(UNTRACKED, tmp_path / "here", shared)
+        with read_only(trial.store):
+            line = warm(trial.command, trial.cwd, trial.store).error
         assert f"the store {trial.store} cannot be written" in line
         assert "Read-only file system" in line
-        writable(disk, yes=True)
         assert warm(trial.command, trial.cwd, trial.store).code == 0
         assert_same(trial.result, whole)
 
     def test_becomes_read_only_while_a_policy_is_trained(
-        self, mount: Callable[[str, int], Path], warm: Warm, sweep: Sweep, whole: Result
+        self, shared: Path, warm: Warm, whole: Result, tmp_path: Path
     ) -> None:
-        disk = mount("disk", 64 << 20)
-        trial = Trial(COMMAND, disk.parent / "here", without_policies(sweep.store, disk / "store"))
+        trial = Trial(UNTRACKED, tmp_path / "here", shared)
         warm.start(trial.command, trial.cwd, trial.store)
         wait_until(lambda: list(trial.cwd.rglob("step-*.ckpt")))
-        writable(disk, yes=False)
-        line = warm.wait().error
+        with read_only(trial.store):
+            line = warm.wait().error
         assert "stage 'policy' could not be written" in line
         assert "Read-only file system" in line
         assert "RFT_STORE" in line
         assert list(trial.cwd.rglob("step-*.ckpt"))  # nothing of the training is lost
-        writable(disk, yes=True)
         assert warm(trial.command, trial.cwd, trial.store).code == 0
         assert_same(trial.result, whole)
 
 
 class TestTrialFolder:
-    def test_read_only(self, mount: Callable[[str, int], Path], warm: Warm, shared: Path) -> None:
-        disk = mount("disk", 1 << 20)
-        writable(disk, yes=False)
-        line = warm(UNTRACKED, disk, shared).error
+    def test_read_only(self, warm: Warm, shared: Path, tmp_path: Path) -> None:
+        runs = tmp_path / "runs"
+        runs.mkdir()
+        with read_only(runs):
+            line = warm(UNTRACKED, tmp_path, shared).error
         assert "runs" in line
         assert "Read-only file system" in line
 
     def test_becomes_read_only_while_a_policy_is_trained(
-        self, mount: Callable[[str, int], Path], warm: Warm, shared: Path, whole: Result
+        self, warm: Warm, shared: Path, whole: Result, tmp_path: Path
     ) -> None:
-        trial = Trial(COMMAND, mount("disk", 64 << 20), shared)
+        trial = Trial(UNTRACKED, tmp_path / "here", shared)
         warm.start(trial.command, trial.cwd, trial.store)
         wait_until(lambda: list(trial.cwd.rglob("step-*.ckpt")))
-        writable(trial.cwd, yes=False)
-        line = warm.wait().error
+        with read_only(trial.cwd / "runs"):
+            line = warm.wait().error
         assert "Read-only file system" in line
         assert "checkpoints" in line
-        writable(trial.cwd, yes=True)
         assert warm(trial.command, trial.cwd, trial.store).code == 0
         assert_same(trial.result, whole)
 
