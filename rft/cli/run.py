@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +41,22 @@ def _precheck(overrides: Sequence[str], *, sweep: bool) -> None:
             raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
 
 
+def _require_writable(overrides: Sequence[str]) -> None:
+    """Refuse a folder that takes no trials, which Hydra would tell by a traceback.
+
+    Raises:
+        UserError: naming it.
+    """
+    if any(one.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for one in overrides):
+        return
+    runs = Path("runs").absolute()
+    place = runs if runs.exists() else runs.parent
+    if not os.access(place, os.W_OK):
+        only_read = os.statvfs(place).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if only_read else errno.EACCES)
+        raise UserError(f"{place} cannot be written: {reason}; make it writable, or start from another folder")
+
+
 def _import_plugins(cfg: DictConfig) -> None:
     """Import the plugins that a run uses: one that cannot be is refused now, not after the stages before it."""
     for group in (*GROUPS, *(place for place in SECOND if cfg[place] is not None)):
@@ -59,6 +77,8 @@ def hydra_run(arguments: Sequence[str]) -> None:
     flags = get_args_parser().parse_args(list(arguments))
     if not (flags.hydra_help or flags.info or flags.shell_completion):
         _precheck(flags.overrides, sweep=flags.multirun)
+        if not flags.cfg:
+            _require_writable(flags.overrides)
     register()
     identity.register()
     found: list[Found] = []

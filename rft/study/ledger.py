@@ -6,7 +6,10 @@ launchers exactly one starts a trial, since a claim is one transaction.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import socket
 import sqlite3
 import time
@@ -18,6 +21,7 @@ from typing import Any, TypeVar
 
 from rft.errors import UserError
 from rft.store.running import is_running
+from rft.store.space import NEARLY_FULL_BYTES
 from rft.study.owner import FOLDER, REPAIR, is_alive
 from rft.study.remains import PLAN, keep, planned, remains
 from rft.study.rows import Row, State
@@ -252,8 +256,11 @@ class Ledger:
         raise AssertionError  # the second time it returned or raised
 
     def _unusable(self, error: Exception) -> Unusable:
+        place = self.study if self.study.exists() else self.study.parent
+        full = "I/O" in str(error) and place.exists() and shutil.disk_usage(place).free < NEARLY_FULL_BYTES
+        reason = os.strerror(errno.ENOSPC) if full else error  # sqlite does not always tell
         return Unusable(
-            f"{self.path}: cannot be used ({error}); see that you may write there, that the disk has room and that no "
+            f"{self.path}: cannot be used ({reason}); see that you may write there, that the disk has room and that no "
             "other program holds it, then start again"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FOLDER = ".launchers"
@@ -29,7 +29,8 @@ def owner(study: Path) -> Iterator[str]:
         try:
             yield name
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that became read-only keeps it; nobody holds it any more
+                path.unlink(missing_ok=True)
 
 
 def is_alive(study: Path, name: str) -> bool:

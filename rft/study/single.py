@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -14,7 +14,7 @@ from rft.config import quoted
 from rft.store.names import INTERRUPTED
 from rft.study.identity import name_of, trial_id
 from rft.study.launch import LAUNCHED, may_fork
-from rft.study.ledger import Ledger
+from rft.study.ledger import Ledger, Unusable
 from rft.study.owner import owner
 from rft.study.rows import ENDED, Row, State
 from rft.study.trial import how_it_ended
@@ -51,6 +51,7 @@ def in_ledger(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Iterat
             yield
         except BaseException as error:
             told = how_it_ended(error)
-            ledger.end(row.name, State.interrupted if told.startswith(INTERRUPTED) else State.failed, told)
+            with suppress(Unusable):  # of a disk that takes no more; it is told by what is raised
+                ledger.end(row.name, State.interrupted if told.startswith(INTERRUPTED) else State.failed, told)
             raise
         ledger.end(row.name, State.done, versions=versions())

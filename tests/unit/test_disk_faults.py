@@ -18,7 +18,7 @@ import pytest
 from rft.errors import UserError
 from rft.study.launch import Job
 from rft.study.ledger import FILE, Ledger
-from tests.disks import clock, faketime, fill, mounted, read_only
+from tests.disks import clock, fill, mounted, read_only
 from tests.scripted import ROOT, start_launcher
 
 SIZE = 1 << 20
@@ -173,15 +173,12 @@ def test_a_full_disk_is_named_by_the_command(world: World) -> None:
     finished(world, [1, 2, 2, 1])
 
 
-@pytest.mark.skipif(faketime() is None, reason="needs libfaketime")
 def test_a_clock_that_is_set_back_while_a_launcher_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    setting = world.folder / "clock"
-    setting.write_text("+0", encoding="utf-8")
     with monkeypatch.context() as patch:
-        for name, value in clock(setting).items():
+        for name, value in clock(world.folder, 0).items():
             patch.setenv(name, value)
         launcher = world.launch_until_they_run(["a-s0", "a-s1", "a-s2"], "done", "wait", "wait", "done")
-        setting.write_text("-400d", encoding="utf-8")
+        (world.folder / "off").write_text(str(-400 * 86400), encoding="utf-8")
         (world.folder / "go").touch()
         assert launcher.wait(200) == 0
     rows = Ledger(world.study).rows()
