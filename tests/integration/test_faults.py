@@ -184,6 +184,23 @@ class TestStore:
         assert warm(trial.command, trial.cwd, trial.store).code == 0
         assert_same(trial.result, whole)
 
+    def test_becomes_full_while_a_policy_is_trained(
+        self, mount: Callable[[str, int], Path], warm: Warm, sweep: Sweep, whole: Result, tmp_path: Path
+    ) -> None:
+        disk = mount("disk", 96 << 20)
+        trial = Trial(UNTRACKED, tmp_path / "here", without_policies(sweep.store, disk / "store"))
+        warm.start(trial.command, trial.cwd, trial.store)
+        wait_until(lambda: list(trial.cwd.rglob("step-*.ckpt")))
+        ballast = fill(disk, but=8 << 10)
+        line = warm.wait().error
+        assert "stage 'policy' could not be written" in line
+        assert "No space left on device" in line
+        assert "rft store gc" in line
+        assert list(trial.cwd.rglob("step-*.ckpt"))  # nothing of the training is lost
+        ballast.unlink()
+        assert warm(trial.command, trial.cwd, trial.store).code == 0
+        assert_same(trial.result, whole)
+
 
 class TestTrialFolder:
     def test_read_only(self, warm: Warm, shared: Path, tmp_path: Path) -> None:
