@@ -1,0 +1,74 @@
+"""Notes every build of a store entry, in every process, from outside of rft: by the interpreter's own audit events."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+# As sitecustomize.py every interpreter that starts runs it. An entry is built in <store>/tmp/<stage>.<key>.<random> and
+# appears by a rename to <store>/<stage>/<key>.
+_NOTES = """
+import os, sys
+
+store, file = os.environ["RFT_STORE"], {file!r}
+
+
+def note(event, arguments):
+    if event == "os.mkdir":
+        what, place = "begun", str(arguments[0])
+        stage, _, rest = os.path.basename(place).partition(".")
+        wanted = os.path.dirname(place) == os.path.join(store, "tmp") and rest
+        key = rest.partition(".")[0]
+    elif event == "os.rename":
+        what, place = "made", str(arguments[1])
+        stage, key = os.path.basename(os.path.dirname(place)), os.path.basename(place)
+        wanted = str(arguments[0]).startswith(os.path.join(store, "tmp", stage + "."))
+    else:
+        return
+    if wanted:
+        with open(file, "a") as notes:
+            notes.write(f"{{what}} {{stage}} {{key}} {{os.getpid()}}\\n")
+
+
+sys.addaudithook(note)
+"""
+Key = tuple[str, str]
+"""Stage, and the first digits of an entry's key."""
+
+
+class Building:
+    """What processes build that have `folder` on their path.
+
+    Args:
+        folder: gets a ``sitecustomize.py``, and the notes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self._file = folder, folder / "built.txt"
+        self._file.touch()
+        (folder / "sitecustomize.py").write_text(_NOTES.format(file=str(self._file)), encoding="utf-8")
+
+    def _of(self, what: str) -> list[tuple[Key, int]]:
+        lines = [line.split() for line in self._file.read_text(encoding="utf-8").splitlines()]
+        return [((stage, key), int(pid)) for kind, stage, key, pid in lines if kind == what]
+
+    @property
+    def begun(self) -> Counter[Key]:
+        """How often each entry's build began."""
+        return Counter(key for key, _ in self._of("begun"))
+
+    @property
+    def made(self) -> Counter[Key]:
+        """How often each entry came into the store."""
+        return Counter(key for key, _ in self._of("made"))
+
+    @property
+    def cut_off(self) -> dict[int, set[Key]]:
+        """By process id: builds that began and came to nothing."""
+        left: dict[int, Counter[Key]] = defaultdict(Counter)
+        for key, pid in self._of("begun"):
+            left[pid][key] += 1
+        for key, pid in self._of("made"):
+            left[pid][key] -= 1
+        return {pid: set(+keys) for pid, keys in left.items() if +keys}
