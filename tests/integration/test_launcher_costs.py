@@ -147,9 +147,8 @@ def test_a_thousand_trials_wait_in_500_megabytes(way: str, env: dict[str, str], 
         idle = (cpu(launcher.pid) - before) / 10
         memory = most_memory(launcher.pid)
         beside = sum(most_memory(int(pid)) for pid in children(launcher.pid))
-    print(
-        f"{way}: {memory:.0f} MB, and {beside:.0f} MB of what trials are forked from; queued after {until_queued:.0f} s of CPU, the first began after {took:.0f} s; "
-    )
+    print(f"{way}: {memory:.0f} MB, and {beside:.0f} MB of what trials are forked from")
+    print(f"queued after {until_queued:.0f} s of CPU, the first trial began after {took:.0f} s")
     print(f"while one runs the launcher takes {100 * idle:.0f} % of a core")
     assert memory < 500
     assert until_queued < 1000 * 0.5

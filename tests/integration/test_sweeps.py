@@ -118,6 +118,7 @@ class Trouble(DPO):
         while True:
             self.kept.append(torch.ones(2**22))
 '''
+SHORT = ("algorithm=dpo", "algorithm.pairs_per_step=4", "algorithm.epochs=1")
 JOBS = ("hydra.launcher.jobs=2",)
 BAD = {3: "last words", 9: "planted", 15: "allocate memory"}
 TRIALS = 24
@@ -198,7 +199,7 @@ def test_a_sweep_is_killed_and_killed_again_and_ends_as_one_left_alone(fresh: Pa
     path = f"{REPOSITORY}{os.pathsep}{building.folder}"
     sweep = Sweep(tmp_path, environment(fresh, PYTHONPATH=path, RFT_ALLOWED_PACKAGES="trouble"))
     trouble = ("algorithm._target_=trouble.Trouble", f"+algorithm.number=range(0,{TRIALS})")
-    launcher = sweep.start("run", "-m", *OF["dpo"], *trouble, "study=many", "tracker=none", *JOBS, *TINY)
+    launcher = sweep.start("run", "-m", *SHORT, *trouble, "study=many", "tracker=none", *JOBS, *TINY)
     sweep.wait_for(4, launcher)
     sweep.kill(launcher)
     launcher = sweep.start("resume", "many", "--jobs", "2")
