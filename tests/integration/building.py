@@ -16,18 +16,15 @@ store, file = os.environ["RFT_STORE"], {file!r}
 def note(event, arguments):
     if event == "os.mkdir":
         what, place = "begun", str(arguments[0])
-        stage, _, rest = os.path.basename(place).partition(".")
-        wanted = os.path.dirname(place) == os.path.join(store, "tmp") and rest
-        key = rest.partition(".")[0]
     elif event == "os.rename":
-        what, place = "made", str(arguments[1])
-        stage, key = os.path.basename(os.path.dirname(place)), os.path.basename(place)
-        wanted = str(arguments[0]).startswith(os.path.join(store, "tmp", stage + "."))
+        what, place = "made", str(arguments[0])
     else:
         return
-    if wanted:
+    # Also asked for are folders that are there already; within a build, files are renamed.
+    name = os.path.basename(place)
+    if os.path.dirname(place) == os.path.join(store, "tmp") and name.count(".") == 2:
         with open(file, "a") as notes:
-            notes.write(f"{{what}} {{stage}} {{key}} {{os.getpid()}}\\n")
+            notes.write(f"{{what}} {{name}} {{os.getpid()}}\\n")
 
 
 sys.addaudithook(note)
@@ -49,26 +46,31 @@ class Building:
         self._file.touch()
         (folder / "sitecustomize.py").write_text(_NOTES.format(file=str(self._file)), encoding="utf-8")
 
-    def _of(self, what: str) -> list[tuple[Key, int]]:
+    def _of(self, what: str) -> dict[str, int]:
+        """Process id by the name of the folder in which an entry is built: each build has another."""
         lines = [line.split() for line in self._file.read_text(encoding="utf-8").splitlines()]
-        return [((stage, key), int(pid)) for kind, stage, key, pid in lines if kind == what]
+        return {name: int(pid) for kind, name, pid in lines if kind == what}
 
     @property
     def begun(self) -> Counter[Key]:
         """How often each entry's build began."""
-        return Counter(key for key, _ in self._of("begun"))
+        return Counter(map(_key, self._of("begun")))
 
     @property
     def made(self) -> Counter[Key]:
         """How often each entry came into the store."""
-        return Counter(key for key, _ in self._of("made"))
+        return Counter(map(_key, self._of("made")))
 
     @property
     def cut_off(self) -> dict[int, set[Key]]:
         """By process id: builds that began and came to nothing."""
-        left: dict[int, Counter[Key]] = defaultdict(Counter)
-        for key, pid in self._of("begun"):
-            left[pid][key] += 1
-        for key, pid in self._of("made"):
-            left[pid][key] -= 1
-        return {pid: set(+keys) for pid, keys in left.items() if +keys}
+        left, made = defaultdict[int, set[Key]](set), self._of("made")
+        for name, pid in self._of("begun").items():
+            if name not in made:
+                left[pid].add(_key(name))
+        return dict(left)
+
+
+def _key(name: str) -> Key:
+    stage, key, _ = name.split(".")
+    return stage, key
