@@ -286,7 +286,7 @@ def test_an_interrupted_study_leaves_no_process(
         # A shell starts what runs in the background, and so all below it, deaf to Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    wait_until((tmp_path / "pid").exists)
+    wait_until((tmp_path / "pid").exists, 240)
     pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
     assert {started.pid, pid} < set(using(store)) if switch == "1" else {started.pid, pid} == set(using(store))
     started.send_signal(number)
