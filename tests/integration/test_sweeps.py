@@ -282,13 +282,14 @@ def test_eight_processes_do_the_work_of_a_study_once(fresh: Path, tmp_path: Path
     print(streams[0][0].read_text(encoding="utf-8"))
 
 
+@pytest.mark.timeout(1200)
 def test_a_killed_launcher_takes_the_processes_of_a_distributed_trial_along(shared: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rft", "run", "-m", *OF["ppo"], "algorithm.iterations=1000", "strategy=ddp"]
     launcher = subprocess.Popen(
         [*command, *TINY, "tracker=none", "study=two"],
         cwd=tmp_path, env=environment(shared), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_until(lambda: list((tmp_path / "runs" / "two").glob("*/checkpoints/*/step-*.ckpt")), 250)
+    wait_until(lambda: list((tmp_path / "runs" / "two").glob("*/checkpoints/*/step-*.ckpt")), 900)
     assert len(using(shared, "LOCAL_RANK=1")) == 1
     launcher.kill()
     launcher.wait()
