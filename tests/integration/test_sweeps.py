@@ -149,17 +149,19 @@ class Sweep:
                 [sys.executable, "-m", "rft", *arguments], cwd=self.cwd, env=self.env, stdout=log, stderr=log
             )
 
-    def wait_for(self, ended: int, launcher: subprocess.Popen[bytes]) -> None:
-        """Until so many have ended and another one runs, and a while longer."""
+    def wait_for(self, ended: int, launcher: subprocess.Popen[bytes], *, training: bool = False) -> None:
+        """Until so many have ended and another one runs: till one trains, or a while longer."""
 
         def reached() -> bool:
             states = Counter(raw(self.runs).values())
             assert launcher.poll() is None, (self.cwd / "launchers.txt").read_text(encoding="utf-8")[-3000:]
-            time.sleep(0.2)
-            return states["done"] + states["failed"] >= ended and states["running"] > 0
+            time.sleep(0.05)
+            there = states["done"] + states["failed"] >= ended and states["running"] > 0
+            return there and (not training or any((self.store / "tmp").glob("policy.*")))
 
         wait_until(reached, 1200)
-        time.sleep(self.random.random())
+        if not training:
+            time.sleep(self.random.random())
 
     def running(self) -> list[str]:
         return [name for name, state in raw(self.runs).items() if state == "running"]
@@ -200,7 +202,7 @@ def test_a_sweep_is_killed_and_killed_again_and_ends_as_one_left_alone(fresh: Pa
     sweep = Sweep(tmp_path, environment(fresh, PYTHONPATH=path, RFT_ALLOWED_PACKAGES="trouble"))
     trouble = ("algorithm._target_=trouble.Trouble", f"+algorithm.number=range(0,{TRIALS})")
     launcher = sweep.start("run", "-m", *SHORT, *trouble, "study=many", "tracker=none", *JOBS, *TINY)
-    sweep.wait_for(4, launcher)
+    sweep.wait_for(4, launcher, training=True)
     sweep.kill(launcher)
     launcher = sweep.start("resume", "many", "--jobs", "2")
     sweep.wait_for(8, launcher)
@@ -208,7 +210,7 @@ def test_a_sweep_is_killed_and_killed_again_and_ends_as_one_left_alone(fresh: Pa
     sweep.wait_for(12, launcher)
     sweep.kill(launcher)
     launcher = sweep.start("resume", "many", "--jobs", "2")
-    sweep.wait_for(18, launcher)
+    sweep.wait_for(18, launcher, training=True)
     sweep.kill(launcher)
     assert sweep.start("resume", "many", "--jobs", "2").wait() in (0, 2)  # 2 if it was the one that met a bad trial
 
