@@ -227,7 +227,6 @@ def test_a_sweep_is_killed_and_killed_again_and_ends_as_one_left_alone(fresh: Pa
     # What was started more than once was cut off as often.
     assert {name: row.attempts - 1 for name, row in rows.items() if row.attempts > 1 + sweep.cut[name]} == {}
     assert_folders_agree(sweep.runs, rows, fresh)
-
     assert len({row.versions for row in rows.values() if row.state is State.done}) == 1
 
     # Every entry was made once; what began more often was cut off by a kill, or is the training of a bad trial.
@@ -237,7 +236,7 @@ def test_a_sweep_is_killed_and_killed_again_and_ends_as_one_left_alone(fresh: Pa
     assert len(begun.keys() - made.keys()) == len(bad)
     assert {stage for stage, _ in begun.keys() - made.keys()} == {"policy"}
     assert len(cut_off) <= sweep.cut.total() + len(bad)
-    # What a process that was killed was writing lies there until it is written, or `rft store gc`: os._exit leaves it.
+    # What a process leaves that ended amid a build lies there until `rft store gc`, if nobody builds it again.
     assert len(list((fresh / "tmp").iterdir())) <= 1
     assert Counter(stage for stage, _ in made)["policy"] == TRIALS - len(bad)
     assert Counter(stage for stage, _ in made)["reward_model"] <= 1
