@@ -10,6 +10,8 @@ import sys
 # <malloc.h> of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_FIRST = "_RFT_FIRST_RANK"
+"""Environment variable: process id of a trial's first process, which starts the further ones."""
 
 
 def cores() -> int:
@@ -36,6 +38,10 @@ def prepare_process() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, which do not look
     if int(os.environ.get("LOCAL_RANK") or 0) > 0:
         end_with_parent()  # a rank waits for the others for ever, even for a first that was killed
+        if _FIRST in os.environ and os.getppid() != int(os.environ[_FIRST]):
+            os._exit(1)  # it was killed before
+    else:
+        os.environ[_FIRST] = str(os.getpid())
     if sys.platform != "linux" or "MALLOC_MMAP_MAX_" in os.environ:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
@@ -26,17 +28,23 @@ from rft.config.plugins import is_ours
 from rft.errors import UserError
 from rft.study import identity
 
+if TYPE_CHECKING:
+    from rft.study.launch import Job
+
 LAUNCHER = (f"{GROUP}=", "hydra.launcher.")
 """Beginnings of the overrides of Hydra's own settings that are checked as ours are."""
 
 Found = tuple[DictConfig, Path, list[str]]
 """A trial: its configuration, folder and overrides."""
+SweepTrial = tuple["Job", dict[str, Any]]
+"""A trial of a sweep and its strategy."""
 
 
 def _precheck(overrides: Sequence[str], *, sweep: bool) -> None:
     """Refuse a bad configuration in one line before Hydra starts a job, every run of a sweep included."""
     own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or o.startswith(LAUNCHER)]
-    for one in expand_sweep(own) if sweep else [own]:
+    # Of runs that differ in their seed alone one tells for all: a thousand would take minutes.
+    for one in {_but_seed(one): one for one in expand_sweep(own)}.values() if sweep else [own]:
         if compose(one).sweep.get("trials"):
             raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
 
@@ -55,6 +63,11 @@ def _require_writable(overrides: Sequence[str]) -> None:
         only_read = os.statvfs(place).f_flag & os.ST_RDONLY
         reason = os.strerror(errno.EROFS if only_read else errno.EACCES)
         raise UserError(f"{place} cannot be written: {reason}; make it writable, or start from another folder")
+
+
+def _but_seed(overrides: Sequence[str]) -> tuple[str, ...]:
+    """A run's overrides with one seed for all that are sure to be allowed."""
+    return tuple(re.sub(r"^seed=\d{1,9}$", "seed=0", one) for one in overrides)
 
 
 def _import_plugins(cfg: DictConfig) -> None:
@@ -82,20 +95,27 @@ def hydra_run(arguments: Sequence[str]) -> None:
     register()
     identity.register()
     found: list[Found] = []
+    trials: list[SweepTrial] = []
     faults: list[UserError] = []
     launched = sweeps = False
 
-    def task(cfg: DictConfig) -> Found:
+    def task(cfg: DictConfig) -> Found | SweepTrial:
         cfg.arm = str(cfg.arm)  # its default needs Hydra's overrides, which are gone when the trial runs
         hydra = HydraConfig.get()
         overrides = list(hydra.overrides.task)
         folder = Path(hydra.runtime.output_dir)
         nonlocal sweeps
         sweeps = hydra.mode is RunMode.MULTIRUN
-        found.append((check(cfg, overrides), folder, overrides))
+        checked = check(cfg, overrides)
+        if sweeps:  # a thousand wait for their turn, and a configuration is large
+            from rft.study.sweep import sweep_job
+
+            trials.append(sweep_job(checked, overrides, folder))
+            return trials[-1]
+        found.append((checked, folder, overrides))
         return found[-1]
 
-    def launch_sweep(trials: Sequence[Found], settings: Launch) -> None:
+    def launch_sweep(trials: Sequence[SweepTrial], settings: Launch) -> None:
         nonlocal launched
         launched = True
         try:
@@ -114,7 +134,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
     HydraConfig.instance().cfg = None
     if sweeps:
         if not launched:  # Hydra's own launcher has composed them
-            launch_sweep(found, Local())
+            launch_sweep(trials, Local())
         if faults:
             raise UserError("; ".join(map(str, faults)))  # of several batches, if the sweeper makes some
         return
@@ -135,15 +155,15 @@ def _run_here(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
         run_trial(cfg, folder, overrides)
 
 
-def _run_sweep(found: Sequence[Found], settings: Launch) -> None:
+def _run_sweep(trials: Sequence[SweepTrial], settings: Launch) -> None:
     """Run the trials of a sweep as its launcher is set.
 
     Raises:
         UserError: naming those that failed.
     """
-    from rft.study.sweep import run_sweep, sweep_job
+    from rft.study.sweep import run_sweep
 
-    if failed := run_sweep([sweep_job(cfg, overrides, folder) for cfg, folder, overrides in found], settings):
+    if failed := run_sweep(trials, settings):
         raise UserError(
             f"{len(failed)} trials of the sweep did not end well: {', '.join(failed)}; see above what they printed, "
             "and their trial.json; rft retry starts those that failed again, rft resume the others"

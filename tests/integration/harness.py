@@ -239,6 +239,29 @@ def wait_until(condition: Any, seconds: float = 60.0) -> None:
         time.sleep(0.005)
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2]
+    except OSError:
+        return False
+    return not state.startswith(("Z", "X"))
+
+
+def using(store: Path, *more: str) -> list[int]:
+    """Processes that were started with this store, and with more in their environment, as ``NAME=value``."""
+    marks = {text.encode() for text in (f"RFT_STORE={store}", *more)}
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            started_with = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if marks <= set(started_with) and alive(int(folder.name)):
+            found.append(int(folder.name))
+    return found
+
+
 def study(folder: Path, **more: Any) -> Path:
     """A folder with a ``study.yaml`` of tiny trials; `more` are its keys."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,21 @@ prepare_process()
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
-FIRST = f"""
+LATE = """
+import os, time
+from rft.runtime import prepare_process
+first = os.getppid()
+print(os.getpid(), flush=True)
+while os.getppid() == first:
+    time.sleep(0.01)
+prepare_process()
+time.sleep(60)
+"""
+FIRST = """
 import os, subprocess, sys
-subprocess.run([sys.executable, "-c", {RANK!r}], env=os.environ | {{"LOCAL_RANK": "1"}})
+from rft.runtime import prepare_process
+prepare_process()
+subprocess.run([sys.executable, "-c", sys.argv[1]], env=os.environ | {"LOCAL_RANK": "1"})
 """
 
 
@@ -31,8 +43,9 @@ def runs(process: Path) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
-def test_a_rank_ends_with_the_process_that_started_it() -> None:
-    with subprocess.Popen([sys.executable, "-c", FIRST], stdout=subprocess.PIPE, text=True) as first:
+@pytest.mark.parametrize("rank_code", [RANK, LATE], ids=["ready", "not ready yet"])
+def test_a_rank_ends_with_the_process_that_started_it(rank_code: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", FIRST, rank_code], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         rank = Path("/proc") / first.stdout.readline().strip()
         assert runs(rank)

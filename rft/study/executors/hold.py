@@ -27,7 +27,7 @@ from rft.study.executors.base import Job
 LOOK = 0.2
 """Seconds between looks at the file with the signal."""
 # A process that starts as this and then becomes the trial: should its parent be killed, the kernel kills it too. Not
-# between fork and exec of the task, which has threads.
+# between fork and exec of the parent, which may have threads.
 TIED = (
     "import ctypes, os, signal, sys\n"
     "sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
@@ -101,10 +101,15 @@ def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
             signal.signal(number, handler)
 
 
+def tied(command: list[str]) -> list[str]:
+    """The command that starts a command which ends with this process, however that comes; on Linux alone."""
+    return [sys.executable, "-I", "-S", "-c", TIED, str(os.getpid()), *command]
+
+
 def _start(task: Task) -> subprocess.Popen[bytes]:
     with Path(task.log).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", TIED, str(os.getpid()), sys.executable, "-m", "rft", *task.arguments],
+            tied([sys.executable, "-m", "rft", *task.arguments]),
             cwd=task.cwd,
             env={**os.environ, **task.environment},
             stdin=subprocess.DEVNULL,

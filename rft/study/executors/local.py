@@ -14,6 +14,7 @@ from rich.console import Console
 from rft.config.launchers import Local
 from rft.study.capacity import this_machine
 from rft.study.executors.base import Executor, Job, Process
+from rft.study.executors.hold import tied
 from rft.study.forks import SUPPORTED, Forks
 from rft.study.slots import Grant, Machine, Slots
 
@@ -57,7 +58,8 @@ class LocalExecutor(Executor):
         with job.log.open("wb") as log:
             if job.forks and (forks := self._server()) is not None:
                 return forks.start(job.arguments, cwd=Path.cwd(), environment=own, stdout=job.log, stderr=job.log)
-            command = [sys.executable, "-m", "rft", *job.arguments]
+            # Killed with this process, as a fork is: nobody would be told of its end.
+            command = tied([sys.executable, "-m", "rft", *job.arguments])
             return Plain(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=own)
 
     def _server(self) -> Forks | None:
