@@ -16,16 +16,14 @@ from omegaconf import DictConfig
 from rft.config import compose, expand_sweep, register
 from rft.config.build import target_class
 from rft.config.compose import check
-from rft.config.launchers import GROUP, Launch, Local, launching
+from rft.config.launchers import Launch, Local, launching
 from rft.config.options import GROUPS, SECOND
 from rft.config.overrides import with_nobody
 from rft.config.paths import conf_dir
 from rft.config.plugins import is_ours
+from rft.config.where import is_where
 from rft.errors import UserError
 from rft.study import identity
-
-LAUNCHER = (f"{GROUP}=", "hydra.launcher.")
-"""Beginnings of the overrides of Hydra's own settings that are checked as ours are."""
 
 Found = tuple[DictConfig, Path, list[str]]
 """A trial: its configuration, folder and overrides."""
@@ -33,7 +31,7 @@ Found = tuple[DictConfig, Path, list[str]]
 
 def _precheck(overrides: Sequence[str], *, sweep: bool) -> None:
     """Refuse a bad configuration in one line before Hydra starts a job, every run of a sweep included."""
-    own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or o.startswith(LAUNCHER)]
+    own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or is_where(o)]
     for one in expand_sweep(own) if sweep else [own]:
         if compose(one).sweep.get("trials"):
             raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
@@ -79,7 +77,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
         nonlocal launched
         launched = True
         try:
-            _run_sweep(trials, settings)
+            _run_sweep(trials, settings, [one for one in flags.overrides if is_where(one)])
         except UserError as error:  # through Hydra it would come out as a traceback
             faults.append(error)
 
@@ -115,15 +113,16 @@ def _run_here(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
         run_trial(cfg, folder, overrides)
 
 
-def _run_sweep(found: Sequence[Found], settings: Launch) -> None:
-    """Run the trials of a sweep as its launcher is set.
+def _run_sweep(found: Sequence[Found], settings: Launch, placing: Sequence[str]) -> None:
+    """Run the trials of a sweep as its launcher is set, by overrides that are kept.
 
     Raises:
         UserError: naming those that failed.
     """
     from rft.study.sweep import run_sweep, sweep_job
 
-    if failed := run_sweep([sweep_job(cfg, overrides, folder) for cfg, folder, overrides in found], settings):
+    trials = [sweep_job(cfg, overrides, folder) for cfg, folder, overrides in found]
+    if failed := run_sweep(trials, settings, placing):
         raise UserError(
             f"{len(failed)} trials of the sweep did not end well: {', '.join(failed)}; see above what they printed, "
             "and their trial.json; rft retry starts those that failed again, rft resume the others"

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from rft.store.names import INTERRUPTED, RECORD, TRIAL
 from rft.store.running import LOCK, is_running
 from rft.study.owner import FOLDER, REPAIR, is_alive
 from rft.study.rows import Row, State
+from rft.study.slots import Demand
 
 FILE = "ledger.sqlite"
 SECONDS = 60.0  # to wait while another process writes
@@ -30,7 +31,8 @@ CREATE TABLE IF NOT EXISTS trials (
     place INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they are started
     name TEXT NOT NULL UNIQUE, id TEXT NOT NULL, arm TEXT NOT NULL, seed INTEGER, overrides TEXT NOT NULL,
     state TEXT NOT NULL, owner TEXT, host TEXT, pid INTEGER, started REAL, heartbeat REAL, ended REAL,
-    attempts INTEGER NOT NULL, error TEXT, versions TEXT, forks INTEGER NOT NULL, cancelling INTEGER NOT NULL
+    attempts INTEGER NOT NULL, error TEXT, versions TEXT, forks INTEGER NOT NULL, cancelling INTEGER NOT NULL,
+    demand TEXT
 );
 CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -78,8 +80,8 @@ class Ledger:
                 old = there.get(row.name)
                 if old is None:
                     connection.execute(_INSERT, _values(row))
-                elif old.state in again.get(row.name, ()):
-                    _queue(connection, row)
+                elif old.state is State.queued or old.state in again.get(row.name, ()):
+                    _queue(connection, replace(row, demand=row.demand or old.demand))
 
         self._transact(put)
 
@@ -255,6 +257,8 @@ class Ledger:
                 found = [str(line) for (line,) in connection.execute("PRAGMA quick_check").fetchall()]
                 tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
                 if found == ["ok"] and {"trials", "study"} <= tables:
+                    if "demand" not in {at[1] for at in connection.execute("PRAGMA table_info(trials)")}:
+                        connection.execute("ALTER TABLE trials ADD COLUMN demand TEXT")  # made before there was one
                     _read(connection)
         except (sqlite3.Error, ValueError, TypeError) as error:
             if isinstance(error, sqlite3.Error) and not _is_damage(error):
@@ -331,15 +335,20 @@ def _record(file: Path) -> dict[str, Any]:
 
 def _queue(connection: sqlite3.Connection, row: Row) -> None:
     connection.execute(
-        "UPDATE trials SET state = ?, owner = NULL, error = NULL, cancelling = 0, overrides = ?, id = ?, forks = ? "
-        "WHERE name = ?",
-        (State.queued.value, json.dumps(row.overrides), row.id, row.forks, row.name),
+        "UPDATE trials SET state = ?, owner = NULL, error = NULL, cancelling = 0, overrides = ?, id = ?, forks = ?, "
+        "demand = ? WHERE name = ?",
+        (State.queued.value, json.dumps(row.overrides), row.id, row.forks, _demand(row), row.name),
     )
 
 
 def _values(row: Row) -> tuple[Any, ...]:
     own = {name: getattr(row, name) for name in _NAMES}
-    return tuple((own | {"overrides": json.dumps(row.overrides), "state": row.state.value}).values())
+    own |= {"overrides": json.dumps(row.overrides), "state": row.state.value, "demand": _demand(row)}
+    return tuple(own.values())
+
+
+def _demand(row: Row) -> str | None:
+    return None if row.demand is None else json.dumps(asdict(row.demand))
 
 
 def _read(connection: sqlite3.Connection) -> list[Row]:
@@ -348,5 +357,6 @@ def _read(connection: sqlite3.Connection) -> list[Row]:
         own = dict(zip(_NAMES, values, strict=True))
         own |= {"overrides": tuple(json.loads(own["overrides"])), "state": State(own["state"])}
         own |= {"forks": bool(own["forks"]), "cancelling": bool(own["cancelling"])}
+        own |= {"demand": Demand(**json.loads(own["demand"])) if own["demand"] else None}
         found.append(Row(**own))
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from rft.study.slots import Demand
+
 
 class State(str, Enum):
     """Where a trial stands."""
@@ -57,6 +59,8 @@ class Row:
     """Whether it may start as a fork."""
     cancelling: bool = False
     """Whether its launcher is asked to end it."""
+    demand: Demand | None = None
+    """What it takes of the machine; None: not known."""
 
     @property
     def is_trial(self) -> bool:
