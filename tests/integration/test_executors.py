@@ -19,6 +19,7 @@ from rich.console import Console
 
 from rft.config.launchers import Cluster, Local, Ray, Submitit
 from rft.errors import UserError
+from rft.study.executors import hold
 from rft.study.executors.base import Executor, Process
 from rft.study.executors.hold import Task
 from rft.study.slots import Demand, Grant, Machine, Slots
@@ -228,6 +229,75 @@ def test_one_that_waits_for_ray_never_begins_once_it_is_stopped(executor: Execut
     executor.slots.give_back(grant)
     time.sleep(1.0)
     assert second.runs == []
+
+
+def test_a_job_is_refused_where_what_the_launcher_wrote_is_not_seen(executor: Executor, errand: Make) -> None:
+    """As on a node that has a folder of its own under the same path: the file is gone when the task looks."""
+    if executor.where != "on Ray":
+        pytest.skip("only a cluster's queue holds what was started")
+    first, second = errand("first", "stay"), errand("second", "exit", "0")
+    process, grant = start(executor, first, Demand(16))
+    wait_until(lambda: "stays" in (first.log.read_text() if first.log.exists() else ""))
+    waits = executor.start(second, {}, Grant(Demand(16)))
+    for file in second.folder.glob(".asked-*"):
+        file.unlink()
+    process.terminate()
+    assert process.wait(30) == 7
+    executor.slots.give_back(grant)
+    assert waits.wait(60) == 2
+    assert (second.runs, waits.lost) == ([], "")
+    assert f"does not see {second.folder}; all nodes must share" in second.log.read_text()
+
+
+@pytest.mark.parametrize("missing", ["run", "store", "nothing"])
+def test_what_holds_a_job_looks_whether_it_sees_what_the_launcher_wrote(
+    errand: Make, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RFT_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(hold, "PATIENCE", 0.0)
+    job = errand("one", "exit", "0")
+    task = Task.of(job, {})
+    if missing == "run":
+        Path(task.asked).unlink()
+    if missing == "store":
+        (tmp_path / "store" / ".mark").write_text("of another one")
+    if missing == "nothing":
+        assert hold.hold(task) == 0
+        return
+    with pytest.raises(
+        FileNotFoundError, match=rf"does not see .*/{'one' if missing == 'run' else 'store'}; all nodes"
+    ):
+        hold.hold(task)
+    assert job.runs == []
+
+
+@pytest.mark.slow
+def test_what_fits_no_node_by_itself_is_refused_or_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two nodes of 2 GPUs each hold no trial of 3."""
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    from ray.cluster_utils import Cluster
+
+    from rft.study.executors.ray import RayExecutor
+
+    node = {"num_cpus": 2, "num_gpus": 2, "object_store_memory": 100 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        cluster.add_node(**node)
+        executor = RayExecutor(Ray(address=cluster.address), Console(stderr=True, width=300))
+        wait_until(lambda: len(executor.machine.gpus) == 4)
+        executor.require(Demand(1, 0, 2), "small")
+        for demand in (Demand(1, 0, 3), Demand(3, 0, 0)):
+            with pytest.raises(
+                UserError, match=r"big: asks for .* more than any of the 2 nodes has by itself \(2 cores, "
+            ):
+                executor.require(demand, "big")
+        executor.slots = Slots(None, 1)  # a number of jobs was given: the cluster may grow
+        executor.require(Demand(1, 0, 3), "big")
+        assert "big: asks for 1 cores, 0 GB, 3 GPUs, more than any of the 2 nodes" in capsys.readouterr().err
+        executor.close()
+    finally:
+        cluster.shutdown()
 
 
 # What holds a job and lives on after it, as a worker of Ray does: an interrupt is an exception in it.

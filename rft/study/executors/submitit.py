@@ -16,7 +16,7 @@ from rft.config.launchers import Cluster, Submitit
 from rft.errors import UserError
 from rft.study.capacity import this_machine
 from rft.study.executors.base import Executor, Job
-from rft.study.executors.hold import LOOK, Held, Task, hold
+from rft.study.executors.hold import LOOK, UNSHARED, Held, Task, hold
 from rft.study.slots import VISIBLE, Grant, Machine, Slots
 
 SIGNALS = (int(signal.SIGTERM), int(signal.SIGUSR2))
@@ -50,6 +50,8 @@ class SubmititProcess(Held):
         try:
             return int(self.job.result())
         except (errors.FailedJobError, errors.UncompletedJobError) as error:
+            if self.unshared(error):
+                return UNSHARED
             lines = [line for line in str(error).splitlines() if line.strip()]
             self.lost = f"the job that held it, {self.job.job_id}, ended as {self.job.state}: {lines[0]}"
             return -signal.SIGKILL
