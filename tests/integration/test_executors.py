@@ -231,6 +231,7 @@ def test_one_that_waits_for_ray_never_begins_once_it_is_stopped(executor: Execut
     assert second.runs == []
 
 
+@pytest.mark.slow
 def test_a_job_is_refused_where_what_the_launcher_wrote_is_not_seen(executor: Executor, errand: Make) -> None:
     """As on a node that has a folder of its own under the same path: the file is gone when the task looks."""
     if executor.where != "on Ray":
@@ -270,34 +271,6 @@ def test_what_holds_a_job_looks_whether_it_sees_what_the_launcher_wrote(
     ):
         hold.hold(task)
     assert job.runs == []
-
-
-@pytest.mark.slow
-def test_what_fits_no_node_by_itself_is_refused_or_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two nodes of 2 GPUs each hold no trial of 3."""
-    pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    from ray.cluster_utils import Cluster
-
-    from rft.study.executors.ray import RayExecutor
-
-    node = {"num_cpus": 2, "num_gpus": 2, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    try:
-        cluster.add_node(**node)
-        executor = RayExecutor(Ray(address=cluster.address), Console(stderr=True, width=300))
-        wait_until(lambda: len(executor.machine.gpus) == 4)
-        executor.require(Demand(1, 0, 2), "small")
-        for demand in (Demand(1, 0, 3), Demand(3, 0, 0)):
-            with pytest.raises(
-                UserError, match=r"big: asks for .* more than any of the 2 nodes has by itself \(2 cores, "
-            ):
-                executor.require(demand, "big")
-        executor.slots = Slots(None, 1)  # a number of jobs was given: the cluster may grow
-        executor.require(Demand(1, 0, 3), "big")
-        assert "big: asks for 1 cores, 0 GB, 3 GPUs, more than any of the 2 nodes" in capsys.readouterr().err
-        executor.close()
-    finally:
-        cluster.shutdown()
 
 
 # What holds a job and lives on after it, as a worker of Ray does: an interrupt is an exception in it.
