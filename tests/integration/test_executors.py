@@ -25,6 +25,7 @@ from rft.study.executors.hold import Task
 from rft.study.slots import Demand, Grant, Machine, Slots
 from tests.integration.harness import REPOSITORY, wait_until
 
+pytestmark = pytest.mark.xdist_group("executors")  # else each worker process starts a Ray of its own
 FOUR = Machine(16, 0, ("0", "1", "2", "3"))
 # `python -m rft` takes the current folder first: a job that does what its argument says, in no time.
 STAND_IN = """
@@ -163,7 +164,7 @@ def test_shares_and_whole_gpus_are_packed(executor: Executor, errand: Make) -> N
     demands = [Demand(1, 0, 0.5)] * 4 + [Demand(1, 0, 2)]
     started = [start(executor, job, demand) for job, demand in zip(jobs, demands, strict=True)]
     assert executor.slots.fitting([("more", Demand(1, 0, 0.5))]) is None
-    wait_until(lambda: all((job.folder / "said").exists() and "stays" in job.log.read_text() for job in jobs))
+    wait_until(lambda: all((job.folder / "said").exists() and "stays" in job.log.read_text() for job in jobs), 200)
     seen = [(job.said["CUDA_VISIBLE_DEVICES"] or "").split(",") for job in jobs]
     for process, grant in started:
         process.terminate()
@@ -212,6 +213,7 @@ def test_what_holds_a_job_takes_it_along(executor: Executor, errand: Make) -> No
     assert len(job.runs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard", [False, True])
 def test_one_that_waits_for_ray_never_begins_once_it_is_stopped(executor: Executor, errand: Make, hard: bool) -> None:
     if executor.where != "on Ray":
@@ -322,9 +324,17 @@ def test_an_interrupt_of_what_holds_a_job_ends_it_softly(errand: Make, saying: b
         assert not alive(job.runs[0])
 
 
-def test_a_share_of_a_gpu_is_refused_where_slurm_decides(tmp_path: Path, errand: Make) -> None:
+def test_a_share_of_a_gpu_is_refused_where_slurm_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rft.study.executors.submitit import SubmititExecutor
 
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
     with pytest.raises(UserError, match=r"hydra.launcher: .*slurm"):  # there is none here
         SubmititExecutor(Submitit(folder=str(tmp_path / "jobs")), Console())
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text("#!/bin/sh\n")  # by which submitit tells that there is a SLURM
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    executor = SubmititExecutor(Submitit(folder=str(tmp_path / "jobs")), Console())
+    executor.require(Demand(1, 0, 8), "whole")
+    with pytest.raises(UserError, match=r"hydra.launcher.gpus=0.5: SLURM gives whole GPUs"):
+        executor.require(Demand(1, 0, 0.5), "half")
