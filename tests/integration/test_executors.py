@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,8 @@ def _local(folder: Path) -> Executor:
 
 
 def _ray(folder: Path) -> Executor:
-    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    if find_spec("ray") is None:  # not imported here: Ray must read what the executor sets before
+        pytest.skip("the extra `ray` is not installed")
     from rft.study.executors.ray import RayExecutor
 
     # A machine that is too busy for Ray to start in time may have a cluster of 16 cores and 4 GPUs running.
@@ -174,6 +176,22 @@ def test_shares_and_whole_gpus_are_packed(executor: Executor, errand: Make) -> N
     assert sorted(used.values()) == [2, 2]
     assert len(seen[4]) == 2
     assert {*used, *seen[4]} == {"0", "1", "2", "3"}
+
+
+def test_no_other_machine_can_reach_what_runs_jobs(executor: Executor) -> None:
+    """Who reaches a Ray cluster runs code there."""
+    import psutil
+
+    own = psutil.Process()
+    heard = {
+        one.laddr.ip.removeprefix("::ffff:")
+        for process in [own, *own.children(recursive=True)]
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+    if executor.where == "on Ray" and "RAY_ADDRESS" not in os.environ:
+        assert heard == {"127.0.0.1"}
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
 def test_a_job_without_a_gpu_sees_none(executor: Executor, errand: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ ELSEWHERE = {
 }
 
 
+def require_extra(kind: str) -> None:
+    if find_spec(kind) is None:
+        pytest.skip(f"the extra of {kind} is not installed")
+
+
 def trials(folder: Path, store: Path, study: str) -> dict[str, Result]:
     found = [Result(file.parent, store) for file in (folder / "runs" / study).rglob("trial.json")]
     return {str(one.record["arm"]): one for one in found}
@@ -31,7 +37,7 @@ def trials(folder: Path, store: Path, study: str) -> dict[str, Result]:
 
 @pytest.mark.parametrize("kind", ELSEWHERE)
 def test_a_sweep_elsewhere_computes_what_it_computes_here(kind: str, shared: Path, warm: Warm, tmp_path: Path) -> None:
-    pytest.importorskip(kind, reason=f"the extra of {kind} is not installed")
+    require_extra(kind)
     own = list(ELSEWHERE[kind])
     if kind == "ray" and "RAY_ADDRESS" in os.environ:
         own = ["hydra/launcher=ray", f"hydra.launcher.address={os.environ['RAY_ADDRESS']}"]
@@ -50,7 +56,7 @@ def test_a_sweep_elsewhere_computes_what_it_computes_here(kind: str, shared: Pat
 
 @pytest.mark.parametrize("kind", ELSEWHERE)
 def test_a_refused_trial_ends_alone_and_is_told(kind: str, shared: Path, tmp_path: Path) -> None:
-    pytest.importorskip(kind, reason=f"the extra of {kind} is not installed")
+    require_extra(kind)
     own = list(ELSEWHERE[kind])
     if kind == "ray" and "RAY_ADDRESS" in os.environ:
         own = ["hydra/launcher=ray", f"hydra.launcher.address={os.environ['RAY_ADDRESS']}"]
@@ -65,7 +71,7 @@ def test_a_refused_trial_ends_alone_and_is_told(kind: str, shared: Path, tmp_pat
 @pytest.mark.parametrize("kind", ELSEWHERE)
 def test_a_study_runs_elsewhere_and_goes_on_there(kind: str, shared: Path, tmp_path: Path) -> None:
     """Compared, with one arm that fails; what each takes is kept, and so is where, until something else is said."""
-    pytest.importorskip(kind, reason=f"the extra of {kind} is not installed")
+    require_extra(kind)
     own = list(ELSEWHERE[kind][1:])
     if kind == "ray" and "RAY_ADDRESS" in os.environ:
         own = [f"hydra.launcher.address={os.environ['RAY_ADDRESS']}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 import time
@@ -22,7 +23,6 @@ from rft.study.slots import VISIBLE, Demand, Grant, Machine, Slots
 OBJECTS = 100 * 2**20
 """Bytes of shared memory for results, which are exit codes."""
 OWN_CLUSTER = {
-    "RAY_AUTH_MODE": "disabled",  # else a token is written into the home folder
     # Its parts are Python programs, which take longer to start beside trials than Ray waits by itself.
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_raylet_start_wait_time_s": "300",
@@ -30,6 +30,22 @@ OWN_CLUSTER = {
 }
 WORKERS_OWN = (VISIBLE, "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "RAY_")
 """Beginnings of variables that a worker has from Ray: those of the launcher would undo its packing."""
+
+
+def _prepare_own_cluster() -> None:
+    """Set what Ray reads from the environment; what the user has set stays.
+
+    Whoever reaches a cluster runs code there, so that it listens on this machine alone and asks for a token, which is
+    in these processes' memory. Ray reads both when it is imported: where that has been done, it is only kept from
+    writing a token into the home folder.
+    """
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        if "RAY_AUTH_MODE" not in os.environ:
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    for name, value in OWN_CLUSTER.items():
+        os.environ.setdefault(name, value)
 
 
 def library() -> Any:
@@ -93,8 +109,7 @@ class RayExecutor(Executor):
     def __init__(self, settings: Ray, console: Console) -> None:
         self.console = console
         if settings.address is None:
-            for name, value in OWN_CLUSTER.items():
-                os.environ.setdefault(name, value)
+            _prepare_own_cluster()
         self._ray = ray = library()
         there = this_machine()
         own: dict[str, Any] = {
