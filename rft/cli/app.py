@@ -51,7 +51,8 @@ def run(context: typer.Context) -> None:
     "  rft compare experiments/default --no-run\n\n"
     "  rft compare first second --out both\n\n"
     "  rft compare experiments/default --no-run --strict\n\n"
-    "  rft compare experiments/default sweep=fair_tuning sweep.trials=8",
+    "  rft compare experiments/default sweep=fair_tuning sweep.trials=8\n\n"
+    "  rft compare experiments/default --launcher ray hydra.launcher.gpus=0.5",
 )
 def compare(
     studies: Annotated[
@@ -59,7 +60,8 @@ def compare(
         typer.Argument(
             help="Each a folder with a study.yaml, the name of a study under runs/, or a folder with trials. What has "
             "the form key=value is an override for all arms of every study, in place of what `overrides:` of its "
-            "study.yaml sets the same; what an arm sets itself stays.",
+            "study.yaml sets the same; what an arm sets itself stays. "
+            "hydra.launcher.KEY=VALUE says where trials run and what each takes.",
             metavar="STUDY... [KEY=VALUE...]",
         ),
     ],
@@ -69,6 +71,9 @@ def compare(
         typer.Option(help="Folder of the report; if not given the study's, and of several runs/FIRST+SECOND."),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Trials at once; 0: as the study says.")] = 0,
+    launcher: Annotated[
+        str | None, typer.Option(help="Where trials run: local, ray or submitit; local if not given.")
+    ] = None,
     no_run: Annotated[
         bool, typer.Option("--no-run", help="Start nothing: compare what is there, also while the study runs.")
     ] = False,
@@ -79,7 +84,7 @@ def compare(
     """Hand the arguments on."""
     from rft.cli.compare import Options, compare_studies
 
-    compare_studies(studies, Options(runs, out, jobs, run=not no_run, strict=strict))
+    compare_studies(studies, Options(runs, out, jobs, launcher, run=not no_run, strict=strict))
 
 
 sweeps.add_to(app)

@@ -17,6 +17,7 @@ from rft.store import Store
 from rft.store.names import RECORD
 
 if TYPE_CHECKING:
+    from rft.config.where import Where
     from rft.report import StudyResults
     from rft.study.study import Plan
     from rft.study.tuning import FairTuning
@@ -34,6 +35,8 @@ class Options:
     """The report's folder; None: that of the study, and of several ``<runs>/<first>+<second>``."""
     jobs: int = 0
     """Trials at once; 0: as the study says."""
+    launcher: str | None = None
+    """Where trials run, as in ``hydra/launcher=NAME``; None: this machine, or as the overrides say."""
     run: bool = True
     """Whether to run what is missing of studies with a study.yaml."""
     strict: bool = False
@@ -42,11 +45,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A study: where its trials are; if there is a study.yaml its plan, the trials at once, and what tunes its arms."""
+    """A study: where its trials are; if there is a study.yaml its plan, where they run, and what tunes its arms."""
 
     folder: Path
     planned: Plan | None = None
-    jobs: int = 0
+    where: Where | None = None
     tuning: FairTuning | None = None
     origin: Mapping[str, Any] | None = None
     """What the ledger keeps of where it comes from."""
@@ -56,7 +59,8 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
     """Run the missing trials of studies that have a study.yaml, then print the table and write the report.
 
     Args:
-        studies: folders with a study.yaml, names of studies, folders of trials; and overrides for all arms.
+        studies: folders with a study.yaml, names of studies, folders of trials; and overrides, for all arms or of
+            Hydra's launcher.
         options: how.
 
     Raises:
@@ -65,12 +69,12 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
     """
     console = Console()
     overrides = [given for given in studies if "=" in given and not Path(given).exists()]
-    found = [_locate(study, options.runs, overrides) for study in studies if study not in overrides]
+    found = [_locate(study, options, overrides) for study in studies if study not in overrides]
     if not found:
         raise UserError(f"{' '.join(overrides)}: there is no study to override; name one, as in experiments/default")
     out = _out(found, options)
     _require_place(out)
-    failures, stopped = _run(found, options.jobs) if options.run else ([], None)
+    failures, stopped = _run(found) if options.run else ([], None)
     try:
         results = _load(found, check_settings=not options.run)
     except UserError as error:
@@ -91,23 +95,28 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
         raise UserError(f"{len(failures)} trials failed: {', '.join(failures)}; see log.txt in their folders")
 
 
-def _locate(study: str, runs: Path, overrides: Sequence[str]) -> Found:
+def _locate(study: str, options: Options, overrides: Sequence[str]) -> Found:
     """A study by the folder of its study.yaml, by its name under `runs`, or by the folder of its trials.
 
     Raises:
         UserError: whatever is wrong with the study.yaml; a folder with neither it nor a trial; overrides of a study
             that cannot be run.
     """
+    from rft.config.where import is_where, where
     from rft.report.load import records
     from rft.study.origin import origin
     from rft.study.study import load_study, plan
     from rft.study.tuning import fair_tuning, with_overrides
 
-    path = Path(study)
+    path, runs = Path(study), options.runs
     if path.is_file() or (path / "study.yaml").exists():
         name, spec = load_study(path)
-        spec, tuning = fair_tuning(name, with_overrides(spec, overrides), runs.absolute())
-        return Found(runs / name, plan(name, spec, runs.absolute()), spec.jobs, tuning, origin(path, overrides))
+        placing = [one for one in overrides if is_where(one)]
+        own = [one for one in overrides if one not in placing]
+        at = where((runs / name).absolute(), placing, options.launcher, options.jobs)
+        spec, tuning = fair_tuning(name, with_overrides(spec, own), runs.absolute())
+        planned = plan(name, spec, runs.absolute())
+        return Found(runs / name, planned, at.with_jobs(spec.jobs), tuning, origin(path, own))
     folder = path if path.exists() and not (runs / path.name).is_dir() else runs / path.name
     if not folder.is_dir():
         raise UserError(f"{study}: there is no such study; {_nearest_study(path, runs)}")
@@ -164,19 +173,18 @@ def _require_place(out: Path) -> None:
         raise UserError(f"the report cannot be written to {out}: {there} {fault}; choose another with --out DIR")
 
 
-def _run(found: Sequence[Found], jobs: int) -> tuple[list[str], UserError | None]:
+def _run(found: Sequence[Found]) -> tuple[list[str], UserError | None]:
     """Names of the trials that failed, and what ended a study before its trials."""
     from rft.study.study import run_study
 
     failures: list[str] = []
     stopped = None
     for one in found:
-        if one.planned is not None:
+        if one.planned is not None and one.where is not None:
             before = f"{one.folder.name} " if len(found) > 1 else ""
             try:
                 tune = one.tuning.run if one.tuning else None
-                at_once, console = jobs or one.jobs, Console(stderr=True)
-                failed = run_study(one.planned, at_once, console, tune, origin=one.origin)
+                failed = run_study(one.planned, one.where, Console(stderr=True), tune, origin=one.origin)
                 failures += [f"{before}{name}" for name in failed]
             except UserError as error:
                 stopped = stopped or error

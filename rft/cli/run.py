@@ -20,19 +20,17 @@ from omegaconf import DictConfig
 from rft.config import compose, expand_sweep, register
 from rft.config.build import target_class
 from rft.config.compose import check
-from rft.config.launchers import GROUP, Launch, Local, launching
+from rft.config.launchers import Launch, Local, launching
 from rft.config.options import GROUPS, SECOND
 from rft.config.overrides import with_nobody
 from rft.config.paths import conf_dir
 from rft.config.plugins import is_ours
+from rft.config.where import is_where
 from rft.errors import UserError
 from rft.study import identity
 
 if TYPE_CHECKING:
     from rft.study.launch import Job
-
-LAUNCHER = (f"{GROUP}=", "hydra.launcher.")
-"""Beginnings of the overrides of Hydra's own settings that are checked as ours are."""
 
 Found = tuple[DictConfig, Path, list[str]]
 """A trial: its configuration, folder and overrides."""
@@ -40,13 +38,24 @@ SweepTrial = tuple["Job", dict[str, Any]]
 """A trial of a sweep and its strategy."""
 
 
-def _precheck(overrides: Sequence[str], *, sweep: bool) -> None:
-    """Refuse a bad configuration in one line before Hydra starts a job, every run of a sweep included."""
-    own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or o.startswith(LAUNCHER)]
+def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool) -> None:
+    """Refuse a bad configuration in one line before Hydra starts a job, every run of a sweep included.
+
+    Args:
+        overrides: as given.
+        sweep: whether they are of several runs.
+        shows: whether the configuration is only shown, and nothing runs.
+
+    Raises:
+        UserError: for a configuration that does not fit, or a folder that takes no trials.
+    """
+    own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or is_where(o)]
     # Of runs that differ in their seed alone one tells for all: a thousand would take minutes.
     for one in {_but_seed(one): one for one in expand_sweep(own)}.values() if sweep else [own]:
         if compose(one).sweep.get("trials"):
             raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
+    if not shows:
+        _require_writable(overrides)
 
 
 def _require_writable(overrides: Sequence[str]) -> None:
@@ -89,9 +98,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
     arguments = with_nobody(arguments)
     flags = get_args_parser().parse_args(list(arguments))
     if not (flags.hydra_help or flags.info or flags.shell_completion):
-        _precheck(flags.overrides, sweep=flags.multirun)
-        if not flags.cfg:
-            _require_writable(flags.overrides)
+        _precheck(flags.overrides, sweep=flags.multirun, shows=bool(flags.cfg))
     register()
     identity.register()
     found: list[Found] = []
@@ -102,8 +109,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
     def task(cfg: DictConfig) -> Found | SweepTrial:
         cfg.arm = str(cfg.arm)  # its default needs Hydra's overrides, which are gone when the trial runs
         hydra = HydraConfig.get()
-        overrides = list(hydra.overrides.task)
-        folder = Path(hydra.runtime.output_dir)
+        overrides, folder = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
         nonlocal sweeps
         sweeps = hydra.mode is RunMode.MULTIRUN
         checked = check(cfg, overrides)
@@ -119,7 +125,7 @@ def hydra_run(arguments: Sequence[str]) -> None:
         nonlocal launched
         launched = True
         try:
-            _run_sweep(trials, settings)
+            _run_sweep(trials, settings, [one for one in flags.overrides if is_where(one)])
         except UserError as error:  # through Hydra it would come out as a traceback
             faults.append(error)
 
@@ -155,15 +161,15 @@ def _run_here(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
         run_trial(cfg, folder, overrides)
 
 
-def _run_sweep(trials: Sequence[SweepTrial], settings: Launch) -> None:
-    """Run the trials of a sweep as its launcher is set.
+def _run_sweep(trials: Sequence[SweepTrial], settings: Launch, placing: Sequence[str]) -> None:
+    """Run the trials of a sweep as its launcher is set, by overrides that are kept.
 
     Raises:
         UserError: naming those that failed.
     """
     from rft.study.sweep import run_sweep
 
-    if failed := run_sweep(trials, settings):
+    if failed := run_sweep(trials, settings, placing):
         raise UserError(
             f"{len(failed)} trials of the sweep did not end well: {', '.join(failed)}; see above what they printed, "
             "and their trial.json; rft retry starts those that failed again, rft resume the others"

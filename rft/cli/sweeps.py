@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,10 +17,30 @@ from rft.study.reading import rows_of
 from rft.study.remains import PLAN
 from rft.study.rows import Row, State
 
+if TYPE_CHECKING:
+    from rft.config.where import Where
+
 Study = Annotated[str, typer.Argument(help="A study's name under runs/, or its folder there.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Trials: an arm, ARM-sSEED or a full name; all if not given.")]
+Again = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Trials: an arm, ARM-sSEED or a full name; all that failed if not given. And hydra.launcher.KEY=VALUE.",
+        metavar="[TRIAL...] [KEY=VALUE...]",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="hydra.launcher.KEY=VALUE: settings of where trials run, in place of those of before.",
+        metavar="[KEY=VALUE...]",
+    ),
+]
+OnLauncher = Annotated[
+    str | None, typer.Option("--launcher", help="Where: local, ray or submitit; as the study was started if not given.")
+]
 Runs = Annotated[Path, typer.Option(help="Where trials are kept.")]
-Jobs = Annotated[int, typer.Option(help="Trials at once; 0 takes one a core, at most 4.")]
+Jobs = Annotated[int, typer.Option(help="Trials at once; 0: as the study was started.")]
 
 
 def _folder(study: str, runs: Path) -> Path:
@@ -80,17 +100,35 @@ def status(
     console.print(counted(rows), highlight=False)
 
 
-def resume(study: Study, jobs: Jobs = 0, runs: Runs = Path("runs")) -> None:
+def resume(
+    study: Study,
+    settings: Settings = None,
+    launcher: OnLauncher = None,
+    jobs: Jobs = 0,
+    runs: Runs = Path("runs"),
+) -> None:
     """Run what is queued or was interrupted, and nothing else; a trial goes on from its last checkpoint."""
     ledger = _ledger(study, runs)
+    at = _where(ledger, settings or [], launcher, jobs)
     if (kept := ledger.noted("origin")) is not None:
-        _resume_planned(study, ledger, kept, jobs)
+        _resume_planned(study, ledger, kept, at)
         return
     waiting = [row for row in ledger.rows() if row.state in (State.queued, State.interrupted, State.running)]
-    _run(study, ledger, waiting, jobs, {State.interrupted})
+    _run(study, ledger, waiting, at, {State.interrupted}, keep=True)
 
 
-def _resume_planned(study: str, ledger: Ledger, kept: dict[str, object], jobs: int) -> None:
+def _where(ledger: Ledger, given: Sequence[str], launcher: str | None, jobs: int) -> Where:
+    """Where to go on: as the study was started, but for what is said now.
+
+    Raises:
+        UserError: for what is wrong with what is said.
+    """
+    from rft.config.where import where
+
+    return where(ledger.study, given, launcher, jobs, kept=ledger.noted("where") or ())
+
+
+def _resume_planned(study: str, ledger: Ledger, kept: dict[str, object], at: Where) -> None:
     """Go on with a study that has a study.yaml: shared stages, tuning and trials, as it was started.
 
     Raises:
@@ -106,36 +144,51 @@ def _resume_planned(study: str, ledger: Ledger, kept: dict[str, object], jobs: i
     spec, tuning = fair_tuning(name, with_overrides(spec, overrides), ledger.study.parent)
     planned, console = plan(name, spec, ledger.study.parent), Console(stderr=True)
     tune = tuning.run if tuning else None
-    run_study(planned, jobs or spec.jobs, console, tune, again={State.interrupted})
+    run_study(planned, at.with_jobs(spec.jobs), console, tune, again={State.interrupted})
     folders = {job.folder for job in (tuning.settled(planned) if tuning else planned).trials}
     _close(study, [row for row in ledger.rows() if ledger.study / row.name in folders], console)
 
 
-def retry(study: Study, names: Names = None, jobs: Jobs = 0, runs: Runs = Path("runs")) -> None:
+def retry(
+    study: Study,
+    names: Again = None,
+    launcher: OnLauncher = None,
+    jobs: Jobs = 0,
+    runs: Runs = Path("runs"),
+) -> None:
     """Start trials that failed, or were cancelled and are named, once more."""
     ledger = _ledger(study, runs)
+    settings = [name for name in names or () if name.lstrip("+~").startswith("hydra")]
+    names = [name for name in names or () if name not in settings]
+    at = _where(ledger, settings, launcher, jobs)
     states = {State.failed, State.cancelled, State.interrupted} if names else {State.failed}
     meant = [row for row in _chosen(ledger.rows(), names) if row.state in states]
-    _run(study, ledger, meant, jobs, states)
+    _run(study, ledger, meant, at, states)
 
 
-def _run(study: str, ledger: Ledger, rows: Sequence[Row], jobs: int, states: set[State]) -> None:
-    """Run rows of the ledger as they stand there.
+def _run(study: str, ledger: Ledger, rows: Sequence[Row], at: Where, states: set[State], *, keep: bool = False) -> None:
+    """Run rows of the ledger as they stand there, and keep in it where, if told so.
 
     Raises:
         UserError: if trials did not end well.
     """
-    from rft.runtime import cores
+    from rft.study.demands import at_once, kept_demand
     from rft.study.launch import Job, Launcher
 
     console = Console(stderr=True)
     if not rows:
         console.print(f"{study}: nothing to start", highlight=False)
         return
-    ledger.requeue([row.name for row in rows], states)
-    with Launcher(console, ledger.study, again=()) as launcher:
-        work = [Job(row.label, row.overrides, ledger.study / row.name, row.forks, row.arm, row.seed) for row in rows]
-        launcher.run(work, jobs or min(4, cores()), "trials")
+    with Launcher(console, ledger.study, again=(), settings=at.settings) as launcher:
+        work = [
+            Job(row.label, row.overrides, ledger.study / row.name, row.forks, row.arm, row.seed, demand)
+            for row in rows
+            for demand in [kept_demand(row.demand, launcher.executor, at)]
+        ]
+        if keep:
+            ledger.note("where", at.overrides)
+        ledger.requeue([row.name for row in rows], states)
+        launcher.run(work, at_once(launcher.executor, at.settings), "trials")
     names = {row.name for row in rows}
     _close(study, [row for row in ledger.rows() if row.name in names], console)
 
@@ -167,8 +220,18 @@ def _nothing(study: str) -> NoReturn:
 
 EXAMPLES: Mapping[Callable[..., None], tuple[str, ...]] = {
     status: ("rft status first", "rft status first --json"),
-    resume: ("rft resume first", "rft resume experiments/default --jobs 2"),
-    retry: ("rft retry first", "rft retry first ppo", "rft retry first ppo-s1 dpo-s0"),
+    resume: (
+        "rft resume first",
+        "rft resume experiments/default --jobs 2",
+        "rft resume first --launcher ray hydra.launcher.address=auto",
+        "rft resume first hydra.launcher.memory_gb=24",
+    ),
+    retry: (
+        "rft retry first",
+        "rft retry first ppo",
+        "rft retry first ppo-s1 dpo-s0",
+        "rft retry first ppo hydra.launcher.memory_gb=24",
+    ),
     cancel: ("rft cancel first", "rft cancel first ppo-s1"),
 }
 

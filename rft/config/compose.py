@@ -254,7 +254,7 @@ def _refuse_nameless(overrides: Sequence[str]) -> None:
     for one in parsed:
         group, value = one.key_or_group, one.value()
         plain = value is None or isinstance(value, int | float | dict)
-        if plain and not one.is_delete() and group in (*GROUPS, *SECOND):
+        if plain and not one.is_delete() and group in (*GROUPS, *SECOND, GROUP):
             raise _no_option(group, str(one.input_line).partition("=")[2])
 
 
@@ -268,6 +268,30 @@ def _asked(overrides: Sequence[str]) -> set[tuple[str, str]]:
     return {(group, name) for group, name in named if group in GROUPS}
 
 
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """What Hydra makes of them, its own settings too, unchecked."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise _explain(error, overrides) from error
+
+
+def compose_launcher(overrides: Sequence[str] = ()) -> DictConfig:
+    """The checked settings of Hydra's launcher that overrides choose.
+
+    Raises:
+        UserError: one line, for whatever is wrong with them.
+    """
+    register()
+    _refuse_nameless(overrides)
+    found = _composed(overrides).hydra.launcher
+    check_launcher(found)
+    assert isinstance(found, DictConfig)
+    return found
+
+
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The checked configuration of one run; what is wrong with plugins that it does not use is a line on stderr.
 
@@ -278,12 +302,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     overrides = with_nobody(overrides)
     _refuse_nameless(overrides)
     refuse_faulty(_asked(overrides))
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise _explain(error, overrides) from error
+    cfg = _composed(overrides)
     # Defaults choose options too, ours or those of an option.
     chosen = {(str(group).partition("@")[0], str(name)) for group, name in cfg.hydra.runtime.choices.items()}
     refuse_faulty({(SECOND.get(group, group), name) for group, name in chosen})

@@ -32,6 +32,8 @@ from rft.config.ranges import number
 from rft.errors import UserError
 
 GROUP = "hydra/launcher"
+PREFIX = "hydra.launcher."
+"""Beginning of its settings."""
 PACKAGE, MODULE = "hydra_plugins", "hydra_plugins.rft"
 """Where Hydra finds them; it instantiates no others."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,4 +58,8 @@ def as_data(row: Row) -> dict[str, Any]:
     for name in ("started", "heartbeat", "ended"):
         moment = found[name]
         found[name] = None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
-    return found | {"state": row.state.value, "overrides": list(row.overrides)}
+    return found | {
+        "state": row.state.value,
+        "overrides": list(row.overrides),
+        "demand": row.demand and asdict(row.demand),
+    }

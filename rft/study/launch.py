@@ -21,10 +21,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rft.config import quoted
-from rft.config.launchers import Local
+from rft.config.launchers import Launch, Local
 from rft.store import Store
 from rft.store.names import INTERRUPTED, TRIAL
 from rft.study import killed
+from rft.study.demands import with_demands
 from rft.study.executors.base import Executor, Process, make_executor
 from rft.study.finished import is_finished, record_of, retire, tail
 from rft.study.forks import Forked
@@ -32,7 +33,7 @@ from rft.study.killed import memory_kills
 from rft.study.ledger import Ledger
 from rft.study.owner import launchers, owner
 from rft.study.rows import ENDED, Row, State
-from rft.study.slots import Demand, Grant, share
+from rft.study.slots import Demand, Grant
 from rft.study.warm import GRACE
 
 LAUNCHED = "RFT_LAUNCHED"
@@ -54,7 +55,9 @@ class Job:
     seed: int | None = None
     """The trial's seed; None for a stage that trials share."""
     demand: Demand | None = None
-    """What it takes; None: its part of the cores."""
+    """What it takes; None: by its strategy."""
+    strategy: Mapping[str, Any] | None = field(default=None, compare=False)
+    """Its settings of that group; None: not known, so it takes its part of the cores."""
 
     @property
     def arguments(self) -> list[str]:
@@ -71,7 +74,7 @@ def row_of(name: str, job: Job) -> Row:
     """A job as it is put into the ledger."""
     named = TRIAL.fullmatch(name)
     identity = name[-8:] if named else ""
-    return Row(name, identity, job.arm, job.seed, job.overrides, forks=job.forks)
+    return Row(name, identity, job.arm, job.seed, job.overrides, forks=job.forks, demand=job.demand)
 
 
 def may_fork(strategy: Mapping[str, Any]) -> bool:
@@ -145,7 +148,8 @@ class Launcher:
         console: where progress and failures are shown.
         study: the study's folder; None: the one that all jobs of a run lie in.
         again: the states in which a trial that is in the ledger is started once more. Shared stages always are.
-        executor: starts the jobs; as processes of this machine if not given.
+        executor: starts the jobs; by the settings if not given.
+        settings: where, and what a job takes that does not say so itself; on this machine if not given.
     """
 
     def __init__(
@@ -154,9 +158,11 @@ class Launcher:
         study: Path | None = None,
         again: Collection[State] = ENDED,
         executor: Executor | None = None,
+        settings: Launch | None = None,
     ) -> None:
         self.console, self.study, self.again = console, study, frozenset(again)
-        self.executor = executor or make_executor(Local(), console)
+        self.settings = settings or Local()
+        self.executor = executor or make_executor(self.settings, console)
         self._handler: Any = None
         self._opened: dict[Path, tuple[Ledger, str]] = {}
         self._owned = ExitStack()
@@ -227,12 +233,13 @@ class Launcher:
         """
         if not jobs:
             return {}
-        demands = self._demands(jobs, at_once)
+        jobs = with_demands(jobs, at_once, self.executor, self.settings)
         ledger, me, named = self.submit(jobs)
+        demands = {name: job.demand or Demand() for name, job in named.items()}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
             whole = progress.add_task(title, total=total or len(jobs), completed=before)
-            course = _Course(ledger, me, named, dict(zip(named, demands, strict=True)), progress, whole)
+            course = _Course(ledger, me, named, demands, progress, whole)
             try:
                 while course.waiting:
                     self._look_around(course)
@@ -242,18 +249,6 @@ class Launcher:
             finally:
                 self._end(course)
         return course.failed
-
-    def _demands(self, jobs: Sequence[Job], at_once: int) -> list[Demand]:
-        """What each job takes."""
-        slots = self.executor.slots
-        slots.at_most = min(at_once, len(jobs))
-        part = Demand(share(self.executor.machine, slots.at_most), gpus=None)
-        if slots.machine is not None and not any(job.demand for job in jobs):
-            # So many were asked for by their number, also where there are fewer cores.
-            slots.machine = replace(slots.machine, cores=max(slots.machine.cores, slots.at_most * part.cores))
-        for job in jobs:
-            slots.require(job.demand or part, job.name)
-        return [job.demand or part for job in jobs]
 
     def _start_some(self, course: _Course) -> None:
         """Start jobs that nobody has, as far as there is room."""

@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS trials (
     place INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they are started
     name TEXT NOT NULL UNIQUE, id TEXT NOT NULL, arm TEXT NOT NULL, seed INTEGER, overrides TEXT NOT NULL,
     state TEXT NOT NULL, owner TEXT, host TEXT, pid INTEGER, started REAL, heartbeat REAL, ended REAL,
-    attempts INTEGER NOT NULL, error TEXT, versions TEXT, forks INTEGER NOT NULL, cancelling INTEGER NOT NULL
+    attempts INTEGER NOT NULL, error TEXT, versions TEXT, forks INTEGER NOT NULL, cancelling INTEGER NOT NULL,
+    demand TEXT
 );
 CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -89,8 +90,8 @@ class Ledger:
                 old = there.get(row.name)
                 if old is None:
                     connection.execute(_INSERT, _values(row))
-                elif old.state in again.get(row.name, ()):
-                    _queue(connection, row)
+                elif old.state is State.queued or old.state in again.get(row.name, ()):
+                    _queue(connection, replace(row, demand=row.demand or old.demand))
             self._keep(connection)
 
         self._transact(put)
@@ -313,6 +314,8 @@ class Ledger:
                 found = [str(line) for (line,) in connection.execute("PRAGMA quick_check").fetchall()]
                 tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
                 if found == ["ok"] and {"trials", "study"} <= tables:
+                    if "demand" not in {at[1] for at in connection.execute("PRAGMA table_info(trials)")}:
+                        connection.execute("ALTER TABLE trials ADD COLUMN demand TEXT")  # made before there was one
                     _read(connection)
         except (sqlite3.Error, ValueError, TypeError) as error:
             if isinstance(error, sqlite3.Error) and not _is_damage(error):
@@ -373,23 +376,17 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _queue(connection: sqlite3.Connection, row: Row) -> None:
+    own = row.stored()
     connection.execute(
-        "UPDATE trials SET state = ?, owner = NULL, error = NULL, cancelling = 0, overrides = ?, id = ?, forks = ? "
-        "WHERE name = ?",
-        (State.queued.value, json.dumps(row.overrides), row.id, row.forks, row.name),
+        "UPDATE trials SET state = ?, owner = NULL, error = NULL, cancelling = 0, overrides = ?, id = ?, forks = ?, "
+        "demand = ? WHERE name = ?",
+        (State.queued.value, *(own[name] for name in ("overrides", "id", "forks", "demand", "name"))),
     )
 
 
 def _values(row: Row) -> tuple[Any, ...]:
-    own = {name: getattr(row, name) for name in _NAMES}
-    return tuple((own | {"overrides": json.dumps(row.overrides), "state": row.state.value}).values())
+    return tuple(row.stored().values())
 
 
 def _read(connection: sqlite3.Connection) -> list[Row]:
-    found = []
-    for values in connection.execute(_SELECT):
-        own = dict(zip(_NAMES, values, strict=True))
-        own |= {"overrides": tuple(json.loads(own["overrides"])), "state": State(own["state"])}
-        own |= {"forks": bool(own["forks"]), "cancelling": bool(own["cancelling"])}
-        found.append(Row(**own))
-    return found
+    return [Row.of(dict(zip(_NAMES, values, strict=True))) for values in connection.execute(_SELECT)]

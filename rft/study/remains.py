@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rft.store.names import INTERRUPTED, RECORD, TRIAL
 from rft.store.running import LOCK, is_running
 from rft.store.whole import write_whole
 from rft.study.rows import Row, State
+from rft.study.slots import Demand
 
 PLAN = "planned.json"
 """In the study's folder: what was put into the ledger, so that nothing is lost with it."""
@@ -29,7 +30,11 @@ def keep(study: Path, rows: Sequence[Row], notes: Mapping[str, Any]) -> None:
     Raises:
         OSError: naming the file; the one that was there stays.
     """
-    plan = [{name: getattr(row, name) for name in _KEPT} | {"cancelled": row.state is State.cancelled} for row in rows]
+    plan = [
+        {name: getattr(row, name) for name in _KEPT}
+        | {"cancelled": row.state is State.cancelled, "demand": row.demand and asdict(row.demand)}
+        for row in rows
+    ]
     write_whole(study / PLAN, json.dumps({"trials": plan, "study": dict(notes)}).encode())
 
 
@@ -48,7 +53,7 @@ def remains(study: Path) -> tuple[list[Row], dict[str, Any]]:
             continue
         taken_back = row.state is State.cancelled and there.state is State.interrupted
         state = State.cancelled if taken_back else there.state
-        rows.append(replace(there, overrides=row.overrides, forks=row.forks, state=state))
+        rows.append(replace(there, overrides=row.overrides, forks=row.forks, demand=row.demand, state=state))
     return rows + list(found.values()), notes
 
 
@@ -60,6 +65,7 @@ def planned(study: Path) -> tuple[list[Row], dict[str, Any]]:
             Row(
                 **{name: one[name] for name in _KEPT} | {"overrides": tuple(map(str, one["overrides"]))},
                 state=State.cancelled if one["cancelled"] else State.queued,
+                demand=Demand(**one["demand"]) if one.get("demand") else None,
             )
             for one in told.get("trials", [])
         ]

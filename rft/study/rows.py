@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
+from typing import Any
+
+from rft.study.slots import Demand
 
 
 class State(str, Enum):
@@ -57,6 +62,28 @@ class Row:
     """Whether it may start as a fork."""
     cancelling: bool = False
     """Whether its launcher is asked to end it."""
+    demand: Demand | None = None
+    """What it takes of the machine; None: not known."""
+
+    def stored(self) -> dict[str, Any]:
+        """What an sqlite row holds of it, by column."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        demand = None if self.demand is None else json.dumps(asdict(self.demand))
+        return own | {"overrides": json.dumps(self.overrides), "state": self.state.value, "demand": demand}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Row:
+        """The trial of what :meth:`stored` gave."""
+        return cls(
+            **{
+                **stored,
+                "overrides": tuple(json.loads(stored["overrides"])),
+                "state": State(stored["state"]),
+                "forks": bool(stored["forks"]),
+                "cancelling": bool(stored["cancelling"]),
+                "demand": Demand(**json.loads(stored["demand"])) if stored["demand"] else None,
+            }
+        )
 
     @property
     def is_trial(self) -> bool:

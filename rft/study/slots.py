@@ -26,6 +26,13 @@ class Machine:
     gpus: tuple[str, ...] = ()
     """As ``CUDA_VISIBLE_DEVICES`` names them."""
 
+    def __str__(self) -> str:
+        return str(Demand(max(1, self.cores), self.memory, len(self.gpus)))
+
+    def holds(self, demand: Demand) -> bool:
+        """Whether it would have room if it were idle."""
+        return _Free.of(self, ()).place(demand) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -139,10 +146,9 @@ class Slots:
         Raises:
             UserError: with what there is.
         """
-        if self.machine is not None and _Free.of(self.machine, ()).place(demand) is None:
-            there = Demand(max(1, self.machine.cores), self.machine.memory, len(self.machine.gpus))
+        if self.machine is not None and not self.machine.holds(demand):
             raise UserError(
-                f"{whose}: asks for {demand}, more than there is ({there}); lower what a trial takes "
+                f"{whose}: asks for {demand}, more than there is ({self.machine}); lower what a trial takes "
                 "(hydra.launcher.cores, memory_gb, gpus; strategy.devices)"
             )
 

@@ -17,9 +17,10 @@ from rich.console import Console
 from rft.config import compose, quoted
 from rft.config.overrides import written
 from rft.config.schemas import Replicate, RunConfig
+from rft.config.where import Where
 from rft.errors import UserError
-from rft.runtime import cores
 from rft.study.account import closing
+from rft.study.demands import at_once, with_demands
 from rft.study.final_judge import refuse_own_judge
 from rft.study.identity import name_of
 from rft.study.launch import Job, Launcher, may_fork
@@ -45,7 +46,8 @@ class StudySpec:
     sweep: str = "none"
     """How arms are tuned before: an option of the group ``sweep``, such as fair_tuning."""
     jobs: int = 0
-    """Trials at once, each with its share of the cores; 0 takes one a core, at most 4."""
+    """Trials at once, each with its share of the cores; 0: one a core, at most 4, or as many as fit if it is said
+    what each takes."""
 
 
 def load_study(path: Path) -> tuple[str, StudySpec]:
@@ -152,7 +154,8 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
             raise UserError(f"arm {arm}: {error}") from error
         require_separate_labels(cfg, f"arm {arm}: ")
         refuse_own_judge(cfg, f"arm {arm}: ")
-        forks = may_fork(plain_node(cfg.strategy))
+        strategy = plain_node(cfg.strategy)
+        forks = may_fork(strategy)
         folder = runs / name / "shared"
         replicates[arm] = is_pipeline(cfg)
         for found, groups, until in (
@@ -163,11 +166,13 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
                 same = json.dumps([seed, *(plain_node(cfg[g]) for g in groups)])
                 whose, more = (arm, ()) if seed is None else (f"{arm} seed {seed}", (f"seed={seed}",))
                 place = folder / f"{whose.replace(' ', '-')}-{until}"
-                found.setdefault(same, Job(f"{until} ({whose})", (*common, *more, f"until={until}"), place, forks))
+                own = (*common, *more, f"until={until}")
+                found.setdefault(same, Job(f"{until} ({whose})", own, place, forks, strategy=strategy))
         for seed in spec.seeds:
             cfg.seed = seed
             place = runs / name / name_of(cfg)
-            trials.append(Job(f"{arm} seed {seed}", (*common, f"seed={seed}"), place, forks, arm, seed))
+            own = (*common, f"seed={seed}")
+            trials.append(Job(f"{arm} seed {seed}", own, place, forks, arm, seed, strategy=strategy))
         settings |= dict.fromkeys((job.folder for job in trials[-len(spec.seeds) :]), plain_node(cfg))
     if len(set(replicates.values())) > 1:
         raise UserError(
@@ -183,7 +188,7 @@ Tune = Callable[[Launcher, int], tuple[Sequence[Job], dict[str, str]]]
 
 def run_study(
     planned: Plan,
-    at_once: int,
+    where: Where,
     console: Console,
     tune: Tune | None = None,
     *,
@@ -194,31 +199,34 @@ def run_study(
 
     Args:
         planned: its jobs.
-        at_once: trials side by side; 0 takes one a core, at most 4.
+        where: its trials run; kept in the ledger, for those that go on with them.
         console: where progress and failures are shown.
         tune: finds the settings of the trials, which then stand in for the planned ones.
         origin: where the study comes from, for the ledger.
         again: the states of ended trials that are started once more.
 
     Raises:
-        UserError: if a shared stage failed.
+        UserError: if a shared stage failed, or a trial takes more than there is.
     """
-    at_once = at_once or min(4, cores())
     study = planned.trials[0].folder.parent
-    with Launcher(console, study, again) as launcher:
+    with Launcher(console, study, again, settings=where.settings) as launcher:
+        side_by_side = at_once(launcher.executor, where.settings)
+        trials: Sequence[Job] = with_demands(planned.trials, side_by_side, launcher.executor, where.settings)
+        ledger, _ = launcher.open(study)
+        ledger.note("where", where.overrides)
         if origin is not None:
-            launcher.open(study)[0].note("origin", origin)
+            ledger.note("origin", origin)
         if tune is None:
-            launcher.submit(planned.trials)  # so that those who ask see what waits for the shared stages
+            launcher.submit(trials)  # so that those who ask see what waits for the shared stages
         for wave in planned.shared:
-            broken = launcher.run(wave, at_once, "shared stages")
+            broken = launcher.run(wave, side_by_side, "shared stages")
             for job in wave:
                 if job.name in broken:
                     raise UserError(f"{job.name}: {broken[job.name]} (see {job.log})")
-        trials, failed = tune(launcher, at_once) if tune else (planned.trials, {})
-        failed |= launcher.run(trials, at_once, "trials")
+        trials, failed = tune(launcher, side_by_side) if tune else (trials, {})
+        failed |= launcher.run(trials, side_by_side, "trials")
         folders = {job.folder for job in trials}
-        rows = [row for row in launcher.open(study)[0].rows() if study / row.name in folders]
+        rows = [row for row in ledger.rows() if study / row.name in folders]
         if any(row.state is not State.done for row in rows):
             closing(console, rows)
         return failed

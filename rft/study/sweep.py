@@ -65,12 +65,15 @@ def sweep_demand(strategy: Mapping[str, Any], settings: Launch, executor: Execut
     )
 
 
-def run_sweep(trials: Sequence[tuple[Job, Mapping[str, Any]]], settings: Launch) -> list[str]:
+def run_sweep(
+    trials: Sequence[tuple[Job, Mapping[str, Any]]], settings: Launch, overrides: Sequence[str] = ()
+) -> list[str]:
     """Run the trials and print what each printed; returns the names of those that failed or were stopped.
 
     Args:
         trials: from :func:`sweep_job`.
         settings: where they run, how many at once, and what each takes.
+        overrides: those of Hydra's launcher, which are kept for those that go on with the trials.
     """
     failed: list[str] = []
     console = Console(stderr=True, soft_wrap=True)
@@ -82,6 +85,7 @@ def run_sweep(trials: Sequence[tuple[Job, Mapping[str, Any]]], settings: Launch)
         executor = make_executor(settings, console)
         with _Sweep(console, study, executor, numbers) as launcher:
             jobs = [replace(job, demand=sweep_demand(how, settings, executor)) for job, how in found.values()]
+            launcher.open(study)[0].note("where", list(overrides))
             failed += launcher.run(jobs, settings.jobs, "trials")
             names = {folder.name for folder in found}
             closing(console, [row for row in launcher.open(study)[0].rows() if row.name in names])

@@ -21,6 +21,8 @@ class Arm:
     space: Mapping[str, Search]
     asks: Asks
     forks: bool
+    strategy: Mapping[str, Any] | None = None
+    """Settings of that group; None: not known."""
     trials: list[dict[str, Any]] = field(default_factory=list)
     """What came out, by number."""
 

@@ -201,7 +201,8 @@ class FairTuning:
             seed=self.config.seed,
             stopping=self.config.stopping.value,
         )
-        return Arm(arm, str(cfg.algorithm.name), common, space, asks, may_fork(plain_node(cfg.strategy)))
+        strategy = plain_node(cfg.strategy)
+        return Arm(arm, str(cfg.algorithm.name), common, space, asks, may_fork(strategy), strategy)
 
     def _space(self, cfg: DictConfig, fixed: set[str], arm: str) -> dict[str, Search]:
         """What is searched of an arm: what its algorithm declares and its overrides do not fix."""
@@ -247,6 +248,7 @@ class FairTuning:
                 arm.forks,
                 arm.name,
                 seed,
+                strategy=arm.strategy,
             )
             for seed in self.config.seeds
         ]

@@ -17,6 +17,7 @@ from rft.cli.run import hydra_run
 from rft.config import compose, register
 from rft.config.launchers import Cluster, Launch, Local, Ray, Submitit, launching
 from rft.config.paths import conf_dir
+from rft.config.where import where
 from rft.errors import UserError
 
 
@@ -116,3 +117,55 @@ def test_help_and_settings_name_them(capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert "cluster_gpus: null" in said
     assert "hydra_plugins.rft.RayLauncher" in said
+
+
+RAY = ("hydra/launcher=ray", "hydra.launcher.gpus=0.5", "hydra.launcher.address=auto")
+
+
+@pytest.mark.parametrize(
+    ("given", "launcher", "kept", "wanted"),
+    [
+        ((), None, (), Local()),
+        ((), None, RAY, Ray(gpus=0.5, address="auto")),
+        (("hydra.launcher.gpus=1",), None, RAY, Ray(gpus=1.0, address="auto")),
+        (("hydra.launcher.jobs=3",), "ray", (), Ray(jobs=3)),
+        ((), "local", RAY, Local(gpus=0.5)),
+        (("hydra/launcher=ray",), None, ("hydra.launcher.memory_gb=2",), Ray(memory_gb=2.0)),
+        (
+            ("+hydra.launcher.sbatch.reservation=week",),
+            "submitit",
+            RAY,
+            Submitit(gpus=0.5, sbatch={"reservation": "week"}, folder="runs/s/.submitit"),
+        ),
+    ],
+)
+def test_a_study_goes_on_where_it_was_but_for_what_is_said(
+    given: Sequence[str], launcher: str | None, kept: Sequence[str], wanted: Launch
+) -> None:
+    """What was kept for another launcher alone is dropped; what a trial takes is not."""
+    found = where(Path("runs/s"), given, launcher, kept=kept)
+    assert type(found.settings) is type(wanted)
+    skip = {"_target_"}
+    assert {k: v for k, v in vars(found.settings).items() if k not in skip} == {
+        k: v for k, v in vars(wanted).items() if k not in skip
+    }
+    assert where(Path("runs/s"), (), kept=found.overrides) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "launcher", "line"),
+    [
+        ((), "rya", "hydra/launcher=rya: no such launcher; did you mean 'ray'?"),
+        ((), "null", "hydra/launcher=null: no such launcher; valid are local, ray, submitit"),
+        (("hydra.launcher.jbos=3",), "ray", "hydra.launcher.jbos: no such key in hydra.launcher; did you mean 'jobs'?"),
+        (
+            ("hydra.job.num=3",),
+            None,
+            "hydra.job.num=3: says nothing of where trials run; leave it out, or give hydra.launcher.KEY=VALUE",
+        ),
+    ],
+)
+def test_what_says_no_place_is_refused(given: Sequence[str], launcher: str | None, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        where(Path("runs/s"), given, launcher)
+    assert str(caught.value) == line

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ from rich.console import Console
 
 from rft.config.launchers import Cluster, Local, Ray, Submitit
 from rft.errors import UserError
+from rft.study.executors import hold
 from rft.study.executors.base import Executor, Process
 from rft.study.executors.hold import Task
 from rft.study.slots import Demand, Grant, Machine, Slots
 from tests.integration.harness import REPOSITORY, wait_until
 
+pytestmark = pytest.mark.xdist_group("executors")  # else each worker process starts a Ray of its own
 FOUR = Machine(16, 0, ("0", "1", "2", "3"))
 # `python -m rft` takes the current folder first: a job that does what its argument says, in no time.
 STAND_IN = """
@@ -83,7 +86,8 @@ def _local(folder: Path) -> Executor:
 
 
 def _ray(folder: Path) -> Executor:
-    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    if find_spec("ray") is None:  # not imported here: Ray must read what the executor sets before
+        pytest.skip("the extra `ray` is not installed")
     from rft.study.executors.ray import RayExecutor
 
     # A machine that is too busy for Ray to start in time may have a cluster of 16 cores and 4 GPUs running.
@@ -162,7 +166,7 @@ def test_shares_and_whole_gpus_are_packed(executor: Executor, errand: Make) -> N
     demands = [Demand(1, 0, 0.5)] * 4 + [Demand(1, 0, 2)]
     started = [start(executor, job, demand) for job, demand in zip(jobs, demands, strict=True)]
     assert executor.slots.fitting([("more", Demand(1, 0, 0.5))]) is None
-    wait_until(lambda: all((job.folder / "said").exists() and "stays" in job.log.read_text() for job in jobs))
+    wait_until(lambda: all((job.folder / "said").exists() and "stays" in job.log.read_text() for job in jobs), 200)
     seen = [(job.said["CUDA_VISIBLE_DEVICES"] or "").split(",") for job in jobs]
     for process, grant in started:
         process.terminate()
@@ -172,6 +176,22 @@ def test_shares_and_whole_gpus_are_packed(executor: Executor, errand: Make) -> N
     assert sorted(used.values()) == [2, 2]
     assert len(seen[4]) == 2
     assert {*used, *seen[4]} == {"0", "1", "2", "3"}
+
+
+def test_no_other_machine_can_reach_what_runs_jobs(executor: Executor) -> None:
+    """Who reaches a Ray cluster runs code there."""
+    import psutil
+
+    own = psutil.Process()
+    heard = {
+        one.laddr.ip.removeprefix("::ffff:")
+        for process in [own, *own.children(recursive=True)]
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+    if executor.where == "on Ray" and "RAY_ADDRESS" not in os.environ:
+        assert heard == {"127.0.0.1"}
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
 def test_a_job_without_a_gpu_sees_none(executor: Executor, errand: Make) -> None:
@@ -211,6 +231,7 @@ def test_what_holds_a_job_takes_it_along(executor: Executor, errand: Make) -> No
     assert len(job.runs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard", [False, True])
 def test_one_that_waits_for_ray_never_begins_once_it_is_stopped(executor: Executor, errand: Make, hard: bool) -> None:
     if executor.where != "on Ray":
@@ -228,6 +249,48 @@ def test_one_that_waits_for_ray_never_begins_once_it_is_stopped(executor: Execut
     executor.slots.give_back(grant)
     time.sleep(1.0)
     assert second.runs == []
+
+
+@pytest.mark.slow
+def test_a_job_is_refused_where_what_the_launcher_wrote_is_not_seen(executor: Executor, errand: Make) -> None:
+    """As on a node that has a folder of its own under the same path: the file is gone when the task looks."""
+    if executor.where != "on Ray":
+        pytest.skip("only a cluster's queue holds what was started")
+    first, second = errand("first", "stay"), errand("second", "exit", "0")
+    process, grant = start(executor, first, Demand(16))
+    wait_until(lambda: "stays" in (first.log.read_text() if first.log.exists() else ""))
+    waits = executor.start(second, {}, Grant(Demand(16)))
+    for file in second.folder.glob(".asked-*"):
+        file.unlink()
+    process.terminate()
+    assert process.wait(30) == 7
+    executor.slots.give_back(grant)
+    assert waits.wait(60) == 2
+    assert (second.runs, waits.lost) == ([], "")
+    assert f"does not see {second.folder}; all nodes must share" in second.log.read_text()
+
+
+@pytest.mark.parametrize("missing", ["run", "store", "nothing"])
+def test_what_holds_a_job_looks_whether_it_sees_what_the_launcher_wrote(
+    errand: Make, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RFT_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(hold, "PATIENCE", 0.0)
+    job = errand("one", "exit", "0")
+    task = Task.of(job, {})
+    if missing == "run":
+        Path(task.asked).unlink()
+    if missing == "store":
+        (tmp_path / "store" / ".mark").write_text("of another one")
+    if missing == "nothing":
+        assert hold.hold(task) == 0
+        return
+    with pytest.raises(
+        FileNotFoundError, match=rf"does not see .*/{'one' if missing == 'run' else 'store'}; all nodes"
+    ):
+        hold.hold(task)
+    assert job.runs == []
 
 
 # What holds a job and lives on after it, as a worker of Ray does: an interrupt is an exception in it.
@@ -279,9 +342,17 @@ def test_an_interrupt_of_what_holds_a_job_ends_it_softly(errand: Make, saying: b
         assert not alive(job.runs[0])
 
 
-def test_a_share_of_a_gpu_is_refused_where_slurm_decides(tmp_path: Path, errand: Make) -> None:
+def test_a_share_of_a_gpu_is_refused_where_slurm_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rft.study.executors.submitit import SubmititExecutor
 
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
     with pytest.raises(UserError, match=r"hydra.launcher: .*slurm"):  # there is none here
         SubmititExecutor(Submitit(folder=str(tmp_path / "jobs")), Console())
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text("#!/bin/sh\n")  # by which submitit tells that there is a SLURM
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    executor = SubmititExecutor(Submitit(folder=str(tmp_path / "jobs")), Console())
+    executor.require(Demand(1, 0, 8), "whole")
+    with pytest.raises(UserError, match=r"hydra.launcher.gpus=0.5: SLURM gives whole GPUs"):
+        executor.require(Demand(1, 0, 0.5), "half")

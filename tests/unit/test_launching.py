@@ -232,3 +232,22 @@ def test_what_never_fits_is_refused_before_the_ledger_knows_it(world: Path) -> N
     with pytest.raises(UserError, match=r"a seed 0: asks for 99999 cores"):
         run(world, work)
     assert not (world / "runs" / "s" / "ledger.sqlite").exists()
+
+
+@pytest.mark.parametrize("command", ["resume", "retry"])
+def test_what_is_wrong_with_where_to_go_on_is_refused_before_anything_starts(
+    world: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(world, jobs(world, "exit"))
+    ledger = Ledger(world / "runs" / "s")
+    ledger.submit([replace(ledger.rows()[0], name="a-s9-00000000", seed=9, state=State.queued)], {})
+    before = [(row.state, row.attempts) for row in ledger.rows()]
+    for absent, extra in (("ray", "ray"), ("submitit", "slurm")):
+        monkeypatch.setitem(sys.modules, absent, None)
+        refused = CliRunner().invoke(app, [command, "s", "--launcher", absent]).exception
+        assert isinstance(refused, UserError)
+        assert str(refused).endswith(f"install it: pip install 'rft[{extra}]'")
+    refused = CliRunner().invoke(app, [command, "s", "--launcher", "locla"]).exception
+    assert str(refused) == "hydra/launcher=locla: no such launcher; did you mean 'local'?"
+    assert [(row.state, row.attempts) for row in ledger.rows()] == before
+    assert ledger.noted("where") is None

@@ -20,6 +20,7 @@ from rft.study.ledger import FILE, Ledger
 from rft.study.owner import is_alive, launchers, owner
 from rft.study.remains import PLAN
 from rft.study.rows import Row, State
+from rft.study.slots import Demand
 
 CLAIMER = """
 import sys, time
@@ -345,3 +346,27 @@ def test_a_launcher_that_is_killed_is_not_alive(tmp_path: Path) -> None:
     process.wait()
     assert not is_alive(tmp_path, name)
     assert launchers(tmp_path) == []
+
+
+def test_what_a_trial_takes_is_kept_and_follows_what_is_submitted_until_it_starts(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "s")
+    ledger.submit([row(0), row(1, demand=Demand(2, 3, 0.5))], {})
+    assert [one.demand for one in ledger.rows()] == [None, Demand(2, 3, 0.5)]
+    ledger.submit([row(0, demand=Demand(1, gpus=None)), row(1)], {})
+    assert [one.demand for one in ledger.rows()] == [Demand(1, gpus=None), Demand(2, 3, 0.5)]
+    with owner(ledger.study) as me:
+        ledger.claim([row(1).name], me)
+        ledger.submit([row(1, demand=Demand(9))], {})
+        ledger.end(row(1).name, State.failed, "why")
+    ledger.requeue([row(1).name], {State.failed})
+    assert ledger.rows()[1].demand == Demand(2, 3, 0.5)
+
+
+def test_a_ledger_of_before_there_were_demands_is_read(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "s")
+    ledger.submit([row(0)], {})
+    with sqlite3.connect(ledger.path) as connection:
+        connection.execute("ALTER TABLE trials DROP COLUMN demand")
+    warned: list[str] = []
+    (found,) = Ledger(tmp_path / "s", warned.append).rows()
+    assert (found, warned) == (row(0), [])

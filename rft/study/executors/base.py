@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from rft.study.slots import Grant, Machine, Slots
+from rft.study.slots import Demand, Grant, Machine, Slots
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,6 +88,14 @@ class Executor(ABC):
     @abstractmethod
     def machine(self) -> Machine:
         """What trials that say nothing of cores and GPUs take a share of."""
+
+    def require(self, demand: Demand, whose: str) -> None:
+        """Refuse what would never fit.
+
+        Raises:
+            UserError: with what there is.
+        """
+        self.slots.require(demand, whose)
 
     @abstractmethod
     def start(self, job: Job, environment: Mapping[str, str], grant: Grant) -> Process:

@@ -26,6 +26,11 @@ from rft.study.executors.base import Job
 
 LOOK = 0.2
 """Seconds between looks at the file with the signal."""
+UNSHARED = 2
+"""Exit code of a trial that was not started where it does not see what the launcher sees."""
+PATIENCE = 10.0
+"""Seconds in which a shared file system shows a node what the launcher has written."""
+NOT_SEEN = "all nodes must share the folder of the runs and the store"
 # A process that starts as this and then becomes the trial: should its parent be killed, the kernel kills it too. Not
 # between fork and exec of the parent, which may have threads.
 TIED = (
@@ -49,21 +54,39 @@ class Task:
     begun: str
     """File that says host and process id."""
     asked: str
-    """File that names a signal to send."""
+    """File that names a signal to send; there from the beginning, naming none."""
+    shared: Mapping[str, str]
+    """Files that the launcher has written, and what is in them: where they are not seen, nothing is shared."""
 
     @classmethod
     def of(cls, job: Job, environment: Mapping[str, str]) -> Task:
         """A job as a task; its files are of this start alone, so that nothing old is taken for its own."""
         one = uuid.uuid4().hex[:8]
         folder = job.folder.absolute()
+        asked = folder / f".asked-{one}"
+        _write(asked, {"signal": 0})
         return cls(
             tuple(job.arguments),
             str(Path.cwd()),
             str(job.log.absolute()),
             dict(environment),
             str(folder / f".begun-{one}"),
-            str(folder / f".asked-{one}"),
+            str(asked),
+            {str(asked): ""} | _store_mark(),
         )
+
+
+def _store_mark() -> dict[str, str]:
+    """A file of the store, and what tells it from that of any other store; none if nothing can be written there."""
+    from rft.store import Store  # here: what holds a trial elsewhere needs nothing of rft
+
+    mark = Store.default().root / ".mark"
+    with suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), mark.open("x", encoding="ascii") as file:
+            file.write(uuid.uuid4().hex)
+        return {str(mark): mark.read_text(encoding="ascii")}
+    return {}
 
 
 def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
@@ -75,6 +98,9 @@ def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
     Args:
         task: what to run.
         signals: by which a scheduler says that the time is over.
+
+    Raises:
+        FileNotFoundError: if this machine does not see what the launcher has written.
     """
     process: subprocess.Popen[bytes] | None = None
     told: list[int] = []
@@ -91,6 +117,7 @@ def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
         asked = _asked(task)
         if told or asked:
             return -(asked or signal.SIGTERM)
+        _require_shared(task)
         process = _start(task)
         if told:  # while it started
             process.terminate()
@@ -104,6 +131,21 @@ def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
 def tied(command: list[str]) -> list[str]:
     """The command that starts a command which ends with this process, however that comes; on Linux alone."""
     return [sys.executable, "-I", "-S", "-c", TIED, str(os.getpid()), *command]
+
+
+def _require_shared(task: Task) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while missing := [path for path, text in task.shared.items() if not _has(Path(path), text)]:
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"{socket.gethostname()} does not see {Path(missing[0]).parent}; {NOT_SEEN}")
+        time.sleep(LOOK)
+
+
+def _has(file: Path, text: str) -> bool:
+    try:
+        return text in file.read_text(encoding="ascii")
+    except OSError:
+        return False
 
 
 def _start(task: Task) -> subprocess.Popen[bytes]:
@@ -200,6 +242,13 @@ class Held(ABC):
             _write(Path(self.task.asked), {"signal": int(signal.SIGKILL)})
             if self.pid is None:
                 self.withdraw()
+
+    def unshared(self, error: Exception) -> bool:
+        """Whether the task says that it does not see what the launcher sees; then the trial's log says so."""
+        said = next((line for line in str(error).splitlines() if NOT_SEEN in line), None)
+        if said is not None:
+            Path(self.task.log).write_text(f"{said.partition('FileNotFoundError: ')[2] or said}\n", encoding="utf-8")
+        return said is not None
 
     @abstractmethod
     def ended(self) -> int | None:

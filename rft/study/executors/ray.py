@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 import time
@@ -16,13 +17,12 @@ from rft.config.launchers import Ray
 from rft.errors import UserError
 from rft.study.capacity import this_machine
 from rft.study.executors.base import Executor, Job
-from rft.study.executors.hold import LOOK, Held, Task, hold
-from rft.study.slots import VISIBLE, Grant, Machine, Slots
+from rft.study.executors.hold import LOOK, UNSHARED, Held, Task, hold
+from rft.study.slots import VISIBLE, Demand, Grant, Machine, Slots
 
 OBJECTS = 100 * 2**20
 """Bytes of shared memory for results, which are exit codes."""
 OWN_CLUSTER = {
-    "RAY_AUTH_MODE": "disabled",  # else a token is written into the home folder
     # Its parts are Python programs, which take longer to start beside trials than Ray waits by itself.
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_raylet_start_wait_time_s": "300",
@@ -30,6 +30,22 @@ OWN_CLUSTER = {
 }
 WORKERS_OWN = (VISIBLE, "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "RAY_")
 """Beginnings of variables that a worker has from Ray: those of the launcher would undo its packing."""
+
+
+def _prepare_own_cluster() -> None:
+    """Set what Ray reads from the environment; what the user has set stays.
+
+    Whoever reaches a cluster runs code there, so that it listens on this machine alone and asks for a token, which is
+    in these processes' memory. Ray reads both when it is imported: where that has been done, it is only kept from
+    writing a token into the home folder.
+    """
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        if "RAY_AUTH_MODE" not in os.environ:
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    for name, value in OWN_CLUSTER.items():
+        os.environ.setdefault(name, value)
 
 
 def library() -> Any:
@@ -62,6 +78,8 @@ class RayProcess(Held):
         except ray.exceptions.TaskCancelledError:
             return -signal.SIGTERM
         except ray.exceptions.RayError as error:
+            if self.unshared(error):
+                return UNSHARED
             self.lost = f"the Ray task that held it ended: {str(error).strip().splitlines()[-1]}"
             return -signal.SIGKILL
 
@@ -70,12 +88,17 @@ class RayProcess(Held):
         library().cancel(self.reference)
 
 
+def _machine(resources: Mapping[str, float]) -> Machine:
+    gpus = tuple(map(str, range(int(resources.get("GPU", 0)))))
+    return Machine(int(resources.get("CPU", 0)), int(resources.get("memory", 0)), gpus)
+
+
 class RayExecutor(Executor):
     """A running cluster, or one of this machine that ends with the launcher.
 
     Args:
         settings: which cluster, and what it has if it is started here.
-        console: not used; Ray's own output is turned off.
+        console: where it is said that a trial waits for the cluster to grow; Ray's own output is turned off.
 
     Raises:
         UserError: if Ray is not installed, or no cluster answers at the address.
@@ -84,9 +107,9 @@ class RayExecutor(Executor):
     where: ClassVar[str] = "on Ray"
 
     def __init__(self, settings: Ray, console: Console) -> None:
+        self.console = console
         if settings.address is None:
-            for name, value in OWN_CLUSTER.items():
-                os.environ.setdefault(name, value)
+            _prepare_own_cluster()
         self._ray = ray = library()
         there = this_machine()
         own: dict[str, Any] = {
@@ -117,10 +140,27 @@ class RayExecutor(Executor):
 
     @property
     def machine(self) -> Machine:
-        """All nodes together. One that cannot hold a trial by itself is Ray's to tell: the trial waits."""
-        there: dict[str, float] = self._ray.cluster_resources()
-        gpus = tuple(map(str, range(int(there.get("GPU", 0)))))
-        return Machine(int(there.get("CPU", 0)), int(there.get("memory", 0)), gpus)
+        """All nodes together."""
+        return _machine(self._ray.cluster_resources())
+
+    def require(self, demand: Demand, whose: str) -> None:
+        """Refuse what no node would hold by itself: Ray would let it wait for ever, and say nothing.
+
+        With a number of jobs the cluster may grow by what waits, so that it is told and not refused.
+        """
+        super().require(demand, whose)
+        nodes = [_machine(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
+        if any(node.holds(demand) for node in nodes):
+            return
+        largest = max(nodes, key=lambda node: (len(node.gpus), node.cores, node.memory), default=Machine(0))
+        told = f"{whose}: asks for {demand}, more than any of the {len(nodes)} nodes has by itself ({largest})"
+        if self.slots.machine is not None:
+            raise UserError(
+                f"{told}; lower what a trial takes (hydra.launcher.cores, memory_gb, gpus; strategy.devices), or give "
+                "hydra.launcher.jobs if the cluster grows with what waits"
+            )
+        line = f"warning: {told}; it waits until the cluster has grown"
+        self.console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def start(self, job: Job, environment: Mapping[str, str], grant: Grant) -> RayProcess:
         """Hand a job over. Whatever becomes of it, Ray does not run it again."""

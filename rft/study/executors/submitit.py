@@ -16,8 +16,8 @@ from rft.config.launchers import Cluster, Submitit
 from rft.errors import UserError
 from rft.study.capacity import this_machine
 from rft.study.executors.base import Executor, Job
-from rft.study.executors.hold import LOOK, Held, Task, hold
-from rft.study.slots import VISIBLE, Grant, Machine, Slots
+from rft.study.executors.hold import LOOK, UNSHARED, Held, Task, hold
+from rft.study.slots import VISIBLE, Demand, Grant, Machine, Slots
 
 SIGNALS = (int(signal.SIGTERM), int(signal.SIGUSR2))
 """scancel's, and the one that submitit has SLURM send some time before the limit."""
@@ -50,6 +50,8 @@ class SubmititProcess(Held):
         try:
             return int(self.job.result())
         except (errors.FailedJobError, errors.UncompletedJobError) as error:
+            if self.unshared(error):
+                return UNSHARED
             lines = [line for line in str(error).splitlines() if line.strip()]
             self.lost = f"the job that held it, {self.job.job_id}, ended as {self.job.state}: {lines[0]}"
             return -signal.SIGKILL
@@ -112,15 +114,15 @@ class SubmititExecutor(Executor):
         """This one as a node of the cluster, of which nothing else is known from here."""
         return this_machine()
 
-    def start(self, job: Job, environment: Mapping[str, str], grant: Grant) -> SubmititProcess:
-        """Submit a job; the variables of this process go along by sbatch's own way, and into no file.
-
-        Raises:
-            UserError: for a share of a GPU.
-        """
-        demand = grant.demand
+    def require(self, demand: Demand, whose: str) -> None:
+        """Refuse what would never fit, and a share of a GPU where SLURM gives them."""
         if demand.parts and not self._here:
             raise UserError(f"hydra.launcher.gpus={demand.gpus:g}: SLURM gives whole GPUs; ask for 1, or use ray")
+        super().require(demand, whose)
+
+    def start(self, job: Job, environment: Mapping[str, str], grant: Grant) -> SubmititProcess:
+        """Submit a job; the variables of this process go along by sbatch's own way, and into no file."""
+        demand = grant.demand
         more: dict[str, Any] = {"cpus_per_task": demand.cores}
         if not self._here:
             more |= {"gpus_per_node": int(demand.gpus)} if demand.gpus else {}
