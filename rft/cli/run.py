@@ -23,6 +23,7 @@ from rft.config.paths import conf_dir
 from rft.config.plugins import is_ours
 from rft.errors import UserError
 from rft.study import identity
+from rft.study.parts import refuse_misfits
 
 LAUNCHER = (f"{GROUP}=", "hydra.launcher.")
 """Beginnings of the overrides of Hydra's own settings that are checked as ours are."""
@@ -35,7 +36,9 @@ def _precheck(overrides: Sequence[str], *, sweep: bool) -> None:
     """Refuse a bad configuration in one line before Hydra starts a job, every run of a sweep included."""
     own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or o.startswith(LAUNCHER)]
     for one in expand_sweep(own) if sweep else [own]:
-        if compose(one).sweep.get("trials"):
+        cfg = compose(one)
+        refuse_misfits(cfg)
+        if cfg.sweep.get("trials"):
             raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
 
 

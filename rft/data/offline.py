@@ -277,8 +277,8 @@ class OfflineStream(IterableDataset[Batch]):
         if len(data) < rows_per_step:
             share = 2 if isinstance(data, UnpairedBatch) else 1  # two responses a pair
             raise UserError(
-                f"algorithm.pairs_per_step={rows_per_step // share}: there are {len(data) // share} training pairs "
-                "without a tie; ask for at most as many, or label more (task.train_prompts, "
+                f"algorithm.pairs_per_step={rows_per_step // share}: training pairs that have a label and are no tie: "
+                f"{len(data) // share}; ask for at most as many, or label more (task.train_prompts, "
                 "candidates.pairs_per_prompt)"
             )
         if rows_per_step % (world * accumulate):

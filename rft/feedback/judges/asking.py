@@ -100,8 +100,8 @@ class AskedJudge(Judge):
     Pointwise, with log-probabilities renormalised over the options: score = Σ s·p(s) (Lee et al. 2023, arXiv
     2309.00267, direct scoring), or of two options log p(last) − log p(first). Pairwise: P(first is better) = p(A) where
     it is shown as A, p(B) where it is shown as B; generated, 1, 0, or ½ for a tie. Listwise: 1, 0 or ½ by the ranks in
-    the order given and in the reversed one. An answer that cannot be read is asked for once more, then excluded. What an
-    earlier stage could not read is asked for anew: server or model may be mended.
+    the order given and in the reversed one. An answer that cannot be read is asked for once more, then excluded. What
+    an earlier stage could not read is asked for anew: server or model may be mended.
 
     Args:
         config: how it is asked.

@@ -73,6 +73,7 @@ class Endpoint:
         self._cap = CostCap(ledger, config.model, config.max_money) if priced else None
         self._backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=10.0, jitter=0.5)
         self._well = True
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
 
     def ask(self, request: Request, gone: threading.Event) -> Reply:
         """The reply to a question, tried again for as long as there is patience.
