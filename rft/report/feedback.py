@@ -81,7 +81,7 @@ def excluded(feedback: Mapping[str, Any]) -> list[str]:
             of = f" of {number(pairs['mean'], 0)}" if pairs else ""
             told.append(
                 f"{number(lost['mean'], 0 if not mean else 1)}{of} pairs of {group['source'] or 'the'} feedback "
-                f"({shortlist(group['arms'])}) are excluded{mean}: the judge's verdict could not be read, and no label "
+                f"({shortlist(group['arms'])}) {'is' if lost['mean'] == 1 else 'are'} excluded{mean}: the judge's verdict could not be read, and no label "
                 "was guessed."
             )
     return told
