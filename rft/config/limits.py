@@ -95,8 +95,8 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
     possible = samples * (samples - 1) // 2
     if pairs > possible:
         raise UserError(
-            f"candidates.pairs_per_prompt={pairs}: {samples} samples a prompt make {possible} pair{'s' * (possible > 1)}; "
-            "ask for fewer, or raise candidates.samples_per_prompt"
+            f"candidates.pairs_per_prompt={pairs}: {samples} samples a prompt make {possible} "
+            f"{'pair' if possible == 1 else 'pairs'}; ask for fewer, or raise candidates.samples_per_prompt"
         )
     ranks, accumulate = int(cfg.strategy.get("devices", 1)), int(cfg.strategy.get("accumulate", 1))
     typed, told, rows = _settings(algorithm, cfg.algorithm)
