@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(store.app, name="store", help="Look at, verify and clean the store of stage results.")
 app.add_typer(assets.app, name="assets", help="Models and data of the default study.")
-app.add_typer(judge.app, name="judge", help="Audit judges, and read what they answered.")
+app.add_typer(judge.app, name="judge")
 app.add_typer(plugins.app, name="plugins", help="Installed plugins: options, versions, faults.")
 app.add_typer(new.app, name="new", help="Write the package of a plugin.")
 

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 LONGEST = 300  # characters of a question or an answer in the table
 
-app = typer.Typer(name="judge", no_args_is_help=True, help="Audit judges, and read what they answered.")
+app = typer.Typer(
+    name="judge",
+    no_args_is_help=True,
+    help="Audit judges, and read what they answered.\n\n"
+    "Examples:\n\n"
+    "  rft judge audit judge=few_shot model=tiny audit.pairs=50\n\n"
+    "  rft judge audit judge=few_shot,hf --out results\n\n"
+    '  rft judge verdicts --find "ending" --limit 5',
+)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

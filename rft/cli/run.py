@@ -28,6 +28,7 @@ from rft.config.plugins import is_ours
 from rft.config.where import is_where
 from rft.errors import UserError
 from rft.study import identity
+from rft.study.parts import refuse_misfits
 
 if TYPE_CHECKING:
     from rft.study.launch import Job
@@ -52,7 +53,9 @@ def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool) -> None:
     own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or is_where(o)]
     # Of runs that differ in their seed alone one tells for all: a thousand would take minutes.
     for one in {_but_seed(one): one for one in expand_sweep(own)}.values() if sweep else [own]:
-        if compose(one).sweep.get("trials"):
+        cfg = compose(one)
+        refuse_misfits(cfg)
+        if cfg.sweep.get("trials"):
             raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
     if not shows:
         _require_writable(overrides)

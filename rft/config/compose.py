@@ -26,7 +26,8 @@ from rft.config.build import split_target
 from rft.config.extract import config_class, structured
 from rft.config.files import not_yaml, read_option
 from rft.config.launchers import GROUP, KINDS, check_launcher, launcher_keys, register_launchers
-from rft.config.limits import check_audit, check_conflict, check_fit, check_names, check_ranges
+from rft.config.limits import check_audit, check_conflict, check_filled, check_fit, check_names, check_ranges
+from rft.config.mistyped import mistyped
 from rft.config.options import (
     GROUPS,
     NOBODY,
@@ -162,12 +163,13 @@ def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
         hint = nearest(key, _keys_at(parent, overrides))
         return UserError(f"{where}: no such key{f' in {parent}' if parent else ''}; {hint}")
     if found := re.search(r"full_key: ([\w.\[\]]+)", text):
-        return UserError(f"{found[1]}: {(str(error.__cause__ or error)).splitlines()[0]}")
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        return UserError(mistyped(cause, found[1], overrides))
     line = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
     return UserError(f"config: {line.strip()}; see `rft run --help`")
 
 
-def _check_group(group: str, node: Any) -> type[Any]:
+def _check_group(group: str, node: Any, overrides: Sequence[str]) -> type[Any]:
     """Check a group's option against its schema; returns the schema's class."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"{group}: choose an option, as in {group}={_first_option(group)}")
@@ -181,7 +183,9 @@ def _check_group(group: str, node: Any) -> type[Any]:
     try:
         typed = OmegaConf.merge(schema, values)
     except OmegaConfBaseException as error:
-        raise UserError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            mistyped(error, f"{group}.{'' if error.full_key is None else error.full_key}", overrides)
+        ) from error
     assert isinstance(typed, DictConfig)
     check_ranges(declared, typed, f"{group}.")
     return declared
@@ -221,11 +225,11 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         assert isinstance(merged, DictConfig)
         for missing in sorted(OmegaConf.missing_keys(merged) - set(GROUPS)):
             raise UserError(f"{missing}: has no value; give one as {missing}=…")
-        classes = {group: _check_group(group, merged[group]) for group in GROUPS}
+        classes = {group: _check_group(group, merged[group], overrides) for group in GROUPS}
         for place in SECOND:
             merged[place] = merged[place] or None  # an option that holds nothing leaves an empty node
             if merged[place] is not None:
-                classes[place] = _check_group(place, merged[place])
+                classes[place] = _check_group(place, merged[place], overrides)
         _check_required(merged)
         OmegaConf.to_container(merged, resolve=True)
         check_ranges(RunConfig, merged, "")
@@ -304,12 +308,14 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     refuse_faulty(_asked(overrides))
     cfg = _composed(overrides)
     # Defaults choose options too, ours or those of an option.
-    chosen = {(str(group).partition("@")[0], str(name)) for group, name in cfg.hydra.runtime.choices.items()}
-    refuse_faulty({(SECOND.get(group, group), name) for group, name in chosen})
+    chosen = {str(group).partition("@")[0]: str(name) for group, name in cfg.hydra.runtime.choices.items()}
+    known = {group: (SECOND.get(group, group), name) for group, name in chosen.items()}
+    refuse_faulty(set(known.values()))
     check_launcher(cfg.hydra.launcher)
     with open_dict(cfg):
         del cfg["hydra"]
     checked = check(cfg, overrides)
+    check_filled(checked, {place: one for place, one in known.items() if one[0] in GROUPS and checked[place]})
     warn_of_faults()
     return checked
 

@@ -13,6 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rft.config.mistyped import mistyped
 from rft.config.ranges import out_of_range
 from rft.errors import UserError, nearest
 
@@ -107,7 +108,11 @@ def check_file(path: Path, group: str, values: Mapping[str, Any], there: Collect
             raise UserError(f"{line_of(path, 'defaults')}: defaults: {text!r} is no schema of {group}; {mend}")
     base = starts_from(group, values, there)
     if "_target_" not in values and base is None:
-        raise UserError(f"{path}: has no _target_; write `_target_: package.module.Class`, and {mend}")
+        others = ", ".join(sorted(set(there) - {path.stem}))
+        raise UserError(
+            f"{path}: has no _target_; to set another option's fields anew write `defaults: [OPTION, _self_]`, where "
+            f"OPTION is one of {others}; for a class of its own write `_target_: package.module.Class`, and {mend}"
+        )
     if not found and base is None:
         raise UserError(f"{line_of(path, 'defaults')}: its defaults name no schema; {mend}")
     if group == ALGORITHM and ("name" in values or "_target_" not in values):
@@ -149,8 +154,8 @@ def check_values(path: Path, group: str, values: Mapping[str, Any], declared: ty
     try:
         typed = OmegaConf.merge(schema, own)
     except OmegaConfBaseException as error:
-        key = str(error.full_key or "")
-        raise UserError(f"{line_of(path, key)}: {key}: {str(error).splitlines()[0]}; correct it") from error
+        key = "" if error.full_key is None else str(error.full_key)
+        raise UserError(f"{line_of(path, key)}: {mistyped(error, key)}; correct it") from error
     assert isinstance(typed, DictConfig)
     for key in own:
         if OmegaConf.is_missing(typed, key) or OmegaConf.is_interpolation(typed, key):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rft.config.extract import one_line
+from rft.config.options import set_apart
 from rft.config.ranges import out_of_range
 from rft.config.schemas import SPLITS, OnPolicyConfig, PreferenceConfig
 from rft.errors import UserError, nearest
@@ -93,8 +95,8 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
     possible = samples * (samples - 1) // 2
     if pairs > possible:
         raise UserError(
-            f"candidates.pairs_per_prompt={pairs}: {samples} samples a prompt make {possible} pairs; "
-            "ask for fewer, or raise candidates.samples_per_prompt"
+            f"candidates.pairs_per_prompt={pairs}: {samples} samples a prompt make {possible} "
+            f"{'pair' if possible == 1 else 'pairs'}; ask for fewer, or raise candidates.samples_per_prompt"
         )
     ranks, accumulate = int(cfg.strategy.get("devices", 1)), int(cfg.strategy.get("accumulate", 1))
     typed, told, rows = _settings(algorithm, cfg.algorithm)
@@ -119,6 +121,26 @@ def check_audit(cfg: DictConfig) -> None:
     """
     if 0 < (pairs := cfg.audit.pairs) < LEAST_AUDITED:
         raise UserError(f"audit.pairs={pairs}: tells nothing; ask for {LEAST_AUDITED} at least, or 0 to audit nothing")
+
+
+def check_filled(cfg: DictConfig, chosen: Mapping[str, tuple[str, str]]) -> None:
+    """Refuse to empty a list that sets an option apart from the one that it starts from, as principles a constitution.
+
+    Args:
+        cfg: the configuration.
+        chosen: group and name of the option at each place.
+
+    Raises:
+        UserError: naming the key and the mend.
+    """
+    for place, (group, name) in chosen.items():
+        base, own = set_apart(group, name)
+        for key, value in own.items() if base else ():
+            if isinstance(value, list) and value and cfg[place].get(key) == []:
+                raise UserError(
+                    f"{place}.{key}=[]: without any {place}={name} is {place}={base}; give at least one, or choose "
+                    f"{place}={base}"
+                )
 
 
 def check_names(cfg: DictConfig) -> None:

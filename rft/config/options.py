@@ -183,6 +183,15 @@ def option_like(group: str, values: Mapping[str, Any]) -> str | None:
     return min(names, key=unlike)
 
 
+def set_apart(group: str, name: str) -> tuple[str | None, Mapping[str, Any]]:
+    """The option that an option starts from, None if it starts from none, and what its own file holds."""
+    found = next((option for option in options() if option.key == (group, name)), None)
+    if found is None:
+        return None, {}
+    values = read_option(found.path)
+    return starts_from(group, values, _names(group)), values
+
+
 def _stated(option: Option, deep: int = 8) -> dict[str, Any]:
     """The settings that an option's file states, over those of the option that it starts from."""
     values = read_option(option.path)

@@ -116,17 +116,21 @@ def load_comparisons(folder_candidates: Path, folder_labels: Path, *, heldout: b
         UserError: if no training pair has a decided label; the held-out side may be empty.
     """
     pairs = {p["pair"]: p for p in read_table(folder_candidates / "pairs.parquet") if p["heldout"] is heldout}
-    found = []
+    found, unread = [], 0
     for label in read_table(folder_labels / "labels.parquet"):
         pair, p = pairs.get(label["pair"]), label["preference"]
         if pair is None or p is None or p == 0.5:
+            unread += pair is not None and p is None
             continue
         rows = (pair["first"], pair["second"]) if p > 0.5 else (pair["second"], pair["first"])
         found.append(Comparison(pair["prompt_id"], *rows, max(p, 1 - p)))
     if not found and not heldout:
+        mend = "raise task.train_prompts or candidates.pairs_per_prompt"
+        if unread:
+            mend = f"choose another judge, or another judge.form or judge.answers; or {mend}"
         raise UserError(
-            "feedback: no training pair has a decided label; label more: raise task.train_prompts or "
-            "candidates.pairs_per_prompt"
+            f"feedback: no training pair has a decided label: of {len(pairs)} {unread} could not be read and "
+            f"{len(pairs) - unread} are ties; {mend}"
         )
     return found
 
@@ -273,8 +277,8 @@ class OfflineStream(IterableDataset[Batch]):
         if len(data) < rows_per_step:
             share = 2 if isinstance(data, UnpairedBatch) else 1  # two responses a pair
             raise UserError(
-                f"algorithm.pairs_per_step={rows_per_step // share}: there are {len(data) // share} training pairs "
-                "without a tie; ask for at most as many, or label more (task.train_prompts, "
+                f"algorithm.pairs_per_step={rows_per_step // share}: training pairs that have a label and are no tie: "
+                f"{len(data) // share}; ask for at most as many, or label more (task.train_prompts, "
                 "candidates.pairs_per_prompt)"
             )
         if rows_per_step % (world * accumulate):

@@ -15,6 +15,7 @@ import numpy as np
 
 from rft.feedback.agreement import human_ceiling, krippendorff_alpha
 from rft.feedback.ratings import ASSET, HIGHEST, LOWEST, HumanPairs, Ratings, human_pairs, load_ratings
+from rft.progress import bar
 from rft.store import Entry, Json
 from rft.store.assets import asset_key, find_asset
 from rft.tasks.base import Task
@@ -135,10 +136,15 @@ def annotators_entry(task: Task) -> Entry:
 
     def build(out: Path) -> dict[str, Json]:
         ratings = load_ratings(task.store)
-        logits = task.load_gold(gold.path).logit(ratings.texts)
-        model = fit_annotators(ratings, logits)
-        (out / FILE).write_text(json.dumps(asdict(model), indent=1), encoding="utf-8")
-        return measure(model, ratings, logits)
+        with bar("simulated annotators", total=3) as progress:
+            logits = task.load_gold(gold.path).logit(ratings.texts)
+            progress.advance()
+            model = fit_annotators(ratings, logits)
+            (out / FILE).write_text(json.dumps(asdict(model), indent=1), encoding="utf-8")
+            progress.advance()
+            found = measure(model, ratings, logits)
+            progress.advance()
+        return found
 
     return task.store.get_or_compute(
         STAGE,

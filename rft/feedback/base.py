@@ -123,7 +123,8 @@ def require_mostly_read(missing: float, asked: float, what: str) -> None:
     if 2 * missing > asked:
         raise UserError(
             f"judge: {missing:.0f} of {asked:.0f} verdicts on {what} could not be read: too few are left; "
-            "ask it in another way, or choose another judge"
+            "ask it in another way (judge.form, judge.answers), raise judge.max_tokens if answers are cut, or choose "
+            "another judge; `rft judge verdicts` shows what was said"
         )
 
 

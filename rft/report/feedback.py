@@ -79,10 +79,11 @@ def excluded(feedback: Mapping[str, Any]) -> list[str]:
         if lost and lost["max"] > 0:
             mean = "" if lost["min"] == lost["max"] else ", in the mean"
             of = f" of {number(pairs['mean'], 0)}" if pairs else ""
+            are = "is" if lost["mean"] == 1 else "are"
             told.append(
                 f"{number(lost['mean'], 0 if not mean else 1)}{of} pairs of {group['source'] or 'the'} feedback "
-                f"({shortlist(group['arms'])}) are excluded{mean}: the judge's verdict could not be read, and no label "
-                "was guessed."
+                f"({shortlist(group['arms'])}) {are} excluded{mean}: the judge's verdict could not be read, and no "
+                "label was guessed."
             )
     return told
 

@@ -111,7 +111,7 @@ def _share(figure: Mapping[str, Any] | None, *more: str) -> Cell:
     """A share with its interval, what it is of, and more to say."""
     if not figure or figure.get("value") is None:
         return NONE
-    of = f"{figure['n']:.0f} pairs" if figure.get("n") else ""
+    of = counted(round(figure["n"]), "pair") if figure.get("n") else ""
     return percent(figure["value"]), "; ".join(filter(None, (_bounds(figure), of, *more)))
 
 

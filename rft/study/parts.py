@@ -9,7 +9,9 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from rft.config.build import target_class, to_config
-from rft.config.plugins import class_digest
+from rft.config.declared import declared
+from rft.config.options import option_like
+from rft.config.plugins import class_digest, is_ours
 from rft.config.schemas import REQUIRES
 from rft.errors import UserError
 
@@ -68,21 +70,41 @@ def part_class(group: str, node: DictConfig | Mapping[str, Any]) -> Any:
     return found
 
 
-def require_scoring_judge(cfg: DictConfig) -> None:
+def refuse_misfits(cfg: DictConfig) -> None:
+    """What `require_scoring_judge` and `require_separate_labels` refuse, where nothing heavy is imported to tell.
+
+    Of another package no module is imported: its parts are told once the trial starts.
+
+    Raises:
+        UserError: naming the options and the mend.
+    """
+    if all(is_ours(str(cfg[group]["_target_"])) for group in ("reward", "judge", "feedback", "algorithm")):
+        require_scoring_judge(cfg)
+        require_separate_labels(cfg)
+
+
+def require_scoring_judge(cfg: DictConfig, where: str = "") -> None:
     """Refuse a judge that scores no answer by itself where the reward is its score.
 
     It is told from the judge's settings alone, before anything is loaded for it.
 
+    Args:
+        cfg: the configuration of a trial.
+        where: what stands before what is said.
+
     Raises:
         UserError: naming the judge and the mend.
     """
-    if "judge" not in part_class("reward", cfg.reward).needs:
+    if "judge" not in _declared(cfg, "reward", "needs"):
         return
-    from rft.rewards.judge import scores_none
-
-    judge = part_class("judge", cfg.judge)
-    if not judge.scores_alone(to_config(cfg.judge)):
-        raise UserError(scores_none(judge))
+    if not part_class("judge", cfg.judge).scores_alone(to_config(cfg.judge)):
+        chosen = cfg.algorithm.get(f"{REQUIRES}reward")
+        whose = f"reward={_option(cfg, 'reward')}" if chosen is None else f"algorithm={cfg.algorithm.name}"
+        raise UserError(
+            f"{where}judge={_option(cfg, 'judge')}: compares answers as it is set and scores none by itself, but its "
+            f"score is the reward ({whose}); set judge.form=pointwise, or choose a judge that scores, such as "
+            "judge=few_shot"
+        )
 
 
 def require_separate_labels(cfg: DictConfig, where: str = "") -> None:
@@ -97,13 +119,23 @@ def require_separate_labels(cfg: DictConfig, where: str = "") -> None:
     Raises:
         UserError: naming the source and the mend.
     """
-    source = part_class("feedback", cfg.feedback)
-    if "feedback" in part_class("algorithm", cfg.algorithm).needs and source.by_comparison:
+    if "feedback" in _declared(cfg, "algorithm", "needs") and _declared(cfg, "feedback", "by_comparison"):
         raise UserError(
-            f"{where}feedback: a label by {source.__name__} depends on which pairs are labelled with it, and fresh "
-            "ones come in parts; choose feedback=ai or feedback=simulated, or an algorithm that learns from the labels "
-            "of the stage, such as algorithm=dpo"
+            f"{where}feedback={_option(cfg, 'feedback')}: a label depends on which pairs are labelled with it, and the "
+            f"fresh ones of algorithm={cfg.algorithm.name} come in parts; choose feedback=ai or feedback=simulated, or "
+            "an algorithm that learns from the labels of the stage, such as algorithm=dpo"
         )
+
+
+def _declared(cfg: DictConfig, group: str, name: str) -> Any:
+    """A constant of the class of a group's option, which is imported only if its source does not tell."""
+    target = str(cfg[group]["_target_"])
+    return declared(target, name) if is_ours(target) else getattr(part_class(group, cfg[group]), name)
+
+
+def _option(cfg: DictConfig, group: str) -> str:
+    """A group's option as it is typed; its class if it is none."""
+    return option_like(group, plain(cfg[group])) or str(cfg[group]["_target_"])
 
 
 def _known_needs(base: type[Any]) -> set[str]:

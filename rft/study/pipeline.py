@@ -341,9 +341,9 @@ class Pipeline(Chosen):
             raise UserError(f"until={until}: no such stage; valid are {', '.join(STAGES)}")
         # Whatever is wrong with them is said before anything is fetched.
         refuse_start(self.cfg, until)
-        _ = (self.algorithm_class, self.strategy, self.task)
         require_scoring_judge(self.cfg)
         require_separate_labels(self.cfg)
+        _ = (self.algorithm_class, self.strategy, self.task)
         refuse_own_judge(self.cfg, store=self.store)
         self._check_judges(until)
         entry: Entry | None = None

@@ -37,6 +37,7 @@ from rft.feedback.agreement import human_ceiling
 from rft.feedback.base import Answer, or_none
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.ratings import human_pairs, read_ratings
+from rft.feedback.unread import require_labels
 from rft.models.backbone import Role
 from rft.models.module import Module
 from rft.models.pretrained import LoraConfig, load_folder, save_folder
@@ -138,12 +139,16 @@ def make_labels(source: Feedback, gold: GoldReward, candidates_folder: Path, out
     """Label the pairs by the feedback source.
 
     A pair whose verdict could not be read has no preference: nothing learns from it.
+
+    Raises:
+        UserError: if these are most pairs.
     """
     candidates = read_table(candidates_folder / "candidates.parquet")
     pairs = read_table(candidates_folder / "pairs.parquet")
     answers = [Answer(c["prompt"], c["response"]) for c in candidates]
     index = np.array([[p["first"], p["second"]] for p in pairs], dtype=np.int64).reshape(-1, 2)
     labels = source.label(answers, index)
+    require_labels(labels)
     rows = [
         {
             "pair": pair["pair"],

@@ -24,7 +24,7 @@ from rft.study.demands import at_once, with_demands
 from rft.study.final_judge import refuse_own_judge
 from rft.study.identity import name_of
 from rft.study.launch import Job, Launcher, may_fork
-from rft.study.parts import require_separate_labels
+from rft.study.parts import require_scoring_judge, require_separate_labels
 from rft.study.replicate import is_pipeline
 from rft.study.rows import ENDED, State
 
@@ -152,6 +152,7 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
             cfg = compose(common)
         except UserError as error:
             raise UserError(f"arm {arm}: {error}") from error
+        require_scoring_judge(cfg, f"arm {arm}: ")
         require_separate_labels(cfg, f"arm {arm}: ")
         refuse_own_judge(cfg, f"arm {arm}: ")
         strategy = plain_node(cfg.strategy)

@@ -93,7 +93,7 @@ def test_a_sweeper_may_hand_over_batch_by_batch(monkeypatch: pytest.MonkeyPatch)
         ),
         (
             ["hydra/launcher=submitit", "hydra.launcher.cluster=sge"],
-            "hydra.launcher.cluster: Invalid value 'sge', expected one of [slurm, local]",
+            "hydra.launcher.cluster=sge: no such choice; valid are slurm, local",
         ),
     ],
 )

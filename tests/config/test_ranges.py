@@ -64,7 +64,7 @@ from rft.errors import UserError
         ("evaluation.splits=[test,test]", "names a split twice"),
         ("seed=0,1", "seed=0,1: several values make a sweep"),
         ("algorithm=ppo algorithm.kl_horizon=4", "algorithm.kl_horizon=4: must be at least the 32 rollouts"),
-        ("candidates.samples_per_prompt=2", "candidates.pairs_per_prompt=3: 2 samples a prompt make 1 pairs"),
+        ("candidates.samples_per_prompt=2", "candidates.pairs_per_prompt=3: 2 samples a prompt make 1 pair;"),
     ],
 )
 def test_is_refused_in_one_line_that_names_key_value_and_range(overrides: str, words: str) -> None:

@@ -12,6 +12,10 @@ from omegaconf import OmegaConf
 
 from rft.cli.run import hydra_run
 from rft.config import compose, expand_sweep
+from rft.config.build import target_class
+from rft.config.declared import declared
+from rft.config.files import read_option
+from rft.config.options import options
 from rft.config.overrides import with_nobody
 from rft.errors import UserError
 from rft.models.pretrained import Pretrained
@@ -19,7 +23,7 @@ from rft.store import Store
 from rft.store.assets import ASSETS, asset_key
 from rft.study.answering import who_answers
 from rft.study.final_judge import refuse_own_judge
-from rft.study.parts import require_separate_labels
+from rft.study.parts import refuse_misfits, require_separate_labels
 
 
 @pytest.mark.parametrize("algorithm", ["sft", "ppo", "dpo", "rlaif"])
@@ -41,7 +45,7 @@ def test_rlaif_means_ai_feedback() -> None:
         ("algorithm.clip_rang=0.1", "algorithm.clip_rang", "did you mean 'clip_range'"),
         ("+algorithm.clip_rang=0.1", "algorithm.clip_rang", "did you mean 'clip_range'"),
         ("++algorithm.clip_rang=0.1", "algorithm.clip_rang", "did you mean 'clip_range'"),
-        ("algorithm.lr=abc", "algorithm.lr", "Float"),
+        ("algorithm.lr=abc", "algorithm.lr", "abc is no number"),
         ("strategy.precision=fp8", "strategy.precision", "bf16"),
         ("modle=tiny", "modle", "did you mean 'model'"),
         ("model.lora.rnk=4", "model.lora.rnk", "did you mean 'rank'"),
@@ -62,6 +66,92 @@ def test_a_wrong_override_is_one_line_with_the_mend(override: str, where: str, m
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ("judge=hf judge.options=3", "judge.options: takes a list, as in judge.options=[…,…]"),
+        ("judge=hf judge.principles=foo", "judge.principles: takes a list"),
+        ("judge=hf judge.principles={a:b}", "judge.principles: takes a list"),
+        ("judge=few_shot judge.shots=[a]", "judge.shots[0]: takes fields with values, as in {name: value}"),
+        ("eval_judge=hf eval_judge.shots=[a]", "eval_judge.shots[0]: takes fields with values"),
+        ("judge=few_shot judge.shots=[{text:3}]", "judge.shots[0]: 3 is no text"),
+        ("judge=hf judge.options=[[1]]", "judge.options is [[1]]: holds what is no text"),
+        ("judge=hf judge.setting=[a]", "judge.setting: ['a'] is no text"),
+        ("judge=hf judge.batch_size=1.5", "judge.batch_size: 1.5 is no whole number"),
+        ("judge=hf judge.temperature=hot", "judge.temperature: hot is no number"),
+        ("judge=hf judge.chain_of_thought=maybe", "judge.chain_of_thought: maybe is neither true nor false"),
+        ("judge=hf judge.max_tokens=null", "judge.max_tokens: may not be null"),
+        ("judge=hf judge.form=pairwis", "judge.form=pairwis: no such choice; valid are pointwise, pairwise, listwise"),
+        ("feedback=mixed feedback.ai=3", "feedback.ai: has fields of its own; set one of them"),
+        ("candidates=3", "candidates: has fields of its own; set one of them, as in candidates.FIELD=…"),
+        ("judge=few_shot judge.shots=[]", "judge.shots is empty: give at least one example"),
+        ("judge=few_shot judge.batch_size=0", "judge.batch_size=0: must be at least 1"),
+        ("judge=few_shot judge.max_text_tokens=0", "judge.max_text_tokens=0: must be at least 1"),
+        (
+            "judge=constitution judge.principles=[]",
+            "judge.principles=[]: without any judge=constitution is judge=pairwise",
+        ),
+        ("eval_judge=constitution eval_judge.principles=[]", "eval_judge.principles=[]: without any"),
+        ("algorithm=constitutional judge.principles=[]", "judge.principles=[]: without any judge=constitution"),
+    ],
+)
+def test_what_cannot_be_a_setting_is_told_in_words_of_ours(overrides: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(overrides.split())
+    message = str(caught.value)
+    assert message.startswith(told)
+    assert "\n" not in message
+    for jargon in ("Config", "Dict", "ListConfig", "AnyNode", "subclass", "type hint", "Integer"):
+        assert jargon not in message
+
+
+def test_principles_are_no_need_of_a_judge_that_is_no_constitution() -> None:
+    assert compose(["judge=pairwise", "judge.principles=[]"]).judge.principles == []
+    assert compose(["judge=constitution", "judge.principles=[x]"]).judge.principles == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ("algorithm=rlaif_direct judge=pairwise", r"^judge=pairwise: compares .* \(algorithm=rlaif_direct\); set"),
+        (
+            "algorithm=ppo feedback=ai reward=judge judge=listwise",
+            r"^judge=listwise: compares .* \(reward=judge\); set",
+        ),
+        ("algorithm=online_feedback feedback=mixed", "^feedback=mixed: .* algorithm=online_feedback come in parts"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_by_name(overrides: str, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        refuse_misfits(compose(overrides.split()))
+    assert "\n" not in str(caught.value)
+    for fine in ("algorithm=rlaif_direct", "algorithm=rlaif judge=pairwise", "algorithm=dpo feedback=mixed"):
+        refuse_misfits(compose(fine.split()))
+
+
+def test_nothing_heavy_is_imported_to_refuse_them() -> None:
+    code = (
+        "import sys; from rft.cli.run import _precheck\n"
+        "try: _precheck(['algorithm=rlaif_direct', 'judge=pairwise'], sweep=False)\n"
+        "except Exception as error: print(error)\n"
+        "print(*{'torch', 'transformers', 'lightning', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    told, heavy = done.stdout.splitlines()
+    assert told.startswith("judge=pairwise: compares")
+    assert heavy == ""
+
+
+def test_what_classes_declare_is_read_as_it_is() -> None:
+    """Their own, their base's, and nothing where an option of the group declares nothing."""
+    for option in options():
+        if option.plugin is None and (target := read_option(option.path).get("_target_")):
+            for name in {"algorithm": ["needs"], "reward": ["needs"], "feedback": ["by_comparison"]}.get(
+                option.group, []
+            ):
+                assert declared(target, name) == getattr(target_class({"_target_": target}), name), target
+
+
 def test_another_feedback_than_the_name_says_is_refused() -> None:
     with pytest.raises(UserError, match="means feedback=ai"):
         compose(["algorithm=rlaif", "feedback=simulated"])
@@ -72,7 +162,7 @@ def test_another_feedback_than_the_name_says_is_refused() -> None:
     [
         ("eval_judge.bach_size=3", "did you mean 'batch_size'"),
         ("++eval_judge.bach_size=3", "did you mean 'batch_size'"),
-        ("eval_judge.batch_size=many", "Integer"),
+        ("eval_judge.batch_size=many", "many is no whole number"),
         ("eval_judge._target_=os.system", "RFT_ALLOWED_PACKAGES"),
     ],
 )
@@ -238,7 +328,7 @@ def test_what_is_no_name_of_an_option_is_refused_in_a_line(override: str) -> Non
 
 def test_labels_that_depend_on_what_else_is_asked_are_refused_for_fresh_pairs() -> None:
     with pytest.raises(
-        UserError, match=r"arm x: feedback: a label by Mixed depends on .* choose feedback=ai"
+        UserError, match=r"arm x: feedback=mixed: a label depends on .*algorithm=online_feedback.* choose feedback=ai"
     ) as caught:
         require_separate_labels(compose(["algorithm=online_feedback", "feedback=mixed"]), "arm x: ")
     assert "\n" not in str(caught.value)

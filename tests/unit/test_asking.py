@@ -148,6 +148,58 @@ def test_what_cannot_be_read_is_asked_once_more_then_excluded(tmp_path: Path) ->
     assert not backend.asked
 
 
+def mumbling(request: Request, texts: list[str]) -> str:
+    """It says nothing of "aaaaa", and of "a" something at the second time only."""
+    if not texts:
+        return "It rambles."
+    return "Hm." if "aaaaa" in texts or ("a" in texts and request.attempt == 0) else "Verdict: A"
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_a_later_stage_asks_for_what_could_not_be_read_and_for_nothing_else(tmp_path: Path, *, thinks: bool) -> None:
+    settings = {"answers": GENERATED, "chain_of_thought": thinks}
+    first, _ = judge(mumbling, tmp_path, **settings)
+    assert first.compare(ANSWERS, PAIRS).work.excluded == 2
+    assert "Hm." in [row.reply.text for row in first.verdicts.rows()]
+    mended, backend = judge(lambda request, texts: "Verdict: B", tmp_path, **settings)
+    found = mended.compare(ANSWERS, PAIRS)
+    assert [sorted(map(len, shown(request))) for request in backend.asked] == [[1, 5]] * 2
+    np.testing.assert_array_equal(found.orders, [[1, 0], [0, 1], [1, 0]])
+    assert (found.work.kept, found.work.retried, found.work.excluded) == (4, 2, 0)
+    last, backend = judge(mumbling, tmp_path, **settings)
+    np.testing.assert_array_equal(last.compare(ANSWERS, PAIRS).orders, found.orders)
+    assert not backend.asked
+
+
+def test_a_thought_that_led_to_nothing_is_asked_for_anew_too(tmp_path: Path) -> None:
+    def dumb(request: Request, texts: list[str]) -> str | None:
+        return None if request.options else "…"
+
+    judge(dumb, tmp_path, chain_of_thought=True)[0].compare(ANSWERS, PAIRS[:1])
+    mended, backend = judge(
+        lambda request, texts: longer(request, texts) if request.options else "Plain.", tmp_path, chain_of_thought=True
+    )
+    found = mended.compare(ANSWERS, PAIRS[:1])
+    assert sorted(bool(request.options) for request in backend.asked) == [False, False, True, True]
+    assert found.raw[0]["shown_first"]["thought"] == "Plain."
+    assert found.work.excluded == 0
+
+
+def test_what_a_killed_stage_could_not_read_at_first_is_asked_once_more_only(tmp_path: Path) -> None:
+    """As an undisturbed one would have gone on."""
+
+    def ends(request: Request, texts: list[str]) -> str:
+        if request.attempt:
+            raise UserError("judge: nobody there")
+        return "Hm."
+
+    with pytest.raises(UserError, match="nobody"):
+        judge(ends, tmp_path, answers=GENERATED)[0].compare(ANSWERS, PAIRS[:1])
+    after, backend = judge(lambda request, texts: "A", tmp_path, answers=GENERATED)
+    assert after.compare(ANSWERS, PAIRS[:1]).work.retried == 2
+    assert [request.attempt for request in backend.asked] == [1, 1]
+
+
 @pytest.mark.parametrize("logprobs", [None, (0.0,), (math.nan, 0.0), (-math.inf, -math.inf)])
 def test_log_probabilities_that_are_none_exclude(logprobs: Any, tmp_path: Path) -> None:
     one, _ = judge(lambda request, texts: logprobs, tmp_path)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rft.errors import UserError
-from rft.feedback.judges.completion import BELOW, Malformed, NoLogprobs, option_logprobs, read_completion
+from rft.feedback.judges.completion import BELOW, NoCompletion, NoLogprobs, option_logprobs, read_completion
 from rft.feedback.judges.cost_cap import CostCap
 from rft.feedback.judges.endpoint import Unfit
 from rft.feedback.judges.in_flight import Asking
@@ -115,7 +115,7 @@ def test_what_was_cut_is_marked_and_what_was_filtered_is_no_text() -> None:
     "body", ["", "<html>", "[]", "{}", '{"choices": []}', '{"choices": [1]}', '{"choices": [{}]}', '{"error": {}}']
 )
 def test_what_is_no_completion_is_malformed(body: str) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(NoCompletion):
         read_completion(body, ())
 
 
@@ -127,6 +127,24 @@ def test_log_probabilities_are_read_from_the_first_place_and_odd_entries_are_pas
     assert read_completion(completion(logprobs=logprobs, finish_reason="content_filter"), ("A", "B")).logprobs is None
     with pytest.raises(NoLogprobs):
         read_completion(completion(logprobs=None), ("A", "B"))
+
+
+@pytest.mark.parametrize(
+    ("token", "choice", "text"),
+    [
+        ("I", {"message": {"content": "I like both"}}, "I like both"),
+        ("A", {"finish_reason": "content_filter"}, "A"),
+        ("A", {"message": {"content": None, "refusal": "I will not choose."}}, "I will not choose."),
+        ("I", {"message": {"content": None}}, ""),
+        ("A", {}, ""),
+    ],
+)
+def test_what_was_said_instead_of_an_option_is_kept(token: str, choice: dict[str, Any], text: str) -> None:
+    """And nothing beside log-probabilities that can be read."""
+    logprobs = {"content": [{"token": token, "logprob": -0.5, "top_logprobs": [{"token": token, "logprob": -0.5}]}]}
+    found = read_completion(completion(logprobs=logprobs, **choice), ("A", "B"))
+    assert found.text == text
+    assert (found.logprobs is None) is (choice != {})
 
 
 def test_a_probability_above_one_is_none() -> None:

@@ -270,7 +270,9 @@ def test_a_judge_that_only_compares_is_no_reward(tmp_path: Path, monkeypatch: py
     cfg = compose(["model=tiny", "algorithm=ppo", "feedback=ai", "reward=judge"])
     cfg.judge = {"_target_": "comparing.Compares", "pointwise": False}
     store = Store(tmp_path / "store")
-    with pytest.raises(UserError, match="Compares compares answers as it is set and scores none by itself"):
+    with pytest.raises(
+        UserError, match=r"judge=comparing\.Compares: compares answers as it is set and scores none by itself"
+    ):
         Pipeline(cfg, store, tmp_path).run("sft")
     assert not store.root.exists()
     cfg.judge.pointwise = True

@@ -53,6 +53,23 @@ def test_the_first_reply_stays(tmp_path: Path) -> None:
     assert kept.find(IDENTITY, REQUEST) == REPLY
 
 
+def test_a_reply_that_could_not_be_read_gives_way_once(tmp_path: Path) -> None:
+    """Two stages that found the same one replace it: the first new one stays, and is read under its own time."""
+    path = tmp_path / "v.sqlite"
+    stale, second = Reply("Both \ud83d", None, 1, 1, 0.5), Reply("B", None, 1, 1, 0.5)
+    KeptVerdicts(path, {}).keep(IDENTITY, REQUEST, stale)
+    before = next(KeptVerdicts(path, {}).rows()).created
+    one, other = KeptVerdicts(path, {}), KeptVerdicts(path, {})
+    assert one.find_many([(IDENTITY, REQUEST)], own=True) == [None]
+    one.replace(IDENTITY, REQUEST, stale, REPLY)
+    other.replace(IDENTITY, REQUEST, stale, second)
+    for kept in (one, other):
+        assert kept.find_many([(IDENTITY, REQUEST)], own=True) == [REPLY]
+    assert KeptVerdicts(path, {}).find(IDENTITY, REQUEST) == REPLY
+    (row,) = one.rows()
+    assert row.created > before
+
+
 def test_many_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
     """More than one query looks for at once; a reply that JSON cannot write leaves none of its companions behind."""
     kept, count = KeptVerdicts(tmp_path / "v.sqlite", {}), 1203

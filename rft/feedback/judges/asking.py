@@ -100,7 +100,8 @@ class AskedJudge(Judge):
     Pointwise, with log-probabilities renormalised over the options: score = Σ s·p(s) (Lee et al. 2023, arXiv
     2309.00267, direct scoring), or of two options log p(last) − log p(first). Pairwise: P(first is better) = p(A) where
     it is shown as A, p(B) where it is shown as B; generated, 1, 0, or ½ for a tie. Listwise: 1, 0 or ½ by the ranks in
-    the order given and in the reversed one. An answer that cannot be read is asked for once more, then excluded.
+    the order given and in the reversed one. An answer that cannot be read is asked for once more, then excluded. What
+    an earlier stage could not read is asked for anew: server or model may be mended.
 
     Args:
         config: how it is asked.
@@ -197,22 +198,31 @@ class AskedJudge(Judge):
     def _answers(self, questions: Sequence[Question]) -> tuple[list[Asked], Work]:
         """Each question's answer, with what it took; the same question is put once."""
         asked = {question.key: Asked(question) for question in questions}
-        everything, attempt = list(asked.values()), 2 * self._again
-        if self.config.chain_of_thought and self.config.answers == AnswersEnum.logprobs:
-            thoughts = self._replies([self.prompts.thinking(one.question, attempt) for one in everything], "Thinking")
-            for one, said in zip(everything, thoughts, strict=True):
-                one.thought = said[0].text
-                one.replies.append(said)
-        self._ask(everything, attempt)
-        self._ask([one for one in everything if one.value is None and not one.refused], attempt + 1)
+        self._decide(list(asked.values()))
+        stale = [key for key, one in asked.items() if one.value is None and all(kept for _, kept in one.replies)]
+        anew = {key: Asked(asked[key].question) for key in stale}
+        self._decide(list(anew.values()), anew=True)
+        asked |= anew
+        everything = list(asked.values())
         work = work_of([one.replies for one in everything])
         retried = sum(one.asked > 1 for one in everything)
         excluded = sum(one.value is None for one in everything)
         return [asked[question.key] for question in questions], replace(work, retried=retried, excluded=excluded)
 
-    def _ask(self, asked: Sequence[Asked], attempt: int) -> None:
+    def _decide(self, asked: Sequence[Asked], *, anew: bool = False) -> None:
+        """Ask for the verdicts, and once more for those that cannot be read; `anew` as of `_replies`."""
+        attempt = 2 * self._again
+        if self.config.chain_of_thought and self.config.answers == AnswersEnum.logprobs:
+            requests = [self.prompts.thinking(one.question, attempt) for one in asked]
+            for one, said in zip(asked, self._replies(requests, "Thinking", anew=anew), strict=True):
+                one.thought = said[0].text
+                one.replies.append(said)
+        self._ask(asked, attempt, anew=anew)
+        self._ask([one for one in asked if one.value is None and not one.refused], attempt + 1, anew=anew)
+
+    def _ask(self, asked: Sequence[Asked], attempt: int, *, anew: bool) -> None:
         requests = [self.prompts.verdict(one.question, one.thought, attempt) for one in asked]
-        replies = self._replies(requests, "Judging again" if attempt % 2 else "Judging")
+        replies = self._replies(requests, "Judging again" if attempt % 2 else "Judging", anew=anew)
         marked = self.config.chain_of_thought
         for one, said in zip(asked, replies, strict=True):
             one.asked += 1
@@ -224,17 +234,27 @@ class AskedJudge(Judge):
                 options = len(one.question.labels)
                 one.value = readable(said[0].logprobs, options, finite=self.one_by_one and options == 2)
 
-    def _replies(self, requests: Sequence[Request], doing: str) -> list[tuple[Reply, bool]]:
-        """Each request's reply and whether it was kept from before; new ones are kept as they come."""
-        found = self.verdicts.find_many([(self.backend.identity(request), request) for request in requests])
+    def _replies(self, requests: Sequence[Request], doing: str, *, anew: bool = False) -> list[tuple[Reply, bool]]:
+        """Each request's reply and whether it was kept from before; new ones are kept as they come.
+
+        With `anew` what an earlier stage kept is asked for again, and the new reply takes its place.
+        """
+        asked = [(self.backend.identity(request), request) for request in requests]
+        found = self.verdicts.find_many(asked, own=anew)
+        older = self.verdicts.find_many(asked) if anew else found
         missing = [i for i, reply in enumerate(found) if reply is None]
         fresh: dict[int, Reply] = {}
         if missing:
             with bar(doing, total=len(missing)) as progress:
                 for place, reply in self.backend.answer([requests[i] for i in missing]):
-                    request = requests[missing[place]]
-                    if not reply.refused:  # a server with a longer context may take it another time
-                        self.verdicts.keep(self.backend.identity(request), request, reply)
+                    identity, request = asked[missing[place]]
+                    stale = older[missing[place]]
+                    if reply.refused:  # a server with a longer context may take it another time
+                        pass
+                    elif stale is None:
+                        self.verdicts.keep(identity, request, reply)
+                    else:
+                        self.verdicts.replace(identity, request, stale, reply)
                     fresh[missing[place]] = reply
                     progress.advance()
         return [(fresh[i], False) if reply is None else (reply, True) for i, reply in enumerate(found)]

@@ -55,10 +55,14 @@ class KeptVerdicts:
             run asks nothing again. In a trial (training, evaluation) a model in this process is asked anew: its answers
             depend on the batch to the last bit, and a trial must not depend on what others have asked. What an
             endpoint has answered is found there too. Without, answers are kept and never found.
+
+    Attributes:
+        own: keys of what this object kept, as the object of one stage does: `find_many` tells it from older replies.
     """
 
     def __init__(self, path: Path, known: Mapping[str, Any], *, recall: bool = True) -> None:
         self.path, self.known, self.recall = path, dict(known), recall
+        self.own: set[str] = set()
 
     def find(self, identity: Mapping[str, Any], request: Request) -> Reply | None:
         """What was answered to the same request before, if anything.
@@ -68,15 +72,21 @@ class KeptVerdicts:
         """
         return self.find_many([(identity, request)])[0]
 
-    def find_many(self, asked: Sequence[tuple[Mapping[str, Any], Request]]) -> list[Reply | None]:
-        """As `find`, of many at once: each by the identity of who is asked and the request."""
+    def find_many(self, asked: Sequence[tuple[Mapping[str, Any], Request]], *, own: bool = False) -> list[Reply | None]:
+        """As `find`, of many at once: each by the identity of who is asked and the request.
+
+        Args:
+            asked: identity and request of each.
+            own: find what this object kept, nothing older.
+        """
         if not asked or not self.recall or not self.path.exists():
             return [None] * len(asked)
         keys = [self._address(identity, request)[0] for identity, request in asked]
+        wanted = list(self.own & set(keys)) if own else keys
         found: dict[str, Reply] = {}
         with self._told(), closing(self._open_to_read()) as connection:
-            for start in range(0, len(keys), AT_ONCE):
-                part = keys[start : start + AT_ONCE]
+            for start in range(0, len(wanted), AT_ONCE):
+                part = wanted[start : start + AT_ONCE]
                 marks = ", ".join("?" * len(part))
                 rows = connection.execute(f"SELECT key, reply FROM verdicts WHERE key IN ({marks})", part)
                 found |= {key: _reply(json.loads(reply)) for key, reply in rows}
@@ -109,12 +119,29 @@ class KeptVerdicts:
             return
         now, rows = datetime.now(UTC).isoformat(), []
         for identity, request, reply in answered:
-            row = (*self._address(identity, request), json.dumps(asdict(reply), ensure_ascii=False), now)
+            row = (*self._address(identity, request), _written(reply), now)
             rows.append([_encodable(one) for one in row])
         with self._told(), closing(self._open_to_write()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", rows)
             connection.execute("COMMIT")
+        self.own |= {row[0] for row in rows}
+
+    def replace(self, identity: Mapping[str, Any], request: Request, stale: Reply, reply: Reply) -> None:
+        """Keep an answer in the place of one that could not be read; of two that replace the same the first stays.
+
+        Raises:
+            UserError: if the file is none of kept verdicts, or cannot be written.
+        """
+        key, now = self._address(identity, request)[0], datetime.now(UTC).isoformat()
+        with self._told(), closing(self._open_to_write()) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            there = connection.execute("SELECT reply FROM verdicts WHERE key = ?", (key,)).fetchone()
+            if there is not None and _written(_reply(json.loads(there[0]))) == _written(stale):
+                wanted = (_encodable(_written(reply)), now, key)
+                connection.execute("UPDATE verdicts SET reply = ?, created = ? WHERE key = ?", wanted)
+            connection.execute("COMMIT")
+        self.own.add(key)
 
     def rows(self, find: str = "", limit: int | None = None) -> Iterator[Kept]:
         """What is kept, whoever asked, the latest first; of other judges too.
@@ -217,6 +244,10 @@ def _encodable(text: str) -> str:
 
 def _request(found: Mapping[str, Any]) -> Request:
     return Request(**{**found, "messages": tuple(found["messages"]), "options": tuple(found["options"])})
+
+
+def _written(reply: Reply) -> str:
+    return json.dumps(asdict(reply), ensure_ascii=False)
 
 
 def _reply(found: Mapping[str, Any]) -> Reply:

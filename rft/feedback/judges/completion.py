@@ -16,7 +16,7 @@ ROUNDING = 1e-3
 """How far above 0, nats, a log-probability may be for a server's rounding; what is higher is none."""
 
 
-class Malformed(Exception):
+class NoCompletion(Exception):
     """What came is no chat completion."""
 
 
@@ -28,7 +28,7 @@ class NoLogprobs(Exception):
 class Completion:
     """An answer and what it took."""
 
-    text: str  # empty if it was refused or filtered
+    text: str  # empty if it was refused or filtered; beside log-probabilities empty if they can be read
     logprobs: tuple[float, ...] | None  # of the options, nats
     read: int | None  # tokens; None: not said
     written: int | None
@@ -43,24 +43,26 @@ def read_completion(body: str, options: Sequence[str]) -> Completion:
         options: whose log-probabilities were asked for; if empty, text was.
 
     Raises:
-        Malformed: if it is no JSON, or has no choice with a message.
+        NoCompletion: if it is no JSON, or has no choice with a message.
         NoLogprobs: if log-probabilities were asked for and none are there.
     """
     try:
         whole = json.loads(body)
     except ValueError:
-        raise Malformed("it is no JSON") from None
+        raise NoCompletion("it is no JSON") from None
     choices = whole.get("choices") if isinstance(whole, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise Malformed("it has no choices with a message")
+        raise NoCompletion("it has no choices with a message")
     usage = whole.get("usage")
     read, written = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     refused = bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter"
     if options:
         listed = None if refused else _listed(choice)
-        return Completion("", None if listed is None else option_logprobs(listed, options), read, written)
+        logprobs = None if listed is None else option_logprobs(listed, options)
+        # Nobody reads a verdict from it: it is kept for the user to see what was said instead.
+        return Completion(_said(message) if logprobs is None else "", logprobs, read, written)
     content = message.get("content")
     text = content if isinstance(content, str) and not refused else ""
     return Completion(text, None, read, written, choice.get("finish_reason") == "length")
@@ -109,6 +111,12 @@ def _listed(choice: Mapping[str, Any]) -> dict[str, float] | None:
             # Two tokens may have one text, as half letters do.
             listed[token] = _logsumexp([listed[token], logprob]) if token in listed else float(logprob)
     return listed or None
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """The content of a message, or the refusal that it has instead."""
+    texts = (message.get(name) for name in ("content", "refusal"))
+    return next((text for text in texts if isinstance(text, str) and text), "")
 
 
 def _logsumexp(values: Sequence[float]) -> float:

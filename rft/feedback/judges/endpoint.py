@@ -15,7 +15,7 @@ import openai
 import tenacity
 
 from rft.errors import UserError
-from rft.feedback.judges.completion import Completion, Malformed, NoLogprobs, read_completion
+from rft.feedback.judges.completion import Completion, NoCompletion, NoLogprobs, read_completion
 from rft.feedback.judges.cost_cap import CostCap
 from rft.feedback.judges.rate_limiter import RateLimiter
 from rft.feedback.judges.request import Reply, Request
@@ -73,6 +73,7 @@ class Endpoint:
         self._cap = CostCap(ledger, config.model, config.max_money) if priced else None
         self._backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=10.0, jitter=0.5)
         self._well = True
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
 
     def ask(self, request: Request, gone: threading.Event) -> Reply:
         """The reply to a question, tried again for as long as there is patience.
@@ -105,7 +106,7 @@ class Endpoint:
             if error.status_code in UNFIT:
                 raise self._unfit(error, request) from None
             raise UserError(f"judge: {self._status_fault(error)}") from None
-        except (openai.APIConnectionError, Malformed, NoLogprobs) as error:
+        except (openai.APIConnectionError, NoCompletion, NoLogprobs) as error:
             raise UserError(f"judge: {self._fault(error)}") from None
         except openai.OpenAIError as error:
             raise UserError(f"judge: {self.without_key(str(error))}") from None
@@ -187,9 +188,7 @@ class Endpoint:
         error = state.outcome.exception() if state.outcome is not None else None
         if self._well:
             self._well = False
-            logger.warning(
-                "judge: %s at %s; trying again for %g s", type(error).__name__, self._where, self.config.patience
-            )
+            logger.warning("judge: %s at %s; trying again for %g s", _trouble(error), self._where, self.config.patience)
 
     @property
     def _where(self) -> str:
@@ -261,13 +260,22 @@ def _passes(error: BaseException) -> bool:
         if error.code == "insufficient_quota":
             return False
         return error.status_code in PASSING or error.status_code >= 500
-    return isinstance(error, openai.APIConnectionError | Malformed)
+    return isinstance(error, openai.APIConnectionError | NoCompletion)
+
+
+def _trouble(error: BaseException | None) -> str:
+    """What went wrong for the time being, in a few words."""
+    if isinstance(error, openai.APIStatusError):
+        return f"an error ({error.status_code})"
+    if isinstance(error, openai.APITimeoutError):
+        return "no answer in time"
+    return "what is no chat completion" if isinstance(error, NoCompletion) else "nobody answers"
 
 
 def _often_malformed(state: tenacity.RetryCallState) -> bool:
     """What is no completion is most often no endpoint: patience would be lost on it."""
     error = state.outcome.exception() if state.outcome is not None else None
-    return isinstance(error, Malformed) and state.attempt_number >= MALFORMED_TRIES
+    return isinstance(error, NoCompletion) and state.attempt_number >= MALFORMED_TRIES
 
 
 def _retry_after(error: openai.APIStatusError) -> float:

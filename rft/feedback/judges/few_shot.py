@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from rft.config import number
 from rft.errors import UserError
 from rft.feedback.base import Answer, Work
 from rft.feedback.judges.base import PointwiseJudge, Verdicts
@@ -56,10 +57,19 @@ class Config:
         ]
     )
     """Examples with text and label (positive or negative), at least 1; written for this, not from any data."""
-    batch_size: int = 32
+    batch_size: int = number(32, at_least=1)
     """Texts judged at once, at least 1; changes speed and memory only."""
-    max_text_tokens: int = 256
+    max_text_tokens: int = number(256, at_least=1)
     """Tokens of a text that the judge reads, at least 1; what follows is cut."""
+
+    def conflict(self) -> str | None:
+        """What is wrong with the examples and how to mend it, from the key on; None if all is well."""
+        if not self.shots:
+            return "shots is empty: give at least one example"
+        for i, shot in enumerate(self.shots):
+            if not shot.get("text", "").strip() or shot.get("label") not in ("positive", "negative"):
+                return f"shots[{i}] needs a text and a label that is positive or negative"
+        return None
 
 
 class FewShotJudge(PointwiseJudge):
@@ -192,11 +202,8 @@ class FewShotJudge(PointwiseJudge):
 
 
 def _check(config: Config) -> None:
-    if not config.shots:
-        raise UserError("judge.shots is empty: give at least one example")
-    for i, shot in enumerate(config.shots):
-        if not shot.get("text", "").strip() or shot.get("label") not in ("positive", "negative"):
-            raise UserError(f"judge.shots[{i}] needs a text and a label that is positive or negative")
+    if told := config.conflict():
+        raise UserError(f"judge.{told}")
     for name, value in (("batch_size", config.batch_size), ("max_text_tokens", config.max_text_tokens)):
         if value < 1:
             raise UserError(f"judge.{name} is {value}: it must be at least 1")

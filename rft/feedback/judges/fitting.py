@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 def misfit(config: AskingConfig) -> str | None:
     """What does not fit and how to mend it, from the key on; None if all fits."""
     options, generated = list(config.options), config.answers == "generated"
+    if not all(isinstance(option, str) for option in options):  # a list of lists passes OmegaConf's check
+        return f"options is {options}: holds what is no text: give numbers or words, as in judge.options=[1,2,3]"
     if config.form == "listwise" and not generated:
         return "form=listwise is read from text: set judge.answers=generated"
     if len(set(options)) < max(2, len(options)) or not all(option.strip() for option in options):

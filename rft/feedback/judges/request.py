@@ -31,7 +31,7 @@ class Request:
 class Reply:
     """What a model answered."""
 
-    text: str  # what it wrote; empty if it was asked for log-probabilities
+    text: str  # what it wrote; asked for log-probabilities, only what it said in the place of one that can be read
     logprobs: tuple[float, ...] | None  # of the options, nats; None if the backend could give none
     read: int  # tokens
     written: int  # tokens
