@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from hydra import main as hydra_main
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -103,6 +105,31 @@ def test_what_is_wrong_is_refused_before_anything_starts(given: list[str], line:
             command(given)
         assert str(caught.value) == line
     assert not Path("runs").exists()
+
+
+def test_a_trial_more_is_composed_once_and_holds_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed: list[str] = []
+    load = ConfigLoaderImpl.load_configuration
+    seen: list[tuple[int, int]] = []
+
+    def counted(self: ConfigLoaderImpl, *given: Any, **more: Any) -> DictConfig:
+        composed.append(str(given))
+        return load(self, *given, **more)
+
+    def handed(trials: Sequence[Any], _settings: Launch) -> list[str]:
+        gc.collect()
+        seen.append((len(composed), sum(isinstance(one, DictConfig) for one in gc.get_objects())))
+        return []
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    monkeypatch.setattr("rft.study.sweep.run_sweep", handed)
+    hydra_run(["-m", "seed=0,1", "study=warm", *own()])  # fills caches
+    for seeds in ("0,1", "0,1,2,3,4"):
+        composed.clear()
+        hydra_run(["-m", f"seed={seeds}", f"study=s{len(seeds)}", *own()])
+    (few, held_by_few), (many, held_by_many) = seen[1:]
+    assert many - few == 3
+    assert held_by_many - held_by_few < 3
 
 
 def test_hydras_own_launcher_is_an_option_still() -> None:
