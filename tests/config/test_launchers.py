@@ -116,7 +116,7 @@ def test_a_trial_more_is_composed_once_and_holds_no_configuration(monkeypatch: p
         composed.append(str(given))
         return load(self, *given, **more)
 
-    def handed(trials: Sequence[Any], _settings: Launch) -> list[str]:
+    def handed(trials: Sequence[Any], _settings: Launch, _placing: Sequence[str]) -> list[str]:
         gc.collect()
         seen.append((len(composed), sum(isinstance(one, DictConfig) for one in gc.get_objects())))
         return []

@@ -214,6 +214,12 @@ def test_a_killed_job_is_told_as_such(executor: Executor, errand: Make) -> None:
     assert not alive(job.runs[0])
 
 
+@pytest.mark.parametrize(
+    "executor",
+    [_local, _ray, pytest.param(_submitit, marks=pytest.mark.slow)],  # submitit looks for the dead but now and then
+    ids=["local", "ray", "submitit"],
+    indirect=True,
+)
 def test_what_holds_a_job_takes_it_along(executor: Executor, errand: Make) -> None:
     job = errand("held", "stay")
     process, grant = start(executor, job)

@@ -93,4 +93,6 @@ def test_a_study_runs_elsewhere_and_goes_on_there(kind: str, shared: Path, tmp_p
     again = rft(["retry", "there", "bad"], tmp_path, shared)
     assert again.code == 2, again.stderr
     left = list((tmp_path / "runs" / "there" / ".submitit").glob("*/*_result.pkl"))
-    assert len(left) == (0 if kind == "ray" else 4)  # two trials, what they share, and one once more
+    every = ledger.rows()  # two stages that the trials share, two trials, and one of these once more
+    assert sorted(row.attempts for row in every) == [1, 1, 1, 2]
+    assert len(left) == (0 if kind == "ray" else 5)
