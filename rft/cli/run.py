@@ -39,7 +39,7 @@ SweepTrial = tuple["Job", dict[str, Any]]
 """A trial of a sweep and its strategy."""
 
 
-def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool) -> None:
+def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool = False) -> None:
     """Refuse a bad configuration in one line before Hydra starts a job, every run of a sweep included.
 
     Args:
