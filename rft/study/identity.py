@@ -20,6 +20,7 @@ COSMETIC = frozenset(
         "tracker",  # who is told how it goes
         "until",  # how far it is computed: going on is the same trial
         "budget.share",  # how far it is trained for now: the same
+        "evaluation.same_judge",  # a permission
     }
 )
 """Settings that are not part of what a trial is, by their dotted names."""

@@ -31,9 +31,10 @@ def metrics(result: Result) -> dict[str, Any]:
 
 def test_a_judge_scores_the_answers_and_changes_nothing_else(warm: Warm, fresh: Path, tmp_path: Path) -> None:
     def run(name: str, *overrides: str) -> Result:
-        outcome = warm(["run", *OF[name], *TINY, "tracker=none", *overrides], tmp_path, fresh)
+        (place := tmp_path / f"place-{len(list(tmp_path.glob('place-*')))}").mkdir()
+        outcome = warm(["run", *OF[name], *TINY, "tracker=none", *overrides], place, fresh)
         assert outcome.code == 0, outcome.stderr
-        return Result(trial_folder(tmp_path, name), fresh)
+        return Result(trial_folder(place, name), fresh)
 
     def key(result: Result) -> str:
         return str(result.record["stages"]["evaluation"]["key"])

@@ -43,7 +43,7 @@ def refused(outcome: Outcome, *words: str) -> str:
     ("override", "words"),
     [
         ("algorithm.clip_rang=0.1", ("algorithm.clip_rang", "did you mean 'clip_range'")),
-        ("algorithm.lr=fast", ("algorithm.lr", "Float")),
+        ("algorithm.lr=fast", ("algorithm.lr", "is no number")),
         ("algorithm.prompts_per_iteration=33", ("algorithm.prompts_per_iteration=33", "32", "task.train_prompts")),
     ],
 )
