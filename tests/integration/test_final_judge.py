@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ def metrics(result: Result) -> dict[str, Any]:
 
 def test_a_judge_scores_the_answers_and_changes_nothing_else(warm: Warm, fresh: Path, tmp_path: Path) -> None:
     def run(name: str, *overrides: str) -> Result:
-        (place := tmp_path / f"place-{len(list(tmp_path.glob('place-*')))}").mkdir()
-        outcome = warm(["run", *OF[name], *TINY, "tracker=none", *overrides], place, fresh)
+        for other in tmp_path.glob(f"runs/scratch/{name}-s0-*"):  # with other settings
+            shutil.rmtree(other)
+        outcome = warm(["run", *OF[name], *TINY, "tracker=none", *overrides], tmp_path, fresh)
         assert outcome.code == 0, outcome.stderr
-        return Result(trial_folder(place, name), fresh)
+        return Result(trial_folder(tmp_path, name), fresh)
 
     def key(result: Result) -> str:
         return str(result.record["stages"]["evaluation"]["key"])
