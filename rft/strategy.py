@@ -151,7 +151,7 @@ class Strategy:
             default_root_dir=root,
             callbacks=list(callbacks),
             logger=logger,
-            plugins=[LastCheckpoints()],
+            plugins=[LastCheckpoints(), *_alone_in_slurm()],
             log_every_n_steps=1,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -159,3 +159,11 @@ class Strategy:
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
+
+
+def _alone_in_slurm() -> list[Any]:
+    """In a job of SLURM Lightning would take its tasks for the processes of a training: here it starts them itself."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    return [LightningEnvironment()] if SLURMEnvironment.detect() else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,9 @@ def done():
 
 
 def asked(*_):
-    (world / f"asked-{name}").touch()
+    with (world / f"asked-{name}").open("a") as file:
+        file.write("once")
+    time.sleep(2.5)  # what it ends with takes a while, in which nobody is to ask again
     (folder / "trial.json").write_text(json.dumps({"status": "failed", "error": "interrupted; start it again"}))
     sys.exit(1)
 
@@ -44,6 +47,8 @@ def asked(*_):
 if act == "exit" and not (world / "exits-0").exists():
     print("last words")
     sys.exit(3)
+if act == "nothing":
+    sys.exit(0)
 if act == "raise":
     raise ValueError("planted")
 if act == "die":
@@ -89,4 +94,9 @@ def start_launcher(world: Path, jobs: Sequence[Job]) -> subprocess.Popen[bytes]:
     written = json.dumps([(job.name, job.overrides, str(job.folder), job.seed) for job in jobs])
     path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     environment = os.environ | {"PYTHONPATH": path}
-    return subprocess.Popen([sys.executable, "-c", LAUNCHER, written], cwd=world, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, written],
+        cwd=world,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )

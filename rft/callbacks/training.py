@@ -79,7 +79,8 @@ class BudgetKeeper(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The first round begins; a run that was at its end when it was killed does not begin again."""
         self.meter.begin()
-        trainer.should_stop = self.meter.stopped_by is not None
+        paused = self.share < 1 and self.reached >= self.share
+        trainer.should_stop = paused or self.meter.stopped_by is not None
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop if not as much as the next round begins with fits."""
@@ -98,6 +99,7 @@ class BudgetKeeper(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what a checkpoint had used."""
         self.meter.load(state_dict)
+        self.reached = float(state_dict.get("reached", 0.0))
 
 
 class History(lightning.Callback):

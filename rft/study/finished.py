@@ -21,6 +21,15 @@ def record_of(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def stamp(folder: Path) -> tuple[int, int] | None:
+    """What tells a trial's record from one that is written later; None if there is none."""
+    try:
+        found = (folder / RECORD).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def is_finished(folder: Path, store: Store) -> bool:
     """Whether a trial's record says that it is done, its evaluation is sound in the store, and the code is the same."""
     record = record_of(folder)

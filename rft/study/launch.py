@@ -27,7 +27,7 @@ from rft.store.names import INTERRUPTED, TRIAL
 from rft.study import killed
 from rft.study.demands import with_demands
 from rft.study.executors.base import Executor, Process, make_executor
-from rft.study.finished import is_finished, record_of, retire, tail
+from rft.study.finished import is_finished, record_of, retire, stamp, tail
 from rft.study.forks import Forked
 from rft.study.killed import memory_kills
 from rft.study.ledger import Ledger
@@ -116,6 +116,8 @@ class _Running:
     memory_kills: int
     """Of the control group, when it started."""
     grant: Grant
+    record: tuple[int, int] | None
+    """Which record was there when it started."""
     cancelled: bool = False
 
 
@@ -263,16 +265,18 @@ class Launcher:
                 slots.give_back(grant)
                 course.elsewhere.add(name)
                 continue
-            if claimed[0].state is not State.queued and job.seed is not None and self._is_finished(job):
+            if claimed[0].state is not State.queued and job.seed is not None and self._is_finished(name, job):
                 slots.give_back(grant)
                 self._settle(course, name, State.done)  # its launcher died after its end
                 continue
             task = course.progress.add_task(f"  {escape(job.name)}", total=None)
-            course.running[name] = _Running(job, self.start(job, grant), task, memory_kills(), grant)
+            there = stamp(job.folder)
+            course.running[name] = _Running(job, self.start(job, grant), task, memory_kills(), grant, there)
 
     @staticmethod
-    def _is_finished(job: Job) -> bool:
-        return is_finished(job.folder, Store.default())
+    def _is_finished(name: str, job: Job) -> bool:
+        same = TRIAL.fullmatch(name) or record_of(job.folder).get("overrides") == list(job.overrides)
+        return bool(same) and is_finished(job.folder, Store.default())
 
     def _look_around(self, course: _Course) -> None:
         """Once a second: tell the ledger what runs, hear what is cancelled and what other launchers have ended."""
@@ -280,8 +284,9 @@ class Launcher:
             return
         course.looked = time.monotonic()
         for name in course.ledger.beat({name: one.process.pid for name, one in course.running.items()}):
-            course.running[name].cancelled = True
-            course.running[name].process.terminate()
+            if not course.running[name].cancelled:  # asked twice, it would end at once
+                course.running[name].cancelled = True
+                course.running[name].process.terminate()
         there = {row.name: row for row in course.ledger.rows()}
         course.elsewhere = {
             row.name for row in there.values() if row.state is State.running and row.owner != course.owner
@@ -292,6 +297,8 @@ class Launcher:
                 course.ledger.adopt(row_of(name, job), course.owner)  # the ledger was damaged and made again
             elif row is None:
                 course.ledger.submit([row_of(name, job)], {})
+            elif not row.id and row.overrides != job.overrides and row.state in ENDED:
+                course.ledger.submit([row_of(name, job)], {name: ENDED})  # of another launcher: another share of it
             elif name not in course.running and row.state in ENDED and row.owner is None:
                 del course.waiting[name]
                 course.progress.advance(course.whole)
@@ -313,8 +320,8 @@ class Launcher:
 
     def _outcome(self, one: _Running) -> tuple[State, str | None]:
         """How a job ended, and why if it is not done."""
-        code = one.process.returncode
-        if not code:
+        code, record = one.process.returncode or 0, record_of(one.job.folder)
+        if not code and (one.job.seed is None or record.get("status") == "done"):
             return State.done, None
         if one.cancelled:
             return State.cancelled, "cancelled"
@@ -323,9 +330,11 @@ class Launcher:
             return State.interrupted, why
         if code == -signal.SIGKILL:
             return State.interrupted, self._why_killed(one, code)
-        told = str(record_of(one.job.folder).get("error") or "")
-        if code == -signal.SIGTERM or told.startswith(INTERRUPTED):
+        told = str(record.get("error") or "") if stamp(one.job.folder) != one.record else ""
+        if code in (-signal.SIGTERM, 128 + signal.SIGTERM) or told.startswith(INTERRUPTED):
             return State.interrupted, told or self._why_killed(one, code)
+        if not code:
+            return State.failed, "it ended with exit code 0, and its record does not say that it is done"
         return State.failed, "\n".join(tail(one.job.log) + ([killed.why(code, None, 0)] if code < 0 else []))
 
     def _why_killed(self, one: _Running, code: int) -> str:

@@ -86,8 +86,11 @@ class Ledger:
 
         def put(connection: sqlite3.Connection) -> None:
             there = {row.name: row for row in _read(connection)}
+            alive = self._living(list(there.values()))
             for row in rows:
                 old = there.get(row.name)
+                if old is not None and not row.id and old.overrides != row.overrides and self._orphan(old, alive):
+                    old = replace(old, state=State.interrupted)  # a place that holds one thing after another
                 if old is None:
                     connection.execute(_INSERT, _values(row))
                 elif old.state is State.queued or old.state in again.get(row.name, ()):

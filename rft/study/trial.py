@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 
 UNWRITABLE = FULL | DAMAGED | {errno.EACCES, errno.EPERM}
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a process that was asked to end, and did."""
 TRACKED = ".tracked"
 """In a trial's folder while its tracked run is not at its end."""
 
@@ -160,10 +163,18 @@ def how_it_ended(error: BaseException) -> str:
     """What the record says of how a trial ended."""
     if isinstance(error, UserError):
         return str(error)
-    # Lightning turns SIGTERM into an exception of its own, which it does not export.
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException":
+    if was_interrupted(error):
         return f"{INTERRUPTED}start it again and it goes on from its last checkpoint"
     return traceback.format_exc()
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """Whether somebody asked the process to end."""
+    # Lightning turns SIGTERM into an exception of its own, which it does not export, and Ctrl-C into exit code 1.
+    if type(error).__name__ == "SIGTERMException" or (isinstance(error, SystemExit) and error.code == TERMINATED):
+        return True
+    asked = isinstance(error, KeyboardInterrupt)
+    return asked or (isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt))
 
 
 def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -174,7 +185,12 @@ def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     with named_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with named_faults(folder), at_work(folder):
-        record = Trial(cfg, folder, store, overrides).run()
+        try:
+            record = Trial(cfg, folder, store, overrides).run()
+        except SystemExit as end:
+            if was_interrupted(end) and not end.code:  # Lightning's has no code, which would pass for success
+                raise SystemExit(TERMINATED) from end
+            raise
     if record is None:
         return
     console = Console(highlight=False, soft_wrap=True)

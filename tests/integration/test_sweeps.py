@@ -299,5 +299,28 @@ def test_a_killed_launcher_takes_the_processes_of_a_distributed_trial_along(shar
     launcher.kill()
     launcher.wait()
     wait_until(lambda: not using(shared), 30)
-    (row,) = Ledger(tmp_path / "runs" / "two").rows()
-    assert (row.state, row.attempts) == (State.interrupted, 1)
+    wait_until(lambda: Ledger(tmp_path / "runs" / "two").rows()[0].state is State.interrupted, 30)
+    assert Ledger(tmp_path / "runs" / "two").rows()[0].attempts == 1
+
+
+def test_a_sweep_that_is_interrupted_in_training_goes_on(shared: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rft", "run", "-m", *OF["ppo"], "algorithm.iterations=60", "study=two"]
+    with (tmp_path / "said").open("wb") as said:
+        launcher = subprocess.Popen(
+            [*command, *TINY, "tracker=none"],
+            cwd=tmp_path,
+            env=environment(shared),
+            stdout=said,
+            stderr=said,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        )
+        runs = tmp_path / "runs" / "two"
+        wait_until(lambda: list(runs.glob("*/checkpoints/*/step-*.ckpt")), 240)
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(120) != 0
+    (row,) = Ledger(runs).rows()
+    assert (row.state, row.attempts) == (State.interrupted, 1), (tmp_path / "said").read_text()
+    outcome = rft(["resume", "two"], tmp_path, shared)
+    assert outcome.code == 0, outcome.stderr
+    (row,) = Ledger(runs).rows()
+    assert (row.state, row.attempts) == (State.done, 2)

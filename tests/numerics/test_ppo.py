@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from rft.algorithms.ppo import PPO, Config
+from rft.callbacks.training import KeepLast
+from rft.checkpoint import last_good
 from rft.data.on_policy import OnPolicyData, RolloutStream
 from rft.models.backbone import PoolingEnum, Role
 from rft.models.pretrained import LoraConfig
@@ -24,7 +26,7 @@ from rft.rewards.learned import LearnedReward
 from rft.rollout import RolloutEngine
 from rft.strategy import AcceleratorEnum, PrecisionEnum, Strategy
 from rft.strategy import Config as StrategyConfig
-from rft.study.training import checkpointing, quiet
+from rft.study.training import quiet
 from rft.types import Rollouts, Sequences
 from tests.numerics.backbones import EOS, PAD, make_backbone, make_model
 
@@ -136,8 +138,8 @@ def test_the_coefficient_goes_on_from_a_checkpoint_where_it_stood(tmp_path: Path
         engine = RolloutEngine(make_model("llama"), EOS, PAD)
         reward = LearnedReward(RewardConfig(), ppo.backbone)
         stream = RolloutStream(ppo, engine, reward, [[5, 6], [7, 8, 9], [3], [4, 5]], response_tokens=4, seed=0)
-        keep, last = checkpointing(tmp_path)
-        trainer = strategy.trainer(epochs=epochs, root=tmp_path, callbacks=[keep])
+        last = last_good(tmp_path, lambda _: None)
+        trainer = strategy.trainer(epochs=epochs, root=tmp_path, callbacks=[KeepLast(tmp_path)])
         trainer.fit(ppo, datamodule=OnPolicyData(stream), ckpt_path=last, weights_only=True if last else None)
         return ppo
 

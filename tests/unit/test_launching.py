@@ -123,6 +123,36 @@ def test_ctrl_c_once_asks_the_trials_to_end(world: Path) -> None:
     assert sorted(path.name for path in world.glob("asked-*")) == ["asked-a-s0", "asked-a-s2"]
 
 
+def test_an_exit_code_of_0_without_a_record_is_no_end(world: Path) -> None:
+    run(world, jobs(world, "nothing", "done"))
+    assert states(world) == ["failed", "done"]
+
+
+def test_a_record_of_an_earlier_start_tells_nothing_of_this_one(world: Path) -> None:
+    work = jobs(world, "exit")
+    work[0].folder.mkdir(parents=True)
+    (work[0].folder / "trial.json").write_text(json.dumps({"status": "failed", "error": "interrupted; start it again"}))
+    run(world, work)
+    assert states(world) == ["failed"]
+
+
+def test_a_place_that_holds_one_thing_after_another_is_never_taken_for_the_other(world: Path) -> None:
+    def at(share: str, act: str = "done") -> Job:
+        place = world / "runs" / "s" / "tuning" / "a" / "trial-000" / "seed-0"
+        return Job("a", (f"act={act}", f"share={share}"), place, forks=False, arm="a", seed=0)
+
+    assert run(world, [at("0.25")]) == {}
+    killed = start_launcher(world, [at("0.5", "wait")])
+    wait_until(lambda: starts(world)["seed-0"] == 2)
+    killed.kill()
+    killed.wait()
+    (world / "go").touch()
+    assert run(world, [at("0.25")]) == {}
+    assert starts(world)["seed-0"] == 3
+    assert run(world, [at("0.5", "wait")]) == {}
+    assert starts(world)["seed-0"] == 4
+
+
 def test_cancelled_while_it_runs(world: Path) -> None:
     process = start_launcher(world, jobs(world, "wait", "done", "wait", "done"))
     wait_until(lambda: {"a-s0", "a-s2"} <= set(starts(world)))
@@ -134,6 +164,7 @@ def test_cancelled_while_it_runs(world: Path) -> None:
     assert process.wait(200) == 0
     assert states(world) == ["cancelled", "done", "done", "cancelled"]
     assert starts(world)["a-s3"] == 0
+    assert (world / "asked-a-s0").read_text(encoding="utf-8") == "once"
 
 
 def test_status_tells_every_trial(world: Path) -> None:

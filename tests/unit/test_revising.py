@@ -225,9 +225,10 @@ def test_nothing_to_learn_from_is_one_line(tiny_entry: Any, tmp_path: Path) -> N
 def test_a_judge_that_writes_no_text_or_has_no_principles_is_refused_before_anything() -> None:
     with pytest.raises(UserError, match="the judge FewShotJudge writes no text; choose one that does"):
         refuse_start(compose(["start=revised"]), "evaluation")
-    for given in ("judge=hf", "judge=constitution judge.principles=[]"):
-        with pytest.raises(UserError, match=r"judge\.principles is empty, and critiques take a constitution; choose"):
-            refuse_start(compose(["start=revised", *given.split()]), "evaluation")
+    with pytest.raises(UserError, match=r"judge\.principles is empty, and critiques take a constitution; choose"):
+        refuse_start(compose(["start=revised", "judge=hf"]), "evaluation")
+    with pytest.raises(UserError, match=r"judge\.principles=\[\]: without any judge=constitution is judge=pairwise"):
+        compose(["start=revised", "judge=constitution", "judge.principles=[]"])
     refuse_start(compose(["algorithm=constitutional"]), "evaluation")
     refuse_start(compose([]), "evaluation")
     with pytest.raises(UserError, match="until=revisions: this start makes none"):

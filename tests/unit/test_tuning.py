@@ -12,6 +12,7 @@ import pytest
 from omegaconf import DictConfig
 from rich.console import Console
 
+from rft import __version__
 from rft.budget import RESOURCES
 from rft.config import choice, compose, integers, loguniform
 from rft.config.plugins import allowed_packages
@@ -258,7 +259,9 @@ class Quick(Launcher):
         if fails:
             marker = job.folder / "checkpoints" / f"abc{SUFFIX}"
             marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.write_text(json.dumps({"error": "the loss is nan", "seconds": 3.5}), encoding="utf-8")
+            marker.write_text(
+                json.dumps({"error": "the loss is nan", "seconds": 3.5, "version": __version__}), encoding="utf-8"
+            )
         else:
             policy = {"algorithm": str(cfg.algorithm.name), "seed": int(cfg.seed)}
             stages["policy"] = self.stage("policy", {"usage": usage, "cost": cost}, **policy)
