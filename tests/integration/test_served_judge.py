@@ -117,38 +117,6 @@ def stand(server: Served, run: Labelling, *settings: str, close: float = 0.0) ->
             proxy.close()
 
 
-def server_killed(stand: Stand, run: Labelling) -> None:
-    """The run waits for the server and goes on."""
-    stand.start(run)
-    stand.server.kill()
-    _, before = stand.proxy.begin_again()
-    stand.server.start()
-    outcome = run.wait()
-    assert outcome.code == 0, outcome.stderr
-    came, after = stand.proxy.begin_again()
-    assert BEFORE_KILL <= len(before) < len(stand.asked) - IN_FLIGHT, "it was killed in the middle"
-    assert not set(came) & set(before), "what was answered before is not asked again"
-    assert sorted(before + after) == sorted(stand.asked), "each question is answered once"
-    stand.check(run)
-
-
-def both_killed(stand: Stand, run: Labelling) -> None:
-    """The same command asks what it has not kept."""
-    os.kill(stand.start(run), signal.SIGKILL)
-    stand.server.kill()
-    assert run.wait().code == -signal.SIGKILL
-    _, before = stand.proxy.begin_again()
-    kept = {question(one.request.messages) for one in KeptVerdicts(run.store / "verdicts.sqlite", {}).rows()}
-    assert kept <= set(before)
-    assert BEFORE_KILL - 3 * IN_FLIGHT <= len(kept) < len(stand.asked) - IN_FLIGHT, "it was killed in the middle"
-    stand.server.start()
-    outcome = run(stand.proxy, *stand.settings)
-    assert outcome.code == 0, outcome.stderr
-    came, after = stand.proxy.begin_again()
-    assert sorted(came) == sorted(after) == sorted(set(stand.asked) - kept), "only what is missing is asked, once"
-    stand.check(run)
-
-
 @pytest.fixture
 def labelling(warm: Warm, candidates: Path, tmp_path: Path) -> Labelling:
     return Labelling(warm, candidates, tmp_path)
@@ -168,14 +136,6 @@ def written(warm: Warm, candidates: Path, tmp_path_factory: pytest.TempPathFacto
         yield found
 
 
-def test_transformers_serve_is_killed_and_started_again(written: Stand, labelling: Labelling) -> None:
-    server_killed(written, labelling)
-
-
-def test_transformers_serve_and_the_run_are_killed_and_started_again(written: Stand, labelling: Labelling) -> None:
-    both_killed(written, labelling)
-
-
 @pytest.fixture(scope="module")
 def rated(warm: Warm, candidates: Path, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """llama-cpp-python's server with SmolLM2, if a Python has it."""
@@ -193,9 +153,37 @@ def rated(warm: Warm, candidates: Path, store_root: Path, tmp_path_factory: pyte
         yield found
 
 
-def test_the_server_of_llama_cpp_is_killed_and_started_again(rated: Stand, labelling: Labelling) -> None:
-    server_killed(rated, labelling)
+@pytest.fixture(scope="module", params=["written", "rated"], ids=["transformers", "llama-cpp"])
+def served(request: pytest.FixtureRequest) -> Stand:
+    found: Stand = request.getfixturevalue(request.param)
+    return found
 
 
-def test_the_server_of_llama_cpp_and_the_run_are_killed_and_started_again(rated: Stand, labelling: Labelling) -> None:
-    both_killed(rated, labelling)
+def test_a_run_waits_for_a_server_that_is_killed_and_goes_on(served: Stand, labelling: Labelling) -> None:
+    served.start(labelling)
+    served.server.kill()
+    _, before = served.proxy.begin_again()
+    served.server.start()
+    outcome = labelling.wait()
+    assert outcome.code == 0, outcome.stderr
+    came, after = served.proxy.begin_again()
+    assert BEFORE_KILL <= len(before) < len(served.asked) - IN_FLIGHT, "it was killed in the middle"
+    assert not set(came) & set(before), "what was answered before is not asked again"
+    assert sorted(before + after) == sorted(served.asked), "each question is answered once"
+    served.check(labelling)
+
+
+def test_after_both_are_killed_only_what_is_missing_is_asked(served: Stand, labelling: Labelling) -> None:
+    os.kill(served.start(labelling), signal.SIGKILL)
+    served.server.kill()
+    assert labelling.wait().code == -signal.SIGKILL
+    _, before = served.proxy.begin_again()
+    kept = {question(one.request.messages) for one in KeptVerdicts(labelling.store / "verdicts.sqlite", {}).rows()}
+    assert kept <= set(before)
+    assert BEFORE_KILL - 3 * IN_FLIGHT <= len(kept) < len(served.asked) - IN_FLIGHT, "it was killed in the middle"
+    served.server.start()
+    outcome = labelling(served.proxy, *served.settings)
+    assert outcome.code == 0, outcome.stderr
+    came, after = served.proxy.begin_again()
+    assert sorted(came) == sorted(after) == sorted(set(served.asked) - kept), "only what is missing is asked, once"
+    served.check(labelling)

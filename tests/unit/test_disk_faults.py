@@ -170,6 +170,7 @@ def test_a_full_disk_is_named_by_the_command(world: World) -> None:
     killed_with_two_running(world)
     with full(world.runs):
         refused(world.rft("resume", "s"), str(world.study), "cannot be used", "the disk has room")
+    assert world.states() == ["done", "interrupted", "interrupted", "queued"]
     finished(world, [1, 2, 2, 1])
 
 

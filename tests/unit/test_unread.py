@@ -112,3 +112,5 @@ def test_what_is_shown_of_the_raw_answers(raw: str, words: str) -> None:
 def test_half_is_enough_and_no_pairs_are_no_fault() -> None:
     require_labels(labels([np.nan, 1.0], "{}", Work(questions=4, excluded=2)))
     require_labels(labels([], "{}", Work()))
+    with pytest.raises(UserError, match="2 of 3 pairs"):
+        require_labels(labels([np.nan, np.nan, 1.0], "{}", Work()))
