@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rft.study.executors.local import Plain
-from rft.study.launch import Job, Launcher, Process
+from rft.study.jobs import Job
+from rft.study.launch import Launcher, Process
 from rft.study.slots import Grant
 
 ROOT = Path(__file__).parents[1]

@@ -31,7 +31,7 @@ from rft.study import identity
 from rft.study.parts import refuse_misfits
 
 if TYPE_CHECKING:
-    from rft.study.launch import Job
+    from rft.study.jobs import Job
 
 Found = tuple[DictConfig, Path, list[str]]
 """A trial: its configuration, folder and overrides."""

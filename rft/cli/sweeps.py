@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 
 from rft.errors import UserError, nearest
-from rft.study.ledger import FILE, Ledger
-from rft.study.reading import rows_of
+from rft.study.ledger import Ledger
+from rft.study.ledger_file import FILE
+from rft.study.reading import as_found, rows_of
 from rft.study.remains import PLAN
 from rft.study.rows import Row, State
 
@@ -113,8 +114,9 @@ def resume(
     if (kept := ledger.noted("origin")) is not None:
         _resume_planned(study, ledger, kept, at)
         return
-    waiting = [row for row in ledger.rows() if row.state in (State.queued, State.interrupted, State.running)]
-    _run(study, ledger, waiting, at, {State.interrupted}, keep=True)
+    rows = as_found(ledger.study, ledger.rows())
+    waiting = [row for row in rows if row.state in (State.queued, State.interrupted, State.running)]
+    _run(study, ledger, waiting, at, {State.interrupted, State.done}, keep=True)
 
 
 def _where(ledger: Ledger, given: Sequence[str], launcher: str | None, jobs: int) -> Where:
@@ -146,7 +148,7 @@ def _resume_planned(study: str, ledger: Ledger, kept: dict[str, object], at: Whe
     tune = tuning.run if tuning else None
     run_study(planned, at.with_jobs(spec.jobs), console, tune, again={State.interrupted})
     folders = {job.folder for job in (tuning.settled(planned) if tuning else planned).trials}
-    _close(study, [row for row in ledger.rows() if ledger.study / row.name in folders], console)
+    _require_done(study, [row for row in ledger.rows() if ledger.study / row.name in folders])
 
 
 def retry(
@@ -172,12 +174,15 @@ def _run(study: str, ledger: Ledger, rows: Sequence[Row], at: Where, states: set
     Raises:
         UserError: if trials did not end well.
     """
+    from rft.study.account import closing, counted
     from rft.study.demands import at_once, kept_demand
-    from rft.study.launch import Job, Launcher
+    from rft.study.jobs import Job
+    from rft.study.launch import Launcher
 
     console = Console(stderr=True)
     if not rows:
-        console.print(f"{study}: nothing to start", highlight=False)
+        there = counted([row for row in rows_of(ledger.study, _warn) if row.is_trial])
+        console.print(f"{study}: nothing to start; {there}", highlight=False)
         return
     with Launcher(console, ledger.study, again=(), settings=at.settings) as launcher:
         work = [
@@ -187,16 +192,14 @@ def _run(study: str, ledger: Ledger, rows: Sequence[Row], at: Where, states: set
         ]
         if keep:
             ledger.note("where", at.overrides)
-        ledger.requeue([row.name for row in rows], states)
-        launcher.run(work, at_once(launcher.executor, at.settings), "trials")
-    names = {row.name for row in rows}
-    _close(study, [row for row in ledger.rows() if row.name in names], console)
+        names = {row.name for row in rows}
+        ledger.requeue(names, states)
+        with closing(console, ledger, names):
+            launcher.run(work, at_once(launcher.executor, at.settings), "trials")
+    _require_done(study, [row for row in ledger.rows() if row.name in names])
 
 
-def _close(study: str, rows: Sequence[Row], console: Console) -> None:
-    from rft.study.account import closing
-
-    closing(console, rows)
+def _require_done(study: str, rows: Sequence[Row]) -> None:
     bad = [row.name for row in rows if row.state is not State.done]
     if bad:
         raise UserError(f"{study}: {len(bad)} trials did not end well: {', '.join(bad)}; see log.txt in their folders")
@@ -205,7 +208,11 @@ def _close(study: str, rows: Sequence[Row], console: Console) -> None:
 def cancel(study: Study, names: Names = None, runs: Runs = Path("runs")) -> None:
     """Take back trials: queued ones do not start, running ones end with their step and keep their checkpoint."""
     ledger = _ledger(study, runs)
+    from rft.study.executors.hold import ask_to_end
+
     now, asked = ledger.cancel([row.name for row in _chosen(ledger.rows(), names)])
+    for name in (*now, *asked):
+        ask_to_end(ledger.study / name)  # what runs elsewhere, though its launcher may be gone
     for name in now:
         typer.echo(f"cancelled {name}")
     for name in asked:
@@ -222,7 +229,7 @@ EXAMPLES: Mapping[Callable[..., None], tuple[str, ...]] = {
     status: ("rft status first", "rft status first --json"),
     resume: (
         "rft resume first",
-        "rft resume experiments/default --jobs 2",
+        "rft resume first --jobs 2",
         "rft resume first --launcher ray hydra.launcher.address=auto",
         "rft resume first hydra.launcher.memory_gb=24",
     ),

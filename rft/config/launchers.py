@@ -30,7 +30,10 @@ from omegaconf import DictConfig, open_dict
 from rft.config.limits import check_ranges
 from rft.config.ranges import number
 from rft.errors import UserError
+from rft.progress import track
 
+FEW = 20
+"""Trials of a sweep that are composed in a moment: more get a bar."""
 GROUP = "hydra/launcher"
 PREFIX = "hydra.launcher."
 """Beginning of its settings."""
@@ -140,7 +143,8 @@ class StudyLauncher(Launcher):
         """
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        returns = [self._compose(list(one), initial_job_idx + at) for at, one in enumerate(job_overrides)]
+        composed = track(job_overrides, "composing trials") if len(job_overrides) > FEW else job_overrides
+        returns = [self._compose(list(one), initial_job_idx + at) for at, one in enumerate(composed)]
         assert StudyLauncher.launch_sweep is not None, "enter `launching` around Hydra's main function"
         StudyLauncher.launch_sweep([one.return_value for one in returns], self.settings)
         for one in returns:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rft.store.locking import file_lock
+
 LOCK = ".running"
 
 
@@ -18,9 +20,9 @@ def at_work(folder: Path) -> Iterator[None]:
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:  # a further process of a trial: the first one marks it
         yield
         return
-    lock = filelock.FileLock(folder / LOCK)
+    lock = file_lock(folder / LOCK, 1)
     with suppress(filelock.Timeout):  # another process runs the same trial: it is marked
-        lock.acquire(timeout=1)
+        lock.acquire()
     try:
         yield
     finally:
@@ -34,7 +36,7 @@ def is_running(folder: Path) -> bool:
     if not (folder / LOCK).exists():
         return False
     try:
-        with filelock.FileLock(folder / LOCK, timeout=0):
+        with file_lock(folder / LOCK, 0):
             return False
     except filelock.Timeout:
         return True

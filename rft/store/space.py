@@ -18,6 +18,28 @@ DAMAGED_WORDS = {
 # torch.save names no cause at all; only the full disk itself gives it away.
 TORCH_WORDS = ("PytorchStreamWriter failed", "unexpected pos")
 NEARLY_FULL_BYTES = 1 << 20
+SHARED = frozenset(
+    {"9p", "afs", "beegfs", "ceph", "cifs", "gfs2", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "orangefs"}
+    | {"pvfs2", "smb3", "smbfs", "virtiofs"}
+)
+"""File systems that several machines may have open at once, as Linux calls them; those of user space may be one too."""
+
+
+def is_shared(folder: Path) -> bool:
+    """Whether other machines may see this folder at the same moment; False where the system does not tell."""
+    kind = _file_system(folder)
+    return kind in SHARED or kind.startswith("fuse")
+
+
+def _file_system(folder: Path) -> str:
+    """The type of the file system that a folder is on, as /proc/self/mountinfo has it (proc(5)); empty if not known."""
+    try:
+        device = folder.stat().st_dev
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return next((line.partition(" - ")[2].split()[0] for line in mounts if line.split()[2] == number), "")
 
 
 def disk_full_reason(error: BaseException, folder: Path) -> str | None:

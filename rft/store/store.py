@@ -28,6 +28,7 @@ from rft.progress import track
 from rft.store.canonical import Json, plain, sha256_of
 from rft.store.cost import COST, Clock
 from rft.store.entry import MANIFEST, Entry, Problem, check, describe_files, digest_of, load, seal
+from rft.store.locking import file_lock
 from rft.store.space import unwritten
 
 if TYPE_CHECKING:
@@ -283,10 +284,8 @@ class Store:
     @contextmanager
     def _locked(self, stage: str, short: str, wait: bool = True) -> Iterator[bool]:
         """Hold the entry's lock; yields False, without it, if another process has it and `wait` is False."""
-        import filelock
-
         path = self.root / LOCKS / f"{stage}.{short[:SHORT]}"
-        lock = filelock.FileLock(path)
+        lock = file_lock(path)
         with self._writing("making a lock file"):
             path.parent.mkdir(parents=True, exist_ok=True)
             held = _try_lock(lock)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -12,10 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rft.study.ledger import Ledger
+from rft.study.ledger_file import Unusable
 from rft.study.rows import Row, State
 
 STYLES = {State.done: "green", State.failed: "red", State.interrupted: "yellow", State.running: "cyan"}
 LINES = 3  # of what a trial that failed printed last
+MOST = 40  # rows of a table that closes a sweep
 
 
 def counted(rows: Sequence[Row]) -> str:
@@ -31,7 +36,9 @@ def table(rows: Sequence[Row], now: float) -> Table:
         rows: the trials'.
         now: seconds since 1970, for how long they have run.
     """
-    found = Table("trial", "state", "where", "time", "starts", "error", box=None, pad_edge=False, header_style="bold")
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("trial", "state", "where", "time", "starts", "error"):
+        found.add_column(title, no_wrap=title == "trial", overflow="fold")  # cut off, two would look the same
     for row in rows:
         where = f"{row.host}:{row.pid}" if row.state is State.running and row.host else ""
         end = row.ended if row.state is not State.running else now
@@ -42,13 +49,35 @@ def table(rows: Sequence[Row], now: float) -> Table:
     return found
 
 
-def closing(console: Console, rows: Sequence[Row]) -> None:
-    """Print how many ended how, and of each that is not done its last lines."""
+@contextmanager
+def closing(console: Console, ledger: Ledger, names: Collection[str], *, always: bool = True) -> Iterator[None]:
+    """Run trials, then show how each ended, also when the block is broken off; of those that did not, the last lines.
+
+    Args:
+        console: where it is shown.
+        ledger: that they are kept in.
+        names: theirs there.
+        always: also if all are done.
+    """
+    try:
+        yield
+    finally:
+        with suppress(Unusable):  # told by what is raised
+            rows = [row for row in ledger.rows() if row.name in names]
+            if always or any(row.state is not State.done for row in rows):
+                _account(console, rows)
+
+
+def _account(console: Console, rows: Sequence[Row]) -> None:
+    shown = rows if len(rows) <= MOST else [row for row in rows if row.state is not State.done][:MOST]
+    if shown:
+        console.print(table(shown, time.time()))
     console.print(f"trials: {counted(rows)}", highlight=False)
-    for row in rows:
-        if row.state in (State.failed, State.interrupted):
+    for row in shown:
+        lines = (row.error or "").strip().splitlines()[-LINES:]
+        if row.state in (State.failed, State.interrupted) and len(lines) > 1:  # one line is in the table
             console.print(Text(f"{row.state.value} {row.name}", STYLES[row.state]), soft_wrap=True)
-            for line in (row.error or "").strip().splitlines()[-LINES:]:
+            for line in lines:
                 console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
 
 

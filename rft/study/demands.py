@@ -13,7 +13,7 @@ from rft.study.executors.base import Executor
 from rft.study.slots import SIDE_BY_SIDE, Demand, Machine, demand_of, share
 
 if TYPE_CHECKING:
-    from rft.study.launch import Job
+    from rft.study.jobs import Job
 
 
 def at_once(executor: Executor, settings: Launch) -> int:

@@ -23,7 +23,7 @@ SUPPORTED = sys.platform == "linux"
 class Forked:
     """A job in a fork, with what of ``subprocess.Popen`` a launcher needs.
 
-    ``lost`` says why nothing is known of its end, if the server ended before it; without a ``pid`` it never began.
+    ``lost`` says why nothing is known of its end, if the server ended before it.
     """
 
     def __init__(self, server: Forks, job: int) -> None:
@@ -31,6 +31,11 @@ class Forked:
         self.pid: int | None = None
         self.returncode: int | None = None
         self.lost = ""
+
+    @property
+    def unborn(self) -> bool:
+        """Whether it never began, though nobody had asked it to end."""
+        return bool(self.lost) and self.pid is None
 
     def poll(self) -> int | None:
         """The exit code, minus the signal's number if it was killed; None while it runs."""
@@ -109,9 +114,10 @@ class Forks:
         return job
 
     def signal(self, job: int, number: int) -> None:
-        """Signal a job that runs; before the server is ready there is none, and it is ended instead."""
+        """Signal a job that runs; before the server is ready none does, and the job never begins."""
         if job in self._running and not self.ready:
-            self.close()
+            self._running.pop(job).returncode = -int(number)
+            self.close()  # it would fork it; others that wait with it are started plainly
         elif job in self._running:
             self._send(job=job, signal=int(number))
 

@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from rft.config import quoted
 from rft.config.launchers import Launch, Local
 from rft.store import Store
 from rft.store.names import INTERRUPTED, TRIAL
@@ -28,63 +27,13 @@ from rft.study import killed
 from rft.study.demands import with_demands
 from rft.study.executors.base import Executor, Process, make_executor
 from rft.study.finished import is_finished, record_of, retire, stamp, tail
-from rft.study.forks import Forked
+from rft.study.jobs import LAUNCHED, Job, row_of
 from rft.study.killed import memory_kills
 from rft.study.ledger import Ledger
 from rft.study.owner import launchers, owner
 from rft.study.rows import ENDED, Row, State
 from rft.study.slots import Demand, Grant
 from rft.study.warm import GRACE
-
-LAUNCHED = "RFT_LAUNCHED"
-"""Environment variable of a trial that a launcher has started, and writes into the ledger."""
-GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One process: ``rft run`` with these overrides."""
-
-    name: str
-    overrides: tuple[str, ...]
-    folder: Path
-    forks: bool = True
-    """Whether it may start as a fork."""
-    arm: str = ""
-    """The arm that it belongs to."""
-    seed: int | None = None
-    """The trial's seed; None for a stage that trials share."""
-    demand: Demand | None = None
-    """What it takes; None: by its strategy."""
-    strategy: Mapping[str, Any] | None = field(default=None, compare=False)
-    """Its settings of that group; None: not known, so it takes its part of the cores."""
-
-    @property
-    def arguments(self) -> list[str]:
-        """Of the command line."""
-        return ["run", *self.overrides, f"hydra.run.dir={quoted(str(self.folder))}"]
-
-    @property
-    def log(self) -> Path:
-        """What it prints."""
-        return self.folder / "log.txt"
-
-
-def row_of(name: str, job: Job) -> Row:
-    """A job as it is put into the ledger."""
-    named = TRIAL.fullmatch(name)
-    identity = name[-8:] if named else ""
-    return Row(name, identity, job.arm, job.seed, job.overrides, forks=job.forks, demand=job.demand)
-
-
-def may_fork(strategy: Mapping[str, Any]) -> bool:
-    """Whether a trial with these settings may start as a fork; in doubt it starts plainly.
-
-    A trial of several processes starts the others from nothing anyway. A GPU's driver that was asked anything does not
-    work in a fork, and on a machine that has one any library may ask.
-    """
-    alone = (strategy.get("distribution"), strategy.get("devices")) == ("single", 1)
-    return alone and (strategy.get("accelerator") == "cpu" or not any(Path(x).exists() for x in GPUS))
 
 
 def stop(processes: Collection[Process]) -> None:
@@ -312,8 +261,8 @@ class Launcher:
             self._show(course.progress, one.task, one.job)
             if one.process.poll() is None:
                 continue
-            if isinstance(one.process, Forked) and one.process.lost and one.process.pid is None:
-                one.job = replace(one.job, forks=False)  # it never began
+            if one.process.unborn:
+                one.job = replace(one.job, forks=False)
                 one.process = self.start(one.job, one.grant)
                 continue
             self._settle(course, name, *self._outcome(one))
@@ -335,6 +284,8 @@ class Launcher:
             return State.interrupted, told or self._why_killed(one, code)
         if not code:
             return State.failed, "it ended with exit code 0, and its record does not say that it is done"
+        if told.startswith("Traceback"):
+            return State.failed, told
         return State.failed, "\n".join(tail(one.job.log) + ([killed.why(code, None, 0)] if code < 0 else []))
 
     def _why_killed(self, one: _Running, code: int) -> str:
@@ -362,7 +313,9 @@ class Launcher:
         self.ended(job, state, here=True)
 
     def ended(self, job: Job, state: State, *, here: bool) -> None:
-        """Called when a job has ended, `here` or by another launcher or earlier; for those that want to say more."""
+        """Called when a job has ended, `here` or by another launcher or earlier; says what no bar can show."""
+        if state is State.done and not self.console.is_terminal:
+            self.console.print(f"{job.name}: done", markup=False, highlight=False)
 
     def _end(self, course: _Course) -> None:
         """End what still runs; other launchers, or `rft resume`, may go on with it."""

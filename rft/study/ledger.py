@@ -6,50 +6,22 @@ launchers exactly one starts a trial, since a claim is one transaction.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
 import socket
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from rft.errors import UserError
 from rft.store.running import is_running
-from rft.store.space import NEARLY_FULL_BYTES
-from rft.study.owner import FOLDER, REPAIR, is_alive
-from rft.study.remains import PLAN, keep, planned, remains
+from rft.study.ledger_file import FILE, INSERT, NOTE, LedgerFile, read, stored
+from rft.study.owner import is_alive
+from rft.study.remains import keep
 from rft.study.rows import Row, State
 
-FILE = "ledger.sqlite"
-SECONDS = 60.0  # to wait while another process writes
-MARK = 0x7266744C  # "rftL": the application_id of our files
-SCHEMA = 1  # their user_version; 0 is that of the first ones
-_TABLES = """
-CREATE TABLE IF NOT EXISTS trials (
-    place INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they are started
-    name TEXT NOT NULL UNIQUE, id TEXT NOT NULL, arm TEXT NOT NULL, seed INTEGER, overrides TEXT NOT NULL,
-    state TEXT NOT NULL, owner TEXT, host TEXT, pid INTEGER, started REAL, heartbeat REAL, ended REAL,
-    attempts INTEGER NOT NULL, error TEXT, versions TEXT, forks INTEGER NOT NULL, cancelling INTEGER NOT NULL,
-    demand TEXT
-);
-CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
-_NAMES = tuple(field.name for field in fields(Row))
-_INSERT = f"INSERT INTO trials ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
-_SELECT = f"SELECT {', '.join(_NAMES)} FROM trials ORDER BY place"
-_NOTE = "INSERT OR REPLACE INTO study VALUES (?, ?)"
 _FINAL = frozenset({State.done, State.failed, State.cancelled})
-T = TypeVar("T")
-
-
-class Unusable(UserError):
-    """The ledger's file cannot be read or written where it is."""
 
 
 class Ledger:
@@ -66,15 +38,14 @@ class Ledger:
     """
 
     def __init__(self, study: Path, warn: Callable[[str], None] = lambda _: None, *, file: Path | None = None) -> None:
-        self.study, self.warn = study.absolute(), warn
-        self.path = file or self.study / FILE
-        self._require_sound()
+        self.study = study.absolute()
+        self._file = LedgerFile(self.study, warn, file or self.study / FILE)
 
     def rows(self) -> list[Row]:
-        """All, in the order of the plan; one whose launcher and process are gone is shown as interrupted."""
-        found = self._transact(_read)
+        """All, in the order of the plan; one whose launcher and process are gone is shown as what is left of it."""
+        found = self._file.transact(read)
         alive = self._living(found)
-        return [replace(row, state=State.interrupted) if self._orphan(row, alive) else row for row in found]
+        return [_left(row) if self._orphan(row, alive) else row for row in found]
 
     def submit(self, rows: Sequence[Row], again: Mapping[str, Collection[State]]) -> None:
         """Put trials in, queued; those that are there stay as they are, but for what is to be done again.
@@ -85,19 +56,19 @@ class Ledger:
         """
 
         def put(connection: sqlite3.Connection) -> None:
-            there = {row.name: row for row in _read(connection)}
-            alive = self._living(list(there.values()))
+            found, alive = self._found(connection)
+            there = {row.name: row for row in found}
             for row in rows:
                 old = there.get(row.name)
                 if old is not None and not row.id and old.overrides != row.overrides and self._orphan(old, alive):
                     old = replace(old, state=State.interrupted)  # a place that holds one thing after another
                 if old is None:
-                    connection.execute(_INSERT, _values(row))
+                    connection.execute(INSERT, stored(row))
                 elif old.state is State.queued or old.state in again.get(row.name, ()):
                     _queue(connection, replace(row, demand=row.demand or old.demand))
             self._keep(connection)
 
-        self._transact(put)
+        self._file.transact(put)
 
     def adopt(self, row: Row, owner: str) -> None:
         """Say again that a launcher runs a trial, if the ledger was damaged meanwhile and made anew.
@@ -108,12 +79,12 @@ class Ledger:
         """
 
         def put(connection: sqlite3.Connection) -> None:
-            if row.name not in {one.name for one in _read(connection)}:
-                connection.execute(_INSERT, _values(row))
+            if row.name not in {one.name for one in read(connection)}:
+                connection.execute(INSERT, stored(row))
             values = (State.running.value, owner, socket.gethostname(), row.name)
             connection.execute("UPDATE trials SET state = ?, owner = ?, host = ? WHERE name = ?", values)
 
-        self._transact(put)
+        self._file.transact(put)
 
     def claim(self, names: Collection[str], owner: str, most: int = 1, *, ended: Collection[State] = ()) -> list[Row]:
         """Take trials that nobody has, in the order of the plan: queued ones and those whose launcher has died.
@@ -126,8 +97,7 @@ class Ledger:
         """
 
         def take(connection: sqlite3.Connection) -> list[Row]:
-            found = [row for row in _read(connection) if row.name in names]
-            alive = self._living(found)
+            found, alive = self._found(connection, names)
             free = [
                 row for row in found if row.state is State.queued or row.state in ended or self._orphan(row, alive)
             ][:most]
@@ -140,7 +110,7 @@ class Ledger:
                 )
             return free
 
-        return self._transact(take)
+        return self._file.transact(take)
 
     def beat(self, pids: Mapping[str, int | None]) -> set[str]:
         """Note that trials are alive, with their process ids; returns those that are to be cancelled."""
@@ -151,7 +121,7 @@ class Ledger:
                 connection.execute("UPDATE trials SET heartbeat = ?, pid = ? WHERE name = ?", (now, pid, name))
             return {name for (name,) in connection.execute("SELECT name FROM trials WHERE cancelling") if name in pids}
 
-        return self._transact(note)
+        return self._file.transact(note)
 
     def end(
         self, name: str, state: State, error: str | None = None, versions: str | None = None, owner: str | None = None
@@ -176,26 +146,25 @@ class Ledger:
             if state is State.cancelled:
                 self._keep(connection)
 
-        self._transact(write)
+        self._file.transact(write)
 
     def requeue(self, names: Collection[str], states: Collection[State]) -> list[str]:
         """Queue those of some trials that are in one of the states; returns which."""
 
         def queue(connection: sqlite3.Connection) -> list[str]:
-            found = [row for row in _read(connection) if row.name in names and row.state in states]
+            found = [row for row in self._found(connection, names)[0] if row.state in states]
             for row in found:
                 _queue(connection, row)
             self._keep(connection)
             return [row.name for row in found]
 
-        return self._transact(queue)
+        return self._file.transact(queue)
 
     def cancel(self, names: Collection[str]) -> tuple[list[str], list[str]]:
         """Cancel trials; returns those that are cancelled, and those whose launchers are asked to end them."""
 
         def cancel(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
-            found = [row for row in _read(connection) if row.name in names]
-            alive = self._living(found)
+            found, alive = self._found(connection, names)
             runs = [row.name for row in found if row.state is State.running and not self._orphan(row, alive)]
             waits = [row.name for row in found if row.name not in runs and row.state not in _FINAL]
             for name in runs:
@@ -208,20 +177,20 @@ class Ledger:
             self._keep(connection)
             return waits, runs
 
-        return self._transact(cancel)
+        return self._file.transact(cancel)
 
     def note(self, key: str, value: Any) -> None:
         """Keep something of the study as a whole."""
 
         def put(connection: sqlite3.Connection) -> None:
-            connection.execute(_NOTE, (key, json.dumps(value)))
+            connection.execute(NOTE, (key, json.dumps(value)))
             self._keep(connection)
 
-        self._transact(put)
+        self._file.transact(put)
 
     def noted(self, key: str) -> Any:
         """What was kept; None if nothing was."""
-        found = self._transact(
+        found = self._file.transact(
             lambda connection: connection.execute("SELECT value FROM study WHERE key = ?", (key,)).fetchone()
         )
         return json.loads(found[0]) if found else None
@@ -229,7 +198,25 @@ class Ledger:
     def _keep(self, connection: sqlite3.Connection) -> None:
         """Write what would be lost with the file."""
         notes = connection.execute("SELECT key, value FROM study").fetchall()
-        keep(self.study, _read(connection), {key: json.loads(value) for key, value in notes})
+        keep(self.study, read(connection), {key: json.loads(value) for key, value in notes})
+
+    def _found(
+        self, connection: sqlite3.Connection, names: Collection[str] | None = None
+    ) -> tuple[list[Row], set[str]]:
+        """Rows, all or of these names, and which of their launchers are alive.
+
+        What was to be cancelled, and is gone with its launcher, is cancelled: nobody else would write it down.
+        """
+        rows = [row for row in read(connection) if names is None or row.name in names]
+        alive = self._living(rows)
+        for place, row in enumerate(rows):
+            if row.cancelling and self._orphan(row, alive):
+                rows[place] = _left(row)
+                values = (State.cancelled.value, time.time(), row.name)
+                connection.execute(
+                    "UPDATE trials SET state = ?, owner = NULL, cancelling = 0, ended = ? WHERE name = ?", values
+                )
+        return rows, alive
 
     def _living(self, rows: Sequence[Row]) -> set[str]:
         """The launchers that are alive, of those that have one of these rows."""
@@ -240,142 +227,10 @@ class Ledger:
         had = row.state is State.running or (row.state is State.interrupted and row.owner is not None)
         return had and row.owner not in alive and not is_running(self.study / row.name)
 
-    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do something that no other process can come between; if the file turns out damaged, mend it and do it then.
 
-        Raises:
-            Unusable: if the file cannot be written.
-        """
-        for last in (False, True):
-            try:
-                with closing(self._connect()) as connection:
-                    connection.execute("BEGIN IMMEDIATE")
-                    found = work(connection)
-                    connection.execute("COMMIT")
-                    return found
-            except (sqlite3.Error, OSError) as error:
-                if last or not _is_damage(error):
-                    raise self._unusable(error) from error
-                self._require_sound()
-        raise AssertionError  # the second time it returned or raised
-
-    def _unusable(self, error: Exception) -> Unusable:
-        place = self.study if self.study.exists() else self.study.parent
-        full = "I/O" in str(error) and place.exists() and shutil.disk_usage(place).free < NEARLY_FULL_BYTES
-        reason = os.strerror(errno.ENOSPC) if full else error  # sqlite does not always tell
-        return Unusable(
-            f"{self.path}: cannot be used ({reason}); see that you may write there, that the disk has room and that no "
-            "other program holds it, then start again"
-        )
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=SECONDS, isolation_level=None)
-
-    def _require_sound(self) -> None:
-        """Make the file if there is none; move it aside and make it anew, from the trials' records, if it is damaged.
-
-        Raises:
-            UserError: if it is another program's, or a newer version's.
-            Unusable: if it cannot be read or written.
-        """
-        import filelock
-
-        beside = self.path.parent / FOLDER
-        try:
-            beside.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(beside / REPAIR, timeout=SECONDS):
-                there = self.path.exists()
-                if there and (fault := self._fault()):
-                    aside = self._move_aside()
-                    made = f"made again from {PLAN} and the trials' records"
-                    self.warn(f"{self.path}: {fault}; moved to {aside.name} and {made}")
-                    there = False
-                if not there:
-                    self._make()
-                elif lost := self._put_back():
-                    names = f"{', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}"
-                    self.warn(f"{self.path}: had lost {names}; put back from {PLAN} and the trials' records")
-        except (sqlite3.Error, OSError, filelock.Timeout) as error:
-            raise self._unusable(error) from error
-
-    def _fault(self) -> str | None:
-        """What is wrong with the file; None if nothing is.
-
-        Raises:
-            sqlite3.Error: if it cannot be read for another reason than its content.
-            UserError: if it is another program's, or a newer version's.
-        """
-        try:
-            with closing(self._connect()) as connection:
-                (mark,) = connection.execute("PRAGMA application_id").fetchone()
-                (schema,) = connection.execute("PRAGMA user_version").fetchone()
-                if mark == MARK and schema > SCHEMA:
-                    raise UserError(
-                        f"{self.path}: is of a newer version of rft (schema {schema}; this one has {SCHEMA}); use that "
-                        "version, or another name for the study"
-                    )
-                found = [str(line) for (line,) in connection.execute("PRAGMA quick_check").fetchall()]
-                tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-                if found == ["ok"] and {"trials", "study"} <= tables:
-                    if "demand" not in {at[1] for at in connection.execute("PRAGMA table_info(trials)")}:
-                        connection.execute("ALTER TABLE trials ADD COLUMN demand TEXT")  # made before there was one
-                    _read(connection)
-        except (sqlite3.Error, ValueError, TypeError) as error:
-            if isinstance(error, sqlite3.Error) and not _is_damage(error):
-                raise
-            return f"is damaged ({error})"
-        if tables and mark != MARK:
-            raise UserError(f"{self.path}: is another program's file; move it away and start again")
-        if found != ["ok"]:
-            return f"is damaged ({found[0]})"
-        return None if {"trials", "study"} <= tables else "is damaged (it lacks its tables)"
-
-    def _move_aside(self) -> Path:
-        number = 1
-        while (aside := self.path.with_name(f"{FILE}.damaged-{number}")).exists():
-            number += 1
-        self.path.rename(aside)
-        for end in ("-wal", "-shm", "-journal"):  # of the old file: they would be applied to the new one
-            with suppress(FileNotFoundError):
-                self.path.with_name(f"{FILE}{end}").rename(aside.with_name(f"{aside.name}{end}"))
-        return aside
-
-    def _put_back(self) -> list[str]:
-        """Put in what was planned and is not there, as if the end of a WAL was damaged, which sqlite leaves out."""
-        with closing(self._connect()) as connection:
-            connection.execute("BEGIN IMMEDIATE")  # who plans writes the plan and the rows in one
-            there = {row.name for row in _read(connection)}
-            noted = {key for (key,) in connection.execute("SELECT key FROM study")}
-            rows, notes = planned(self.study)
-            lost = [row.name for row in rows if row.name not in there]
-            if lost or notes.keys() - noted:
-                rows, notes = remains(self.study)
-                connection.executemany(_INSERT, [_values(row) for row in rows if row.name in lost])
-                connection.executemany(
-                    _NOTE, [(key, json.dumps(value)) for key, value in notes.items() if key not in noted]
-                )
-            connection.execute("COMMIT")
-            return lost
-
-    def _make(self) -> None:
-        with closing(self._connect()) as connection:
-            with suppress(sqlite3.OperationalError):  # a file system without shared memory keeps the rollback journal
-                connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(f"PRAGMA application_id = {MARK}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA}")
-            for statement in _TABLES.split(";"):
-                connection.execute(statement)
-            rows, notes = remains(self.study)
-            connection.executemany(_INSERT, map(_values, rows))
-            connection.executemany(_NOTE, [(key, json.dumps(value)) for key, value in notes.items()])
-            connection.execute("COMMIT")
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether sqlite complains of the content, and not of what surrounds it, such as rights, locks or the disk."""
-    told = ("malformed", "no such table", "no such column", "not a database", "unsupported file format")
-    return isinstance(error, sqlite3.Error) and any(words in str(error) for words in told)
+def _left(row: Row) -> Row:
+    """What is left of a trial whose launcher and process are gone."""
+    return replace(row, state=State.cancelled, owner=None) if row.cancelling else replace(row, state=State.interrupted)
 
 
 def _queue(connection: sqlite3.Connection, row: Row) -> None:
@@ -385,11 +240,3 @@ def _queue(connection: sqlite3.Connection, row: Row) -> None:
         "demand = ? WHERE name = ?",
         (State.queued.value, *(own[name] for name in ("overrides", "id", "forks", "demand", "name"))),
     )
-
-
-def _values(row: Row) -> tuple[Any, ...]:
-    return tuple(row.stored().values())
-
-
-def _read(connection: sqlite3.Connection) -> list[Row]:
-    return [Row.of(dict(zip(_NAMES, values, strict=True))) for values in connection.execute(_SELECT)]

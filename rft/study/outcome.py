@@ -13,7 +13,7 @@ from rft.report.costs import prices_of
 from rft.store import Store
 from rft.store.names import RECORD
 from rft.study.diverged import lost
-from rft.study.launch import Job
+from rft.study.jobs import Job
 
 
 def outcome(job: Job, failure: str | None, split: str, objective: str, store: Store) -> dict[str, Any]:

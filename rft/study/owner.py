@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rft.store.locking import file_lock
+
 FOLDER = ".launchers"
 REPAIR = "ledger.lock"
 """Beside the launchers' files: held while the ledger is made or mended."""
@@ -20,12 +22,10 @@ def owner(study: Path) -> Iterator[str]:
     Args:
         study: the study's folder.
     """
-    import filelock
-
     name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
     path = study / FOLDER / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path, timeout=60):
+    with file_lock(path, 60):
         try:
             yield name
         finally:
@@ -42,7 +42,7 @@ def is_alive(study: Path, name: str) -> bool:
         return False
     try:
         # Taken for a moment; whoever asks at that moment holds the launcher for alive, and asks again.
-        with filelock.FileLock(path, timeout=0):
+        with file_lock(path, 0):
             path.unlink(missing_ok=True)
             return False
     except filelock.Timeout:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,12 +15,16 @@ from omegaconf import DictConfig
 from rft.config import quoted
 from rft.store.names import INTERRUPTED
 from rft.study.identity import name_of, trial_id
-from rft.study.launch import LAUNCHED, may_fork
-from rft.study.ledger import Ledger, Unusable
+from rft.study.jobs import LAUNCHED, may_fork
+from rft.study.ledger import Ledger
+from rft.study.ledger_file import Unusable
 from rft.study.owner import owner
 from rft.study.rows import ENDED, Row, State
 from rft.study.trial import how_it_ended
 from rft.study.versions import versions
+
+BEAT = 2.0
+"""Seconds between looks at the ledger while a trial runs."""
 
 
 @contextmanager
@@ -46,12 +52,45 @@ def in_ledger(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Iterat
         if not ledger.claim([row.name], me, ended=ENDED):
             yield
             return
-        ledger.beat({row.name: os.getpid()})
+        pulse = _Pulse(ledger, row.name)
         try:
-            yield
+            with pulse:
+                yield
         except BaseException as error:
             told = how_it_ended(error)
+            state = State.interrupted if told.startswith(INTERRUPTED) else State.failed
             with suppress(Unusable):  # of a disk that takes no more; it is told by what is raised
-                ledger.end(row.name, State.interrupted if told.startswith(INTERRUPTED) else State.failed, told)
+                ledger.end(row.name, State.cancelled if pulse.cancelled else state, told)
             raise
         ledger.end(row.name, State.done, versions=versions())
+
+
+class _Pulse:
+    """Tells the ledger that this process is alive, and ends it when the trial is cancelled there.
+
+    Args:
+        ledger: the study's.
+        name: of the trial.
+    """
+
+    def __init__(self, ledger: Ledger, name: str) -> None:
+        self.ledger, self.name = ledger, name
+        self.cancelled = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="ledger", daemon=True)
+
+    def __enter__(self) -> None:
+        self.ledger.beat({self.name: os.getpid()})
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT):
+            with suppress(Unusable):  # for now; the trial does not need it
+                if self.ledger.beat({self.name: os.getpid()}):
+                    self.cancelled = True
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return

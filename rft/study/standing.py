@@ -13,7 +13,7 @@ from rft.store.names import RECORD, older_name, trial_name
 from rft.store.running import LOCK, is_running
 
 if TYPE_CHECKING:
-    from rft.study.launch import Job
+    from rft.study.jobs import Job
     from rft.study.study import Plan
 
 LISTED = 4

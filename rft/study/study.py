@@ -23,7 +23,8 @@ from rft.study.account import closing
 from rft.study.demands import at_once, with_demands
 from rft.study.final_judge import refuse_own_judge
 from rft.study.identity import name_of
-from rft.study.launch import Job, Launcher, may_fork
+from rft.study.jobs import Job, may_fork
+from rft.study.launch import Launcher
 from rft.study.parts import require_scoring_judge, require_separate_labels
 from rft.study.replicate import is_pipeline
 from rft.study.rows import ENDED, State
@@ -225,9 +226,7 @@ def run_study(
                 if job.name in broken:
                     raise UserError(f"{job.name}: {broken[job.name]} (see {job.log})")
         trials, failed = tune(launcher, side_by_side) if tune else (trials, {})
-        failed |= launcher.run(trials, side_by_side, "trials")
-        folders = {job.folder for job in trials}
-        rows = [row for row in ledger.rows() if study / row.name in folders]
-        if any(row.state is not State.done for row in rows):
-            closing(console, rows)
+        names = {job.folder.relative_to(study).as_posix() for job in trials}
+        with closing(console, ledger, names, always=False):  # else the comparison tells
+            failed |= launcher.run(trials, side_by_side, "trials")
         return failed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,8 @@ from rft.config import quoted
 from rft.config.launchers import Launch
 from rft.study.account import closing
 from rft.study.executors.base import Executor, make_executor
-from rft.study.launch import Job, Launcher, may_fork
+from rft.study.jobs import Job, may_fork
+from rft.study.launch import Launcher
 from rft.study.rows import State
 from rft.study.slots import Demand, demand_of
 
@@ -25,14 +26,15 @@ from rft.study.slots import Demand, demand_of
 class _Sweep(Launcher):
     """A launcher that prints what a job printed when it has ended."""
 
-    def __init__(self, console: Console, study: Path, executor: Executor, numbers: Mapping[str, int]) -> None:
+    def __init__(self, console: Console, study: Path, executor: Executor, numbers: Mapping[Path, int]) -> None:
         super().__init__(console, study, executor=executor)
         self.numbers = numbers
+        """By a trial's folder: its place in the sweep."""
 
     def ended(self, job: Job, state: State, *, here: bool) -> None:
         """Print its output, each job's in one piece."""
         how = state.value if here else f"{state.value} before, or by another launcher"
-        self.console.print(f"[{self.numbers[job.name]}] {job.name}: {how}", markup=False, highlight=False)
+        self.console.print(f"[{self.numbers[job.folder]}] {job.name}: {how}", markup=False, highlight=False)
         if here and job.log.exists():
             sys.stdout.write(job.log.read_text(encoding="utf-8", errors="replace"))
             sys.stdout.flush()
@@ -80,13 +82,26 @@ def run_sweep(
     studies: dict[Path, dict[Path, tuple[Job, Mapping[str, Any]]]] = defaultdict(dict)
     for job, strategy in trials:
         studies[job.folder.absolute().parent][job.folder.absolute()] = (job, strategy)
-    numbers = {job.name: number for number, (job, _) in enumerate(trials)}
+    numbers = {job.folder: number for number, (job, _) in enumerate(trials)}
     for study, found in studies.items():
         executor = make_executor(settings, console)
         with _Sweep(console, study, executor, numbers) as launcher:
             jobs = [replace(job, demand=sweep_demand(how, settings, executor)) for job, how in found.values()]
-            launcher.open(study)[0].note("where", list(overrides))
-            failed += launcher.run(jobs, settings.jobs, "trials")
+            ledger, _ = launcher.open(study)
+            ledger.note("where", list(overrides))
             names = {folder.name for folder in found}
-            closing(console, [row for row in launcher.open(study)[0].rows() if row.name in names])
+            with closing(console, ledger, names):
+                failed += launcher.run(told_apart(jobs), settings.jobs, "trials")
     return failed
+
+
+def told_apart(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs whose names differ: those of one arm and seed also say in what their overrides do."""
+    alike = Counter(job.name for job in jobs)
+    common = set[str]().union(*(job.overrides for job in jobs)).intersection(*(job.overrides for job in jobs))
+
+    def told(job: Job) -> str:
+        own = [one for one in job.overrides if one not in common and not one.startswith(("seed=", "arm="))]
+        return f"{job.name} ({' '.join(own)})" if alike[job.name] > 1 and own else job.name
+
+    return [replace(job, name=told(job)) for job in jobs]

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import signal
+import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -159,12 +161,48 @@ class Trial:
             track(logger, rows, policy.cost.get("clock", []))
 
 
+@contextmanager
+def ending_when_asked() -> Iterator[None]:
+    """Let SIGTERM and the first Ctrl-C end training with its step, and any other stage at once; the second ends all.
+
+    Raises:
+        SystemExit: with TERMINATED, on SIGTERM outside of training.
+        KeyboardInterrupt: on Ctrl-C outside of training, and on the second one.
+    """
+
+    def end(_number: int, _frame: object) -> None:
+        if signal.getsignal(signal.SIGTERM) is end:  # else a Trainer has put its own before it, and ends with the step
+            raise SystemExit(TERMINATED)
+
+    def interrupt(number: int, _frame: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(signal.SIGTERM) is end:
+            raise KeyboardInterrupt
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            sys.stderr.write("\nends with this step and keeps its checkpoint; Ctrl-C once more ends it now\n")
+        signal.raise_signal(signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's job in the background has it ignored
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def how_it_ended(error: BaseException) -> str:
     """What the record says of how a trial ended."""
     if isinstance(error, UserError):
         return str(error)
     if was_interrupted(error):
         return f"{INTERRUPTED}start it again and it goes on from its last checkpoint"
+    if isinstance(error, SystemExit):
+        return f"ended by itself with exit code {error.code}"
     return traceback.format_exc()
 
 
@@ -184,7 +222,7 @@ def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     store = Store.default()
     with named_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with named_faults(folder), at_work(folder):
+    with named_faults(folder), at_work(folder), ending_when_asked():
         try:
             record = Trial(cfg, folder, store, overrides).run()
         except SystemExit as end:

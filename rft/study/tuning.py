@@ -28,7 +28,8 @@ from rft.report.tuning import FOLDER
 from rft.store import Store
 from rft.store.names import RECORD
 from rft.study.asks import Asks
-from rft.study.launch import Job, Launcher, may_fork
+from rft.study.jobs import Job, may_fork
+from rft.study.launch import Launcher
 from rft.study.outcome import outcome
 from rft.study.study import Plan, StudySpec, arm_overrides, plain_node, plan
 from rft.study.trial import write_json

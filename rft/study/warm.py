@@ -11,7 +11,6 @@ and then the server; should the server be killed, the kernel kills its jobs.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import importlib
@@ -28,7 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rft.runtime import cores, end_with_parent, prepare_process
+from rft.runtime import cores, end_process, end_with_parent, prepare_process
 
 LIBRARIES = (
     "krippendorff",
@@ -173,9 +172,7 @@ def command(arguments: list[str]) -> int:
     try:
         main()
     except SystemExit as end:
-        if isinstance(end.code, str):
-            sys.stderr.write(f"{end.code}\n")
-        return 0 if end.code is None else end.code if isinstance(end.code, int) else 1
+        return program.exit_code(end)
     except BaseException:
         traceback.print_exc()
         return 1
@@ -193,11 +190,7 @@ def become_rft(request: Mapping[str, Any], server: Server) -> NoReturn:
             os.close(descriptor)
         adopt(request, server)
         code = command(list(request["arguments"]))
-        # What an interpreter does at its end, but for freeing all that was imported, which would copy it first.
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        end_process(code)  # what it shares with the server would be copied first if it were freed
     except BaseException:
         traceback.print_exc()
     finally:

@@ -14,7 +14,7 @@ from rft.config.where import Where, where
 from rft.errors import UserError
 from rft.study.demands import at_once, kept_demand, with_demands
 from rft.study.executors.local import LocalExecutor
-from rft.study.launch import Job
+from rft.study.jobs import Job
 from rft.study.slots import Demand, Machine, Slots
 
 CPU = {"accelerator": "cpu", "devices": 1, "threads": 0}

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from rft.errors import UserError
-from rft.study.launch import Job
-from rft.study.ledger import FILE, Ledger
+from rft.study.jobs import Job
+from rft.study.ledger import Ledger
+from rft.study.ledger_file import FILE
 from tests.disks import clock, fill, mounted, read_only
 from tests.scripted import ROOT, start_launcher
 

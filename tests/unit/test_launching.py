@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from rft.cli.app import app
 from rft.errors import UserError
-from rft.study.launch import Job, Process
+from rft.study.jobs import Job
+from rft.study.launch import Process
 from rft.study.ledger import Ledger
 from rft.study.origin import origin, require_unchanged
 from rft.study.rows import State

@@ -16,7 +16,8 @@ import pytest
 from rft.errors import UserError
 from rft.store.running import at_work
 from rft.study.account import table
-from rft.study.ledger import FILE, Ledger
+from rft.study.ledger import Ledger
+from rft.study.ledger_file import FILE
 from rft.study.owner import is_alive, launchers, owner
 from rft.study.remains import PLAN
 from rft.study.rows import Row, State
@@ -49,7 +50,8 @@ with owner(study) as me:
 WRITER = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from rft.study.ledger import FILE, Ledger
+from rft.study.ledger import Ledger
+from rft.study.ledger_file import FILE
 from rft.study.rows import Row
 
 study = Path(sys.argv[1])
@@ -365,7 +367,7 @@ def test_what_a_trial_takes_is_kept_and_follows_what_is_submitted_until_it_start
 def test_a_ledger_of_before_there_were_demands_is_read(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "s")
     ledger.submit([row(0)], {})
-    with sqlite3.connect(ledger.path) as connection:
+    with sqlite3.connect(tmp_path / "s" / "ledger.sqlite") as connection:
         connection.execute("ALTER TABLE trials DROP COLUMN demand")
     warned: list[str] = []
     (found,) = Ledger(tmp_path / "s", warned.append).rows()

@@ -13,7 +13,8 @@ from rft.config import compose
 from rft.errors import UserError
 from rft.machine import machine
 from rft.store import Store
-from rft.study.launch import Job, Launcher, may_fork
+from rft.study.jobs import Job, may_fork
+from rft.study.launch import Launcher
 from rft.study.pipeline import Pipeline
 from rft.study.study import StudySpec, load_study, plan
 from rft.study.trial import Trial
@@ -97,7 +98,7 @@ def test_an_old_record_does_not_pass_for_a_job_that_failed(tmp_path: Path) -> No
 
 
 def test_trials_of_several_processes_or_on_a_gpu_start_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rft.study.launch.GPUS", (str(tmp_path / "gpu"),))
+    monkeypatch.setattr("rft.study.jobs.GPUS", (str(tmp_path / "gpu"),))
     arms = {name: ["algorithm=dpo", f"strategy={name}"] for name in ("auto", "cpu", "ddp")}
     for expected in ({"auto": True, "cpu": True, "ddp": False}, {"auto": False, "cpu": True, "ddp": False}):
         jobs = plan("s", spec(**arms), tmp_path)

@@ -23,7 +23,8 @@ from rft.report.tuning import is_tuning_trial, read_tuning
 from rft.store import Store
 from rft.study.asks import Asks
 from rft.study.diverged import SUFFIX, diverges_once, lost
-from rft.study.launch import Job, Launcher
+from rft.study.jobs import Job
+from rft.study.launch import Launcher
 from rft.study.replicate import DRAWN, is_pipeline, with_own_draws
 from rft.study.standing import standing
 from rft.study.study import StudySpec, plan

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from filelock import FileLock
-
 from rft.errors import UserError
 from rft.feedback.judges.request import Reply, Request
+from rft.store.locking import file_lock
+from rft.store.space import is_shared
 
 SECONDS = 60.0  # to wait while another process writes
 AT_ONCE = 500  # keys of one query
@@ -186,12 +186,13 @@ class KeptVerdicts:
         """The empty file, whole at once: another process never sees half of it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with FileLock(f"{self.path}.lock"):
+        with file_lock(f"{self.path}.lock"):
             if self.path.exists():
                 return
             beside.unlink(missing_ok=True)
             with closing(sqlite3.connect(beside, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
+                if not is_shared(self.path.parent):  # its log is read by memory that machines do not share
+                    connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA application_id={MARK}")
                 connection.execute(_TABLE)
             beside.replace(self.path)

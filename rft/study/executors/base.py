@@ -54,6 +54,10 @@ class Process(Protocol):
     def lost(self) -> str:
         """Why nothing is known of its end, if what held it ended before it; else empty."""
 
+    @property
+    def unborn(self) -> bool:
+        """Whether it ended because none could be forked, so that it may be started plainly in place of that."""
+
     def poll(self) -> int | None:
         """Look; the exit code, or None."""
 

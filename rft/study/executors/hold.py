@@ -21,9 +21,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import ClassVar
 
 from rft.study.executors.base import Job
 
+ASKED = ".asked-"
+"""How the files begin that name a signal to send, one for each start."""
 LOOK = 0.2
 """Seconds between looks at the file with the signal."""
 UNSHARED = 2
@@ -63,7 +66,8 @@ class Task:
         """A job as a task; its files are of this start alone, so that nothing old is taken for its own."""
         one = uuid.uuid4().hex[:8]
         folder = job.folder.absolute()
-        asked = folder / f".asked-{one}"
+        ask_to_end(folder)  # a start of before, which may still wait in a queue though its launcher is gone
+        asked = folder / f"{ASKED}{one}"
         _write(asked, {"signal": 0})
         return cls(
             tuple(job.arguments),
@@ -87,6 +91,13 @@ def _store_mark() -> dict[str, str]:
             file.write(uuid.uuid4().hex)
         return {str(mark): mark.read_text(encoding="ascii")}
     return {}
+
+
+def ask_to_end(folder: Path) -> None:
+    """Ask whatever was started in a trial's folder and may wait or run elsewhere to end; it does so when it looks."""
+    for asked in folder.glob(f"{ASKED}*[0-9a-f]"):
+        with suppress(OSError):
+            _write(asked, {"signal": int(signal.SIGTERM)})
 
 
 def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
@@ -116,6 +127,7 @@ def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
     try:
         asked = _asked(task)
         if told or asked:
+            Path(task.asked).unlink(missing_ok=True)  # its launcher may be gone
             return -(asked or signal.SIGTERM)
         _require_shared(task)
         process = _start(task)
@@ -195,6 +207,7 @@ class Held(ABC):
     task: Task
     returncode: int | None = None
     lost: str = ""
+    unborn: ClassVar[bool] = False
     host: str = ""
     """Where it runs; empty until it begins."""
     _pid: int | None = field(default=None, repr=False)

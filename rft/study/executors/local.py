@@ -26,6 +26,7 @@ class Plain(subprocess.Popen[bytes]):
     """A process that pays for its own imports."""
 
     lost = ""
+    unborn = False
 
 
 class LocalExecutor(Executor):
@@ -60,7 +61,14 @@ class LocalExecutor(Executor):
                 return forks.start(job.arguments, cwd=Path.cwd(), environment=own, stdout=job.log, stderr=job.log)
             # Killed with this process, as a fork is: nobody would be told of its end.
             command = tied([sys.executable, "-m", "rft", *job.arguments])
-            return Plain(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=own)
+            return Plain(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=own,
+                start_new_session=True,  # a Ctrl-C reaches the launcher alone, which asks it to end
+            )
 
     def _server(self) -> Forks | None:
         """What to fork from, started when it is first asked for; None if there is none, or none any more."""
