@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,26 @@ GIT_SECONDS = 10
 
 @cache
 def made_here() -> dict[str, Any]:
-    """``{"commit", "dirty", "machine"}`` of what this process makes; found out once. The first two may be None."""
+    """``{"commit", "dirty", "machine", "packages"}`` of what this process makes; found out once.
+
+    The first two may be None.
+    """
     found = commit(Path(rft.__file__).parent) or {"commit": None, "dirty": None}
-    return {**found, "machine": machine()}
+    return {**found, "machine": machine(), "packages": packages()}
+
+
+def packages() -> dict[str, str]:
+    """Versions of Python and of what rft depends on; of those that are not there, none."""
+    try:
+        needed = metadata.requires("rft") or []
+    except metadata.PackageNotFoundError:  # it runs from a folder that was never installed
+        needed = []
+    names = sorted({re.split(r"[^\w.-]", one)[0] for one in needed if "extra ==" not in one})
+    found = {"python": platform.python_version()}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def machine() -> dict[str, Any]:

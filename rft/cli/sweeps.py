@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 
 from rft.errors import UserError, nearest
+from rft.store.names import PLAN
 from rft.study.ledger import Ledger
 from rft.study.ledger_file import FILE
 from rft.study.reading import as_found, rows_of
-from rft.study.remains import PLAN
 from rft.study.rows import Row, State
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _resume_planned(study: str, ledger: Ledger, kept: dict[str, object], at: Whe
     spec, tuning = fair_tuning(name, with_overrides(spec, overrides), ledger.study.parent)
     planned, console = plan(name, spec, ledger.study.parent), Console(stderr=True)
     tune = tuning.run if tuning else None
-    run_study(planned, at.with_jobs(spec.jobs), console, tune, again={State.interrupted})
+    run_study(planned, at.with_jobs(spec.jobs), console, tune, again={State.interrupted}, account=True)
     folders = {job.folder for job in (tuning.settled(planned) if tuning else planned).trials}
     _require_done(study, [row for row in ledger.rows() if ledger.study / row.name in folders])
 

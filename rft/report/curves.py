@@ -15,8 +15,8 @@ from rft.budget import RESOURCES
 from rft.evaluation.metrics import known_mean
 from rft.report.costs import spent
 from rft.report.load import StudyResults, Trial
+from rft.store.names import HISTORY_FILE
 
-HISTORY_FILE = "history.json"
 POINTS = 60
 """Most points of a curve that the summary keeps: a figure is narrower than that many marks."""
 DIGITS = 6

@@ -18,7 +18,7 @@ from rft.report.records import FailedTrial, StageUse, StudyResults, Trial
 from rft.report.rows import LeftOut, Pool, Questions, Rows, read_columns, row_names
 from rft.report.tuning import is_tuning_trial, read_tuning
 from rft.store import Entry, Problem, Store
-from rft.store.names import CHECKPOINTS_FILE, RECORD, ROWS_FILE, TRIAL, older_name
+from rft.store.names import CHECKPOINTS_FILE, PLAN, RECORD, ROWS_FILE, TRIAL, older_name
 from rft.store.running import LOCK, is_running
 
 __all__ = ["FailedTrial", "Rows", "StageUse", "StudyResults", "Trial", "load_study"]
@@ -136,6 +136,8 @@ def records(study_dir: Path, only: Collection[Path] | None = None) -> list[Path]
     found = sorted(f for f in study_dir.rglob(RECORD) if only is None or f.parent.absolute() in only)
     files = [f for f in found if not is_tuning_trial(f.relative_to(study_dir))]
     if not files:
+        if (study_dir / PLAN).exists():
+            how = f"rft status {study_dir.name} shows where they stand, rft resume {study_dir.name} goes on"
         raise UserError(f"no trial has ended in {study_dir} (no {RECORD} below it); {how}")
     return files
 

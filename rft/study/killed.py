@@ -39,6 +39,6 @@ def why(code: int, pid: int | None, before: int) -> str:
         before: `memory_kills` when it started.
     """
     if -code == signal.SIGKILL and (memory_kills() > before or (pid is not None and _in_kernel_log(pid))):
-        return "out of memory: killed by the kernel; give it more, or run fewer trials at once with --jobs"
+        return "out of memory: killed by the kernel; give it more, or run fewer trials at once (hydra.launcher.jobs)"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else ""
     return f"killed by signal {-code}" + (f" ({name})" if name and -code != signal.SIGKILL else "")

@@ -321,7 +321,8 @@ class Launcher:
         """End what still runs; other launchers, or `rft resume`, may go on with it."""
         if not course.running:
             return
-        self.console.print(f"ending {len(course.running)} jobs", highlight=False)
+        names = ", ".join(one.job.name for one in course.running.values())
+        self.console.print(f"ending what runs: {names}", markup=False, highlight=False)
         try:
             stop([one.process for one in course.running.values()])
         finally:

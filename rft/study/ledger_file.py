@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from rft.errors import UserError
 from rft.store.locking import file_lock
+from rft.store.names import PLAN
 from rft.store.space import NEARLY_FULL_BYTES, is_shared
 from rft.study.owner import FOLDER, REPAIR
-from rft.study.remains import PLAN, planned, remains
+from rft.study.remains import planned, remains
 from rft.study.rows import Row
 
 FILE = "ledger.sqlite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -42,9 +43,10 @@ def require_unchanged(kept: Mapping[str, Any], study: str) -> Path:
         )
     found = _changes(kept["spec"], _data(load_study(file)[1]))
     if found:
+        named = file.parent if file.name == "study.yaml" else file
         raise UserError(
             f"{file}: has changed since {study} was started: {'; '.join(found)}; run it as it is now with rft compare "
-            f"{' '.join([str(file.parent), *kept['overrides']])}, which computes only what is new, or put it back and "
+            f"{shlex.join([str(named), *kept['overrides']])}, which computes only what is new, or put it back and "
             f"resume"
         )
     return file

@@ -8,14 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rft.store.names import INTERRUPTED, RECORD, TRIAL
+from rft.store.names import INTERRUPTED, PLAN, RECORD, TRIAL
 from rft.store.running import LOCK, is_running
 from rft.store.whole import write_whole
 from rft.study.rows import Row, State
 from rft.study.slots import Demand
 
-PLAN = "planned.json"
-"""In the study's folder: what was put into the ledger, so that nothing is lost with it."""
 _KEPT = ("name", "id", "arm", "seed", "overrides", "forks")
 
 

@@ -61,7 +61,8 @@ class Demand:
             )
 
     def __str__(self) -> str:
-        return f"{self.cores} cores, {self.memory / 2**30:.3g} GB, {self.gpus or 0:g} GPUs"
+        cores, gpus = f"{self.cores} core{'s' * (self.cores != 1)}", self.gpus or 0
+        return f"{cores}, {self.memory / 2**30:.3g} GB, {gpus:g} GPU{'s' * (gpus != 1)}"
 
     @property
     def parts(self) -> int:

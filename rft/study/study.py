@@ -196,6 +196,7 @@ def run_study(
     *,
     origin: Mapping[str, Any] | None = None,
     again: Collection[State] = ENDED,
+    account: bool = False,
 ) -> dict[str, str]:
     """Compute what is missing of a study; returns the last line of each trial that failed, by name.
 
@@ -206,6 +207,7 @@ def run_study(
         tune: finds the settings of the trials, which then stand in for the planned ones.
         origin: where the study comes from, for the ledger.
         again: the states of ended trials that are started once more.
+        account: show how each trial ended also if all are done.
 
     Raises:
         UserError: if a shared stage failed, or a trial takes more than there is.
@@ -227,6 +229,6 @@ def run_study(
                     raise UserError(f"{job.name}: {broken[job.name]} (see {job.log})")
         trials, failed = tune(launcher, side_by_side) if tune else (trials, {})
         names = {job.folder.relative_to(study).as_posix() for job in trials}
-        with closing(console, ledger, names, always=False):  # else the comparison tells
+        with closing(console, ledger, names, always=account):
             failed |= launcher.run(trials, side_by_side, "trials")
         return failed

@@ -43,6 +43,7 @@ from rft.rollout import RolloutEngine
 from rft.runtime import cores
 from rft.store import Entry
 from rft.store.cost import COST
+from rft.store.names import HISTORY_FILE
 from rft.store.whole import clear_unfinished
 from rft.strategy import Strategy
 from rft.study.charge import Charge, refuse_spent
@@ -276,7 +277,7 @@ def train_policy(
         fit_policy(algorithm, data, watch, strategy, title, checkpoints, logger, charge.budget.share)
     if out is not None:
         save_file(backbone.role_state(Role.policy), out / "policy.safetensors")
-        (out / "history.json").write_text(json.dumps(history.rows, indent=1), encoding="utf-8")
+        (out / HISTORY_FILE).write_text(json.dumps(history.rows, indent=1), encoding="utf-8")
         taken.keep(out)
     used = meter.last
     return (history.rows[-1] if history.rows else {}) | {

@@ -21,8 +21,8 @@ from rich.console import Console
 from rft.config import build
 from rft.errors import UserError
 from rft.machine import made_here
-from rft.store import Store
-from rft.store.names import INTERRUPTED, RECORD
+from rft.store import Entry, Store
+from rft.store.names import HISTORY_FILE, INTERRUPTED, RECORD, ROWS_FILE
 from rft.store.running import at_work
 from rft.store.space import DAMAGED, FULL
 from rft.store.whole import write_whole
@@ -137,11 +137,19 @@ class Trial:
         if until == "evaluation":
             self._track_found(pipeline)
         metrics = entry.metrics if until == "evaluation" else {}
+        metrics = {k: float(v) for k, v in metrics.items()}
         record = self._record(pipeline, "done", None, entry.key if until == "evaluation" else None)
-        self._finish({k: float(v) for k, v in metrics.items()}, failed=False)
+        self._finish(metrics, failed=False)
         if until == "evaluation":
-            write_json(self.folder / RECORD, record)
+            self._copy(pipeline.policy, HISTORY_FILE)
+            self._copy(entry, ROWS_FILE)
+            write_json(self.folder / RECORD, record | {"metrics": metrics})
         return record
+
+    def _copy(self, entry: Entry | None, name: str) -> None:
+        """Lay a small result of the store into the folder, which is whole without it."""
+        if entry is not None and (entry.path / name).exists():
+            write_whole(self.folder / name, (entry.path / name).read_bytes())
 
     def _finish(self, metrics: dict[str, float], *, failed: bool) -> None:
         if self.logger is not None:
@@ -157,7 +165,7 @@ class Trial:
         from rft.callbacks.training import track
 
         if logger := self._make_logger():
-            rows = json.loads((policy.path / "history.json").read_text(encoding="utf-8"))
+            rows = json.loads((policy.path / HISTORY_FILE).read_text(encoding="utf-8"))
             track(logger, rows, policy.cost.get("clock", []))
 
 

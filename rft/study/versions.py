@@ -34,11 +34,15 @@ def declared() -> dict[str, list[str]]:
     return found
 
 
-@cache
 def versions() -> str:
     """16 hex digits over all versions of ours and over the files of all plugins.
 
     A trial that ended under other ones is started again. What they did not change is found in the store.
     """
-    plugins = {name: code_digest(name) for name in sorted(allowed_packages()) if not is_ours(name)}
+    return _digest(tuple(sorted(name for name in allowed_packages() if not is_ours(name))))
+
+
+@cache
+def _digest(packages: tuple[str, ...]) -> str:
+    plugins = {name: code_digest(name) for name in packages}
     return sha256_of(plain({"stages": VERSIONS, "declared": declared(), "plugins": plugins}))[:16]

@@ -34,7 +34,7 @@ def test_what_fits_no_node_by_itself_is_refused_or_told(capsys: pytest.CaptureFi
                 executor.require(demand, "big")
         executor.slots = Slots(None, 1)  # a number of jobs was given: the cluster may grow
         executor.require(Demand(1, 0, 3), "big")
-        assert "big: asks for 1 cores, 0 GB, 3 GPUs, more than any of the 2 nodes" in capsys.readouterr().err
+        assert "big: asks for 1 core, 0 GB, 3 GPUs, more than any of the 2 nodes" in capsys.readouterr().err
         executor.close()
     finally:
         cluster.shutdown()

@@ -22,7 +22,7 @@ from rft.config.launchers import Cluster, Local, Ray, Submitit
 from rft.errors import UserError
 from rft.study.executors import hold
 from rft.study.executors.base import Executor, Process
-from rft.study.executors.hold import Task
+from rft.study.executors.hold import Task, ask_to_end
 from rft.study.slots import Demand, Grant, Machine, Slots
 from tests.integration.harness import REPOSITORY, wait_until
 
@@ -346,6 +346,20 @@ def test_an_interrupt_of_what_holds_a_job_ends_it_softly(errand: Make, saying: b
         assert held.stdout is not None
         assert held.stdout.readline() == "7\n"
         assert not alive(job.runs[0])
+
+
+def test_a_start_that_waits_is_taken_back_by_the_next_one(errand: Make) -> None:
+    """As that of a launcher which was killed while its job was in a queue."""
+    job = errand("one", "stay")
+    before, after = Task.of(job, {}), Task.of(job, {})
+    assert hold.hold(before) == -signal.SIGTERM
+    assert job.runs == []
+    assert not Path(before.asked).exists()
+    with worker(after):
+        wait_until(lambda: job.runs)
+        ask_to_end(job.folder)
+        wait_until(lambda: not alive(job.runs[0]))
+    assert len(job.runs) == 1
 
 
 def test_a_share_of_a_gpu_is_refused_where_slurm_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ class Probe(ImdbSentiment):
             "threads": [torch.get_num_threads(), torch.get_num_interop_threads(), pa.cpu_count(), sorted(pools)],
             "environment": {k: v for k, v in sorted(os.environ.items()) if ours(k)},
             "command": [sys.argv, __main__.__spec__.name, sys.path, os.getcwd()],
-            "signals": [getattr(signal.getsignal(n), "__qualname__", str(signal.getsignal(n))) for n in (2, 13, 15, 17)],
+            "signals": [getattr(at, "__qualname__", str(at)) for at in map(signal.getsignal, (2, 13, 15, 17))],
             "masked": [int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
             "streams": [os.readlink("/proc/self/fd/0"), sys.stdout.line_buffering, sys.stderr.line_buffering,
                         sys.stdout.encoding, os.fstat(1).st_ino == os.fstat(2).st_ino],

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from rft.data.offline import load_answers, reference_logprobs
@@ -49,6 +53,19 @@ class TestSweep:
             assert f"algorithm={name}" in record["overrides"]
             wanted = set(STAGES) - ({"annotators", "gold"} if name == "rlaif" else set())
             assert wanted <= set(record["stages"]) <= set(STAGES)
+
+    def test_the_folder_tells_of_it_without_the_store(self, sweep: Sweep) -> None:
+        for name, trial in sweep.trials.items():
+            rows = pq.read_table(trial.folder / "evaluation.parquet")
+            assert rows.equals(pq.read_table(trial.entry("evaluation") / "evaluation.parquet"))
+            gold = np.array(rows["gold"])[np.array(rows["split"]) == "test"].mean()
+            assert trial.record["metrics"]["eval/test/gold"] == pytest.approx(gold, abs=1e-6)
+            history = json.loads((trial.folder / "history.json").read_text(encoding="utf-8"))
+            assert history == trial.history()
+            assert (history == []) == (name == "sft")
+        packages = sweep.trials["ppo"].record["made"]["packages"]
+        assert packages["python"] == platform.python_version()
+        assert packages["torch"] == metadata.version("torch")
 
     def test_computes_each_shared_stage_once(self, sweep: Sweep) -> None:
         computed = Counter(stage for trial in sweep.trials.values() for stage in trial.computed)

@@ -62,7 +62,7 @@ def test_settings_say_what_each_takes() -> None:
 
 
 def test_what_would_never_fit_is_refused() -> None:
-    with pytest.raises(UserError, match=r"job 0: asks for 1 cores, 0 GB, 2 GPUs, more than there is"):
+    with pytest.raises(UserError, match=r"job 0: asks for 1 core, 0 GB, 2 GPUs, more than there is"):
         demands(jobs(1), Machine(2, 0, ("0",)), Local(gpus=2.0))
 
 

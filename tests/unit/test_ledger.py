@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from rft.errors import UserError
+from rft.store import space
+from rft.store.names import PLAN
 from rft.store.running import at_work
 from rft.study.account import table
 from rft.study.ledger import Ledger
 from rft.study.ledger_file import FILE
 from rft.study.owner import is_alive, launchers, owner
-from rft.study.remains import PLAN
+from rft.study.reading import GONE, rows_of
 from rft.study.rows import Row, State
 from rft.study.slots import Demand
 
@@ -372,3 +376,51 @@ def test_a_ledger_of_before_there_were_demands_is_read(tmp_path: Path) -> None:
     warned: list[str] = []
     (found,) = Ledger(tmp_path / "s", warned.append).rows()
     assert (found, warned) == (row(0), [])
+
+
+def test_what_is_cancelled_and_gone_with_its_launcher_is_cancelled(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "s")
+    ledger.submit([row(0), row(1)], {})
+    with owner(ledger.study) as me:
+        assert len(ledger.claim([row(0).name, row(1).name], me, 2)) == 2
+        assert ledger.cancel([row(0).name]) == ([], [row(0).name])
+        assert states(ledger) == {0: "running", 1: "running"}
+    assert states(ledger) == {0: "cancelled", 1: "interrupted"}
+    with owner(ledger.study) as another:
+        assert [one.seed for one in ledger.claim([row(0).name, row(1).name], another, 2)] == [1]
+        assert states(ledger) == {0: "cancelled", 1: "running"}
+        assert ledger.requeue([row(0).name], {State.interrupted}) == []
+        assert ledger.requeue([row(0).name], {State.cancelled}) == [row(0).name]
+        assert [one.seed for one in ledger.claim([row(0).name], another)] == [0]
+
+
+def test_where_other_machines_see_the_file_it_is_in_no_wal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mode(study: Path) -> str:
+        Ledger(study).submit([row(0)], {})
+        with closing(sqlite3.connect(study / FILE)) as connection:
+            return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+    kind = space._file_system(tmp_path)
+    assert kind, "the system tells the type of every file system that is mounted"
+    assert not space.is_shared(tmp_path)
+    assert mode(tmp_path / "alone") == "wal"
+    monkeypatch.setattr(space, "SHARED", {kind})
+    assert mode(tmp_path / "shared") == "delete"
+    monkeypatch.undo()
+    assert Ledger(tmp_path / "shared").rows() == [row(0)]
+
+
+def test_rows_say_what_is_found_in_the_folders(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "s")
+    ledger.submit([row(0), row(1), row(2)], {})
+    for n in (0, 1):
+        (ledger.study / row(n).name).mkdir()
+        (ledger.study / row(n).name / "trial.json").write_text('{"status": "done"}', encoding="utf-8")
+    with owner(ledger.study) as me:
+        ledger.claim([row(n).name for n in range(3)], me, 3)
+        ledger.end(row(0).name, State.done)
+    kinds = {one.seed: one.state.value for one in rows_of(ledger.study, print)}
+    assert kinds == {0: "done", 1: "done", 2: "interrupted"}, "the second ended after its launcher"
+    shutil.rmtree(ledger.study / row(0).name)
+    (gone, *_) = rows_of(ledger.study, print)
+    assert (gone.state, gone.error) == (State.interrupted, GONE)

@@ -91,7 +91,7 @@ def test_demands_that_mean_nothing_are_refused(bad: dict[str, Any]) -> None:
 @pytest.mark.parametrize("demand", [Demand(5), Demand(1, 9 * GB), Demand(1, 0, 2)])
 def test_what_never_fits_is_refused_with_what_there_is(demand: Demand) -> None:
     slots = Slots(Machine(4, 8 * GB, ("0",)))
-    with pytest.raises(UserError, match=r"ppo: asks for .* more than there is \(4 cores, 8 GB, 1 GPUs\)"):
+    with pytest.raises(UserError, match=r"ppo: asks for .* more than there is \(4 cores, 8 GB, 1 GPU\)"):
         slots.require(demand, "ppo")
     slots.require(Demand(4, 8 * GB, 1), "ppo")
     Slots(None).require(demand, "ppo")
