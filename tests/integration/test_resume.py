@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,19 @@ import pytest
 from rft.checkpoint import kept
 from rft.checkpoint import load as load_checkpoint
 from tests.integration.conftest import without_policies
-from tests.integration.harness import LORA, REVISED, TINY, Result, Warm, tracked, trial_folder, wait_until
+from tests.integration.harness import (
+    LORA,
+    REVISED,
+    TINY,
+    Result,
+    Warm,
+    environment,
+    rft,
+    tracked,
+    trial_folder,
+    using,
+    wait_until,
+)
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -29,6 +43,16 @@ LONG = {
     "rlaif_dpo": ("algorithm=rlaif_dpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
     "raft": ("algorithm=raft", "algorithm.iterations=16"),
     "constitutional": ("algorithm=constitutional", *REVISED, "algorithm.iterations=16", "algorithm.minibatches=2"),
+}
+# These share their code with one above.
+MORE = {
+    "grpo": ("algorithm=grpo", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
+    "rloo": ("algorithm=rloo", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
+    "reinforce_pp": ("algorithm=reinforce_pp", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
+    "rlaif": ("algorithm=rlaif", "algorithm.iterations=16", "algorithm.minibatches=2", "algorithm.epochs=2"),
+    "online_feedback": ("algorithm=online_feedback", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
+    "orpo": ("algorithm=orpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
+    "simpo": ("algorithm=simpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
 }
 # Stops in the twelfth of sixteen iterations, a minibatch into it.
 LIMITED = ("budget.prompts=370", "evaluation.checkpoints=2")
@@ -48,13 +72,18 @@ def trained_steps(run: list[dict[str, Any]]) -> list[float]:
 
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
-    [*((name, ()) for name in LONG), ("ppo", LORA), ("ppo", LIMITED)],
-    ids=[*LONG, "ppo-adapters", "ppo-limited"],
+    [
+        *((name, ()) for name in LONG),
+        ("ppo", LORA),
+        ("ppo", LIMITED),
+        *(pytest.param(name, (), marks=pytest.mark.slow) for name in MORE),
+    ],
+    ids=[*LONG, "ppo-adapters", "ppo-limited", *MORE],
 )
 def test_killed_in_the_middle_ends_with_the_same_bits(
     algorithm: str, settings: tuple[str, ...], adapted: Path, warm: Warm, tmp_path: Path
 ) -> None:
-    command = ["run", *LONG[algorithm], "arm=long", *TINY, *settings]
+    command = ["run", *(LONG | MORE)[algorithm], "arm=long", *TINY, *settings]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
@@ -88,6 +117,31 @@ def test_killed_in_the_middle_ends_with_the_same_bits(
     assert trained_steps(final_run) == [row["step"] for row in reference.history()]
     # And W&B gets it as one run.
     assert len({r["run"]["run_id"] for part in (killed_run, final_run) for r in part if r["type"] == "run"}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+def test_two_processes_killed_in_the_middle_end_with_the_same_bits(
+    algorithm: str, adapted: Path, tmp_path: Path
+) -> None:
+    command = ["run", *LONG[algorithm], "arm=long", *TINY, "strategy=ddp", "tracker=none"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert rft(command, whole, without_policies(adapted, tmp_path / "first")).code == 0
+    reference = Result(trial_folder(whole, "long"), tmp_path / "first")
+    store = without_policies(adapted, tmp_path / "store")
+    process = subprocess.Popen([sys.executable, "-m", "rft", *command], cwd=killed, env=environment(store))
+    wait_until(lambda: list(killed.glob("runs/scratch/*/checkpoints/*/step-*.ckpt")), 240)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not using(store))
+    assert rft(command, killed, store).code == 0
+    again = Result(trial_folder(killed, "long"), store)
+    for name in ("policy.safetensors", "history.json"):
+        assert (again.entry("policy") / name).read_bytes() == (reference.entry("policy") / name).read_bytes()
+    assert again.digests == reference.digests
+    assert len({row["seconds"] for row in clock(again)}) > 1
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
