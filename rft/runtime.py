@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import NoReturn
 
 # <malloc.h> of glibc.
@@ -15,11 +16,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _FIRST = "_RFT_FIRST_RANK"
 """Environment variable: process id of a trial's first process, which starts the further ones."""
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of CPU in a period, and the period (control groups, version 2)."""
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, by its mask and by the quota of the container that it is in, if there is one."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, QUOTA.read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # no container, or "max"
+        return seen
+    return max(1, min(seen, -(-quota // period)))
 
 
 def end_with_parent() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rft import runtime
 from rft.errors import UserError
 from rft.study.capacity import gpus, memory
 from rft.study.slots import WHOLE, Demand, Grant, Machine, Slots, demand_of, share
@@ -212,3 +214,17 @@ def test_memory_is_at_most_the_machines() -> None:
 
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < memory() <= physical
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [("150000 100000", 2), ("50000 100000", 1), ("6400000 100000", 4), ("max 100000", 4), ("", 4), (None, 4)],
+)
+def test_cores_are_those_of_the_container(
+    said: str | None, wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(runtime, "QUOTA", tmp_path / "cpu.max")
+    if said is not None:
+        (tmp_path / "cpu.max").write_text(said, encoding="ascii")
+    assert runtime.cores() == wanted
