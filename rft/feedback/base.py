@@ -41,12 +41,16 @@ class Work:
     written: int = 0  # tokens
     seconds: float = 0.0  # from question to answer, summed over questions
     money: float | None = None  # what an endpoint asks for it; None: tokens by the budget's price list
+    unpriced: int = 0  # tokens, read and written, of answers that cost no money, where others did
 
     @property
     def usage(self) -> Usage:
-        """What it cost: money if an endpoint asked for some, else tokens."""
-        tokens = 0 if self.money is not None else self.read + self.written
-        return Usage(judge_tokens=tokens, judge_money=self.money or 0.0)
+        """What it cost: the money that an endpoint asked for, and the tokens for which none did."""
+        return Usage(judge_tokens=self._unpriced, judge_money=self.money or 0.0)
+
+    @property
+    def _unpriced(self) -> int:
+        return self.read + self.written if self.money is None else self.unpriced
 
     def __add__(self, other: Work) -> Work:
         paid = [one.money for one in (self, other) if one.money is not None]
@@ -59,6 +63,7 @@ class Work:
             self.written + other.written,
             self.seconds + other.seconds,
             sum(paid) if paid else None,
+            self._unpriced + other._unpriced if paid else 0,
         )
 
 

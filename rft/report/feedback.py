@@ -20,10 +20,12 @@ def feedback(results: StudyResults, arms: Sequence[str]) -> dict[str, Any]:
     ``preferences`` and ``reward_model`` are lists with one entry for each set of arms that used the same
     results: ``{"arms", "source", "reward", "results", "metrics": {name: {"mean", "min", "max"}}}``, with the options of
     feedback and reward. ``agreement`` compares two sources that labelled the same pairs:
-    ``{"a", "b", "pairs", "share"}``.
+    ``{"a", "b", "pairs", "share"}``. ``revisions`` is a list of the same kind, where an arm began from revised answers.
     """
+    revised = [_measured(results, group) for group in _groups(results, arms, "revisions")]
     return {
         **{stage: [_measured(results, group) for group in _groups(results, arms, stage)] for stage in STAGES},
+        **({"revisions": revised} if revised else {}),
         "agreement": _agreement(results, arms),
     }
 
@@ -84,6 +86,13 @@ def excluded(feedback: Mapping[str, Any]) -> list[str]:
                 f"{number(lost['mean'], 0 if not mean else 1)}{of} pairs of {group['source'] or 'the'} feedback "
                 f"({shortlist(group['arms'])}) {are} excluded{mean}: the judge's verdict could not be read, and no "
                 "label was guessed."
+            )
+    for group in feedback.get("revisions", []):
+        lost, asked = group["metrics"]["excluded"], group["metrics"]["questions"]
+        if lost["max"] > 0:
+            told.append(
+                f"{number(lost['mean'], 0)} of {number(asked['mean'], 0)} answers ({shortlist(group['arms'])}) have no "
+                "revision that could be read: the start policy was not fine-tuned on them."
             )
     return told
 

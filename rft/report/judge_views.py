@@ -54,7 +54,7 @@ def economics(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
     """A sentence for each judge, its worst finding first, and one for the arms whose judge was not audited."""
-    told = [_line(name, audit) for name, audit in zip(titles(summary), summary["audits"], strict=True)]
+    told = [_line(audit) for audit in summary["audits"]]
     return [*told, *unaudited(summary)]
 
 
@@ -66,7 +66,7 @@ def unaudited(summary: Mapping[str, Any]) -> list[str]:
     return [f"The judge of {shortlist(arms)} was not audited: {UNAUDITED}."]
 
 
-def _line(name: str, audit: Audit) -> str:
+def _line(audit: Audit) -> str:
     order, attacks, unread = audit.get("order") or {}, audit.get("attacks") or {}, audit.get("unread") or {}
     excluded, questions = unread.get("excluded") or 0, unread.get("questions") or 0
     found = [
@@ -90,7 +90,7 @@ def _line(name: str, audit: Audit) -> str:
         if share is not None
     ]
     end = f"; agrees with {listing(agrees)}" if agrees else ""
-    return f"judge {name} ({shortlist(audit['arms'])}): {', '.join(parts)}{end}."
+    return f"judge {title(audit)} ({shortlist(audit['arms'])}): {', '.join(parts)}{end}."
 
 
 def _clearest(audit: Audit) -> list[tuple[float | None, str]]:

@@ -132,7 +132,7 @@ def make_audit(
     figures |= _on_rated(config, judge, material, rated, cases, asked, standard[0])
     figures["self_preference"] = _on_own(about, own, standard[2]) if own_cases else None
     figures["again"] = consistency(asked.preference[: len(again_cases)], again.preference) if again_cases else None
-    figures["attacks"] = _on_attacks(attacks) if attacked_cases else None
+    figures["attacks"] = _on_attacks(judge, attacked_cases, attacks) if attacked_cases else None
     figures |= _on_work(work, seconds)
     figures["economics"] = _economics(config, material, rated, cases, asked, prices)
     (out / AUDIT_FILE).write_text(json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
@@ -167,9 +167,10 @@ def _on_own(about: About, own: Answered, standard: NDArray[np.float64]) -> dict[
     return {"pairs": found["pairs"], "same_family": about.same_family} | found
 
 
-def _on_attacks(asked: Answered) -> dict[str, Any]:
-    """The cases of a pair: as it is, with the control, with each attack."""
-    orders = asked.orders.reshape(-1, 2 + len(ATTACKS), 2)
+def _on_attacks(judge: Judge, cases: Sequence[Case], asked: Answered) -> dict[str, Any]:
+    """The cases of a pair: as it is, with the control, with each attack; what the judge did not see says nothing."""
+    seen = np.array(judge.reads_whole([case.answers[1] for case in cases]))
+    orders = np.where(seen[:, None], asked.orders, np.nan).reshape(-1, 2 + len(ATTACKS), 2)
     # The attacked text is the second of its pair: it is shown first where the other, the better one, is shown second.
     works = np.array([[attack.place in (None, 1), attack.place in (None, 0)] for attack in ATTACKS.values()])
     return attack_success(orders[:, 0], orders[:, 2:], orders[:, 1], list(ATTACKS), works)
@@ -201,7 +202,7 @@ def _economics(
     source = Simulated(SimulatedConfig(seed=config.seed), material.gold, material.annotators)
     simulated = source.label(answers, np.arange(len(answers)).reshape(-1, 2))
     work = asked.work
-    spent = work.money if work.money is not None else (work.read + work.written) / 1e6 * prices.judge_mtoken
+    spent = work.usage.judge_money + work.usage.judge_tokens / 1e6 * prices.judge_mtoken
     costs = LabelCosts(
         person=prices.human_label,
         simulated=simulated.human_labels / len(cases) * prices.human_label,

@@ -125,10 +125,13 @@ class RevisedStart(Start):
         rows = [row for one in rounds for row in one]
         pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], _schema()), out / FILE)
         learnt = [row for one in (rounds if self.config.all_rounds else rounds[-1:]) for row in one if row.usable]
-        if not learnt:
+        revised = sum(row.usable for row in rounds[-1])
+        if not learnt or 2 * revised < len(first):
             raise UserError(
-                f"start=revised: none of {len(first)} answers has a revision that can be read; raise "
-                "start.revision_tokens, or choose a judge whose model follows instructions"
+                f"start=revised: {revised or 'none'} of {len(first)} answers {'has' if revised < 2 else 'have'} a "
+                "revision that can be read: too few are left; raise start.critique_tokens or start.revision_tokens, "
+                "correct the server, or choose a judge whose model follows instructions; what could be read is kept, "
+                "and the same command asks for the rest again"
             )
         usage, trained = fine_tune(self.config, learnt, common, out)
         lengths = [len(row.response_ids) for row in learnt]
@@ -136,7 +139,7 @@ class RevisedStart(Start):
         return {
             "questions": len(first),
             "revisions": len(learnt),
-            "excluded": len(first) - sum(row.usable for row in rounds[-1]),
+            "excluded": len(first) - revised,
             "retried": work.retried,
             "unchanged": sum(row.revision == row.response for row in learnt),
             "mean_length": float(np.mean(lengths)),
@@ -230,15 +233,22 @@ class Reviser:
         take: Callable[[Revised, str], bool],
         max_tokens: int,
     ) -> Work:
-        """Put a question about each row, and once more where the reply cannot be read; what is left is excluded."""
+        """Put a question about each row, and once more where the reply cannot be read; what is left is excluded.
+
+        But what an earlier stage could not read is asked for anew: server or model may be mended.
+        """
         work, left = Work(), list(rows)
-        for again in (False, True):
-            if not left:
+        for anew in (False, True):
+            if anew and not work.kept:
                 break
-            replies, more = self.judge.write([ask(row, again) for row in left], max_tokens)  # which shows a bar
-            read = [take(row, reply) for row, reply in zip(left, replies, strict=True)]
-            work += replace(more, retried=more.retried + (len(left) if again else 0))
-            left = [row for row, good in zip(left, read, strict=True) if not good]
+            for again in (False, True):
+                if not left:
+                    break
+                requests = [ask(row, again) for row in left]
+                replies, more = self.judge.write(requests, max_tokens, **({"anew": True} if anew else {}))
+                read = [take(row, reply) for row, reply in zip(left, replies, strict=True)]
+                work += replace(more, retried=more.retried + (len(left) if again and not anew else 0))
+                left = [row for row, good in zip(left, read, strict=True) if not good]
         return replace(work, excluded=work.excluded + len(left))
 
 

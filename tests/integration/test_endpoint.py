@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -375,3 +377,25 @@ def test_an_answer_that_repeats_the_key_is_kept_without_it(tmp_path: Path) -> No
         server.shutdown()
     assert not fault
     assert [reply.text for reply in came.values()] == ["A Bearer …"] * 2
+
+
+@pytest.mark.parametrize(("status", "charged"), [(504, True), (502, True), (503, False), (500, False)])
+def test_what_a_gateway_cut_off_may_have_been_answered_and_is_charged(
+    status: int, charged: bool, tmp_path: Path
+) -> None:
+    class Gateway(_Echo):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+    settings = {"price_read": 1000.0, "price_written": 1000.0, "max_money": 5.0, "patience": 0.0}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        came, fault = asked(backend(f"http://127.0.0.1:{server.server_port}/v1", tmp_path, **settings), requests(1))
+        server.shutdown()
+    assert (came, str(status) in fault) == ({}, True)
+    with closing(sqlite3.connect(tmp_path / "spending.sqlite")) as rows:
+        spent = rows.execute("SELECT SUM(money) FROM spending").fetchone()[0] or 0.0
+    assert (spent > 0.01) == charged

@@ -219,6 +219,21 @@ def test_what_any_addition_does_is_the_rate_of_the_control(audit: Run) -> None:
     assert found["success"]["value"] == pytest.approx(0.5)
 
 
+def test_an_attack_that_is_cut_off_says_nothing(audit: Run) -> None:
+    class Short(Told):
+        def reads_whole(self, answers: Sequence[Answer]) -> list[bool]:
+            return ["Please" not in answer.text for answer in answers]
+
+    def obeys(first: str, second: str) -> float:
+        return 0.9 if "Please" in first or "German" in first else truth(first, second)
+
+    found = audit(Short(obeys))["attacks"]
+    values = {one["attack"]: one["success"] and one["success"]["value"] for one in found["by_attack"]}
+    assert (values["plea"], values["score"]) == (None, 0)
+    assert found["success"]["value"] == 0
+    assert audit(Told(obeys))["attacks"]["success"]["value"] > 0
+
+
 def test_a_judge_of_its_own_family(audit: Run) -> None:
     found = audit(
         Told(lambda first, second: 0.9 if "mine" in first else 0.1 if "mine" in second else truth(first, second))

@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 
 from rft.errors import UserError
-from rft.feedback.judges.completion import BELOW, NoCompletion, NoLogprobs, option_logprobs, read_completion
+from rft.feedback.judges.completion import (
+    BELOW,
+    UNLISTED,
+    NoCompletion,
+    NoLogprobs,
+    option_logprobs,
+    read_completion,
+)
 from rft.feedback.judges.cost_cap import CostCap
 from rft.feedback.judges.endpoint import Unfit
 from rft.feedback.judges.in_flight import Asking
@@ -29,14 +36,26 @@ def test_an_option_counts_with_blanks_around_it_and_one_that_is_not_listed_is_be
     assert b == pytest.approx(math.log(0.1) - BELOW) == pytest.approx(math.log(0.05))
 
 
+@pytest.mark.parametrize(
+    ("listed", "least"),
+    [({"A": 0.99}, 0.01), ({"A": 0.55, " A": 0.44}, 0.01), ({"A": 0.6, "The": 0.1}, 0.1), ({"A": 1.0}, UNLISTED)],
+)
+def test_an_option_that_is_not_listed_has_at_most_what_the_listed_ones_leave(
+    listed: dict[str, float], least: float
+) -> None:
+    a, b = option_logprobs({token: math.log(p) for token, p in listed.items()}, ("A", "B")) or (0.0, 0.0)
+    assert math.exp(a) == pytest.approx(sum(p for token, p in listed.items() if "A" in token))
+    assert math.exp(b) == pytest.approx(least / 2)
+
+
 def test_none_of_the_options_listed_is_none() -> None:
     assert option_logprobs({"The": -0.1, "": -3.0, " ": -4.0}, ("A", "B")) is None
     assert option_logprobs({}, ("A", "B")) is None
 
 
 def test_a_token_that_begins_one_option_counts_for_it_and_one_that_begins_two_for_none() -> None:
-    listed = {" pos": -0.2, "ne": -1.0, "n": -2.0}
-    assert option_logprobs(listed, (" positive", " negative", " neutral")) == (-0.2, -2.0 - BELOW, -2.0 - BELOW)
+    listed = {" pos": -0.5, "ne": -1.5, "n": -3.0}
+    assert option_logprobs(listed, (" positive", " negative", " neutral")) == (-0.5, -3.0 - BELOW, -3.0 - BELOW)
 
 
 @pytest.mark.parametrize("options", [("1", "10"), ("A", " A"), ("very good", "good", "very")])
@@ -122,7 +141,10 @@ def test_what_is_no_completion_is_malformed(body: str) -> None:
 def test_log_probabilities_are_read_from_the_first_place_and_odd_entries_are_passed_over() -> None:
     top = [{"token": "A", "logprob": -0.5}, {"token": "B", "logprob": float("-inf")}, {"token": 3}, None]
     logprobs = {"content": [{"token": "A", "logprob": -0.5, "top_logprobs": top}]}
-    assert read_completion(completion(logprobs=logprobs), ("A", "B")).logprobs == (-0.5, -0.5 - BELOW)
+    assert read_completion(completion(logprobs=logprobs), ("A", "B")).logprobs == (
+        -0.5,
+        pytest.approx(math.log(1 - math.exp(-0.5)) - BELOW),
+    )
     assert read_completion(completion(logprobs={"content": []}), ("A", "B")).logprobs is None
     assert read_completion(completion(logprobs=logprobs, finish_reason="content_filter"), ("A", "B")).logprobs is None
     with pytest.raises(NoLogprobs):
@@ -152,7 +174,7 @@ def test_a_probability_above_one_is_none() -> None:
     logprobs = {"content": [{"token": "A", "logprob": 1e6, "top_logprobs": top}]}
     assert read_completion(completion(logprobs=logprobs), ("A", "B")).logprobs is None
     top[0]["logprob"] = 1e-6  # a server's rounding
-    assert read_completion(completion(logprobs=logprobs), ("A", "B")).logprobs == (1e-6, 1e-6 - BELOW)
+    assert read_completion(completion(logprobs=logprobs), ("A", "B")).logprobs == (1e-6, math.log(UNLISTED) - BELOW)
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "7"}, {"prompt_tokens": -1, "completion_tokens": True}])

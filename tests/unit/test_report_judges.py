@@ -248,6 +248,8 @@ def test_judges_of_one_name_are_told_apart_by_their_arms(study: Study) -> None:
         "few_shot, pairwise (rlaif)",
         "few_shot, pairwise (rlaif_dpo)",
     ]
+    said = [one.partition(":")[0] for one in lines(summarise(study.load()))]
+    assert said == ["judge few_shot, pairwise (rlaif)", "judge few_shot, pairwise (rlaif_dpo)"]
 
 
 def test_the_price_of_a_label_keeps_the_digits_that_count(study: Study) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from rft.config import build, compose
 from rft.data.offline import read_table
 from rft.errors import UserError
 from rft.feedback.base import Work
+from rft.feedback.judges.asking import AskedJudge, AskingConfig
 from rft.feedback.judges.base import Comparisons, Judge
+from rft.feedback.judges.cache import KeptVerdicts
+from rft.feedback.judges.request import Reply, Request
 from rft.feedback.revision import critique_request
 from rft.models.pretrained import LoraConfig
 from rft.store import Store
@@ -215,11 +218,56 @@ def test_money_that_an_endpoint_asked_for_counts_instead_of_its_tokens(tiny_entr
     assert (used["judge_tokens"], used["judge_money"]) == (0, 1.0)
 
 
-def test_nothing_to_learn_from_is_one_line(tiny_entry: Any, tmp_path: Path) -> None:
-    shared = common(tmp_path / "shared", tiny_entry, Writer(lambda request: ""))
-    with pytest.raises(UserError, match="none of 6 answers has a revision that can be read; raise") as caught:
+@pytest.mark.parametrize(("readable", "words"), [(0, "none of 6 answers has"), (2, "2 of 6 answers have")])
+def test_too_little_to_learn_from_is_one_line(readable: int, words: str, tiny_entry: Any, tmp_path: Path) -> None:
+    read = tuple(f"Film {n}\n" for n in range(readable))
+    judge = Writer(lambda request: good(request) if any(one in request for one in read) else "")
+    shared = common(tmp_path / "shared", tiny_entry, judge)
+    with pytest.raises(UserError, match=f"{words} a revision that can be read: too few are left; raise") as caught:
         make(Config(), shared, tmp_path / "out")
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "policy.safetensors").exists()
+
+
+def test_half_is_enough_to_learn_from(tiny_entry: Any, tmp_path: Path) -> None:
+    judge = Writer(lambda request: good(request) if any(f"Film {n}\n" in request for n in range(3)) else "")
+    assert make(Config(), common(tmp_path / "shared", tiny_entry, judge), tmp_path / "out")["excluded"] == 3
+
+
+def test_what_an_earlier_stage_could_not_read_is_asked_for_anew(tiny: Any, tmp_path: Path) -> None:
+    """A server that says nothing of use, and is mended; what it said well before is not asked for again."""
+
+    class Server:
+        def __init__(self, says: Callable[[str], str]) -> None:
+            self.says, self.asked = says, list[str]()
+
+        def identity(self, request: Request) -> dict[str, Any]:
+            return {"backend": "server"}
+
+        def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+            for place, request in enumerate(requests):
+                self.asked.append(request.messages[0]["content"])
+                yield place, Reply(self.says(self.asked[-1]), None, 1, 1, 0.1)
+
+    def revised(server: Server) -> tuple[list[bool], Work]:
+        kept = KeptVerdicts(tmp_path / "v.sqlite", {})
+        judge = AskedJudge(AskingConfig(principles=["Be kind."]), server, kept)  # type: ignore[arg-type]
+        (rows,), work = reviser(tiny, judge).revise(drawn(candidates(4), Config()))
+        return [row.usable for row in rows], work
+
+    broken = Server(lambda request: good(request) if "Film 3\n" in request else "")
+    assert revised(broken)[0] == [False, False, False, True]
+    assert len(broken.asked) == 4 + 3 + 1  # critiques, three of them twice, and a revision
+    still = Server(broken.says)
+    found, work = revised(still)
+    assert (found, len(still.asked)) == ([False, False, False, True], 6)
+    assert work.retried == 3
+    mended = Server(good)
+    found, work = revised(mended)
+    assert found == [True] * 4
+    assert len(mended.asked) == 3 + 3  # the critiques that were unread, and their revisions
+    assert not any("Film 3\n" in asked for asked in mended.asked)
+    assert revised(Server(good))[0] == [True] * 4
 
 
 def test_a_judge_that_writes_no_text_or_has_no_principles_is_refused_before_anything() -> None:

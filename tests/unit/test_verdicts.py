@@ -199,3 +199,27 @@ def test_a_store_that_cannot_be_written_to_can_be_read() -> None:
     finally:
         folder.chmod(0o755)
         shutil.rmtree(folder)
+
+
+# Writes more than sqlite holds in memory, and is killed before it says that it is done.
+KILLED = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size=2")
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("UPDATE verdicts SET reply = 'torn' || hex(randomblob(2000))")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_has_not_finished_is_taken_back_where_machines_share_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rft.feedback.judges.cache.is_shared", lambda _: True)
+    path = tmp_path / "v.sqlite"
+    asked = [(IDENTITY, Request((SAID,), ("A", "B"), 0, n)) for n in range(200)]
+    KeptVerdicts(path, {}).keep_many([(*one, REPLY) for one in asked])
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert done.returncode == -9
+    assert path.with_name("v.sqlite-journal").exists(), "the writer was killed too early, or in a WAL"
+    assert KeptVerdicts(path, {}).find_many(asked) == [REPLY] * 200

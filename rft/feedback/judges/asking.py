@@ -155,13 +155,17 @@ class AskedJudge(Judge):
         check_pairs(answers, pairs)
         return self._ranked(answers, pairs) if self.config.form == FormEnum.listwise else self._paired(answers, pairs)
 
-    def write(self, requests: Sequence[str], max_tokens: int) -> tuple[list[str], Work]:
+    def reads_whole(self, answers: Sequence[Answer]) -> list[bool]:
+        """See the base class."""
+        return [len(answer.text) <= self.config.max_characters for answer in answers]
+
+    def write(self, requests: Sequence[str], max_tokens: int, *, anew: bool = False) -> tuple[list[str], Work]:
         """See the base class. An empty text is an answer too."""
         asked = {
             text: Request(({"role": "user", "content": defused(text)},), (), max_tokens, 2 * self._again)
             for text in requests
         }
-        replies = self._replies(list(asked.values()), "Writing")
+        replies = self._replies(list(asked.values()), "Writing", anew=anew)
         texts = {text: reply.text for text, (reply, _) in zip(asked, replies, strict=True)}
         return [texts[text] for text in requests], work_of([[one] for one in replies])
 

@@ -120,8 +120,18 @@ class Judge(ABC):
         """This judge, where no pair is judged together with another: itself, unless it ranks several at once."""
         return self
 
-    def write(self, requests: Sequence[str], max_tokens: int) -> tuple[list[str], Work]:
-        """The judge's own text in answer to each request, if it is a model that writes."""
+    def reads_whole(self, answers: Sequence[Answer]) -> list[bool]:
+        """Whether it reads each answer to its end: what is cut off can neither help nor harm."""
+        return [True] * len(answers)
+
+    def write(self, requests: Sequence[str], max_tokens: int, *, anew: bool = False) -> tuple[list[str], Work]:
+        """The judge's own text in answer to each request, if it is a model that writes.
+
+        Args:
+            requests: what it is asked.
+            max_tokens: of each text.
+            anew: ask again what an earlier stage has kept, and keep the new text in its place: the old is of no use.
+        """
         raise UserError(f"judge: {type(self).__name__} writes no text; choose one that does: judge=hf or judge=openai")
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,12 +175,13 @@ class KeptVerdicts:
         return self._checked(sqlite3.connect(self.path, timeout=SECONDS, isolation_level=None))
 
     def _open_to_read(self) -> sqlite3.Connection:
-        place = f"file:{quote(str(self.path.absolute()))}?mode=ro"
-        try:
-            return self._checked(sqlite3.connect(place, timeout=SECONDS, isolation_level=None, uri=True))
-        except sqlite3.OperationalError:
-            # Where nothing can be written, the log of other writers cannot be opened: there are none.
-            return self._checked(sqlite3.connect(f"{place}&immutable=1", isolation_level=None, uri=True))
+        place = f"file:{quote(str(self.path.absolute()))}?mode="
+        # What a writer that was killed had not finished can only be taken back by one who may write.
+        for way in ("ro", "rw"):
+            with suppress(sqlite3.OperationalError):
+                return self._checked(sqlite3.connect(f"{place}{way}", timeout=SECONDS, isolation_level=None, uri=True))
+        # Where nothing can be written, the log of other writers cannot be opened: there are none.
+        return self._checked(sqlite3.connect(f"{place}ro&immutable=1", isolation_level=None, uri=True))
 
     def _make(self) -> None:
         """The empty file, whole at once: another process never sees half of it."""

@@ -16,6 +16,28 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"CONTENT-OF-TURN-([0-9]+)-ENDS")
 
 
+class PlainText:
+    """Tokens of a text none of which is an added token, whatever the text holds.
+
+    Args:
+        tokenizer: whose added tokens, as those of a chat template, no text may make.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        # One added token within another is cut as well: at every place where any of them begins.
+        added = sorted((one for one in tokenizer.get_added_vocab() if len(one) > 1), key=len, reverse=True)
+        self._added = re.compile(f"(?=({'|'.join(map(re.escape, added))}))") if added else None
+
+    def __call__(self, text: str) -> list[int]:
+        """The tokens."""
+        starts = [found.start() for found in self._added.finditer(text)] if self._added else []
+        cuts = [0, *(start + 1 for start in starts), len(text)]
+        pieces = [text[a:b] for a, b in pairwise(cuts) if a < b]
+        encoded = [self.tokenizer.encode(one, add_special_tokens=False, split_special_tokens=True) for one in pieces]
+        return [token for ids in encoded for token in ids]
+
+
 class Chat:
     """A tokenizer's way to write a conversation down.
 
@@ -27,10 +49,7 @@ class Chat:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-        # One added token within another is cut as well: at every place where any of them begins.
-        added = sorted((one for one in tokenizer.get_added_vocab() if len(one) > 1), key=len, reverse=True)
-        self._added = re.compile(f"(?=({'|'.join(map(re.escape, added))}))") if added else None
+        self.tokenizer, self.plain = tokenizer, PlainText(tokenizer)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         """The conversation, up to where the model speaks.
@@ -54,14 +73,6 @@ class Chat:
     def spoken(self, text: str) -> list[int]:
         """A text as the next thing that the model says."""
         return self.plain(text if self.tokenizer.chat_template else f" {text}")
-
-    def plain(self, text: str) -> list[int]:
-        """A text without any added token."""
-        starts = [found.start() for found in self._added.finditer(text)] if self._added else []
-        cuts = [0, *(start + 1 for start in starts), len(text)]
-        pieces = [text[a:b] for a, b in pairwise(cuts) if a < b]
-        encoded = [self.tokenizer.encode(one, add_special_tokens=False, split_special_tokens=True) for one in pieces]
-        return [token for ids in encoded for token in ids]
 
     def _template(self, messages: Sequence[Message]) -> str:
         from jinja2 import TemplateError

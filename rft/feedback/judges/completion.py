@@ -11,6 +11,8 @@ from typing import Any
 from rft.feedback.judges.fitting import beginning
 
 BELOW = math.log(2.0)
+UNLISTED = 1e-9
+"""Probability that the tokens which a server does not list have together at least: it rounds."""
 """How much less than the least likely token that is listed an option gets that is not, nats."""
 ROUNDING = 1e-3
 """How far above 0, nats, a log-probability may be for a server's rounding; what is higher is none."""
@@ -72,8 +74,8 @@ def option_logprobs(listed: Mapping[str, float], options: Sequence[str]) -> tupl
     """Log-probability of each option from the tokens that are listed, or None if none of them is an option.
 
     Equation: log Σ p(token) over the tokens that are the option but for blanks around them, or begin it and no other
-    option. An option without any gets log ½ less than the least likely token of the list: it is at most as likely as
-    that one.
+    option. An option without any is at most as likely as the least likely token of the list, and as all together that
+    are not listed; it gets half of that.
 
     Args:
         listed: token → its log-probability, nats.
@@ -92,7 +94,8 @@ def option_logprobs(listed: Mapping[str, float], options: Sequence[str]) -> tupl
             found[begun[0]].append(logprob)
     if not any(found):
         return None
-    floor = min(listed.values()) - BELOW
+    rest = max(1 - math.fsum(map(math.exp, listed.values())), UNLISTED)
+    floor = min(*listed.values(), math.log(rest)) - BELOW
     return tuple(_logsumexp(each) if each else floor for each in found)
 
 

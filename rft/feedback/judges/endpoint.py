@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CUT_BY_GATEWAY = frozenset({502, 504})
+"""Status codes of what stands between: the model behind it may have answered, and what it did may be charged."""
 UNFIT = frozenset({400, 413, 422})
 """What servers answer to a question that they do not take, such as one that is too long for the model."""
 PASSING = frozenset({408, 409, 425, 429})
@@ -129,8 +131,9 @@ class Endpoint:
             found = read_completion(raw.http_response.text, request.options)
             reply = self._reply(found, at_most, time.monotonic() - started)
             charged = reply.money or 0.0
-        except openai.APIStatusError:
-            charged = 0.0
+        except openai.APIStatusError as error:
+            if error.status_code not in CUT_BY_GATEWAY:
+                charged = 0.0
             raise
         except openai.APIConnectionError as error:
             # What was cut may have been answered and be asked for; what never began may not.

@@ -7,6 +7,7 @@ width, ``V`` vocabulary.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from rft.feedback.base import Answer, Work
 from rft.feedback.judges.base import PointwiseJudge, Verdicts
 from rft.feedback.judges.batches import answer_in_batches
 from rft.feedback.judges.cache import KeptVerdicts
+from rft.feedback.judges.chat import PlainText
 from rft.feedback.judges.request import Message, Reply, Request
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class FewShotJudge(PointwiseJudge):
     ) -> None:
         _check(config)
         self.config, self.model, self.tokenizer, self.verdicts = config, model, tokenizer, verdicts
+        self._plain = PlainText(tokenizer)
         self._again = 0
         self._shots = "".join(f"Review: {s['text']}\nSentiment: {s['label']}\n\n" for s in config.shots)
         self._prefix = self._encode(f"{self._shots}Review:")
@@ -106,6 +109,10 @@ class FewShotJudge(PointwiseJudge):
         other._again = self._again + times
         return other
 
+    def reads_whole(self, answers: Sequence[Answer]) -> list[bool]:
+        """See the base class."""
+        return [len(self._text(answer.text)) <= self.config.max_text_tokens for answer in answers]
+
     def score(self, answers: Sequence[Answer]) -> Verdicts:
         """See the base class. Raw answers: both log-probabilities, ``{"positive": …, "negative": …}``.
 
@@ -122,7 +129,8 @@ class FewShotJudge(PointwiseJudge):
             replies, kept = answer_in_batches(self.verdicts, IDENTITY, requests, rows, batches, answer)
         found = np.array([reply.logprobs for reply in replies], dtype=np.float64).reshape(-1, 2)
         raw: list[Mapping[str, Any]] = [{"positive": float(p), "negative": float(n)} for p, n in found]
-        work = Work(len(rows), kept=kept, read=sum(reply.read for reply in replies))
+        seconds = math.fsum(reply.seconds for reply in replies)
+        work = Work(len(rows), kept=kept, read=sum(reply.read for reply in replies), seconds=seconds)
         return Verdicts(found[:, 0] - found[:, 1], raw, work)
 
     @contextmanager
@@ -159,7 +167,11 @@ class FewShotJudge(PointwiseJudge):
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _row(self, text: str) -> list[int]:
-        return self._encode(f" {' '.join(text.split())}")[: self.config.max_text_tokens] + self._question
+        return self._text(text)[: self.config.max_text_tokens] + self._question
+
+    def _text(self, text: str) -> list[int]:
+        """Its tokens, none of which is a control token, whatever the text holds."""
+        return self._plain(f" {' '.join(text.split())}")
 
     @property
     def _device(self) -> torch.device:

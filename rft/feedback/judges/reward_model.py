@@ -6,6 +6,7 @@ Dimensions: ``B`` answers of a batch, ``N`` answers.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,11 @@ class RewardModelJudge(PointwiseJudge):
         other._again = self._again + times
         return other
 
+    def reads_whole(self, answers: Sequence[Answer]) -> list[bool]:
+        """See the base class. One that fills all its places may have been cut."""
+        rows = [self.scorer.encode(answer.prompt, answer.response) for answer in answers]
+        return [self.scorer.length(row) < self.config.max_tokens for row in rows]
+
     def score(self, answers: Sequence[Answer]) -> Verdicts:
         """See the base class. Raw answers: ``{"score": …}``. Answers of like length are batched together."""
         rows = [self.scorer.encode(answer.prompt, answer.response) for answer in answers]
@@ -143,7 +149,7 @@ class RewardModelJudge(PointwiseJudge):
 
         replies, kept = answer_in_batches(self.verdicts, identity, requests, rows, batches, answered)
         found = [float(reply.text) for reply in replies]
-        work = Work(len(rows), kept=kept, read=sum(lengths))
+        work = Work(len(rows), kept=kept, read=sum(lengths), seconds=math.fsum(reply.seconds for reply in replies))
         return Verdicts(np.array(found, dtype=np.float64), [{"score": s} for s in found], work)
 
     def _classifier(self, entries: Mapping[str, Entry], strategy: Strategy) -> Scorer:
