@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from rft.report.load import load_study
 from rft.report.provenance import shared_stages
 from rft.store import Store
 from tests.integration.conftest import Sweep
-from tests.integration.harness import OF, TINY, Result, Warm
+from tests.integration.harness import OF, ON_POLICY, TINY, Result, Warm, rft, trial_folder
 
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
 
@@ -67,3 +68,53 @@ def test_no_arm_is_charged(audited: Result, sweep: Sweep, tmp_path: Path) -> Non
     judged = sum(usage_of(entry).labels for entry in entries if entry is not None)
     assert budget["full"]["labels"] == judged
     assert "audit" not in shared_stages(results, [trial.arm])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_small_model_judges_by_examples_near_people_and_by_place_when_it_is_asked_for_a_letter(
+    fresh: Path, tmp_path: Path
+) -> None:
+    """The default judge and the A/B form on the default model, against the real ratings."""
+    asked = ["judge=few_shot,pairwise", "audit.again_pairs=0", "audit.attack_pairs=0", "--json"]
+    outcome = rft(["judge", "audit", *asked], tmp_path, fresh, RFT_THREADS="2", OMP_NUM_THREADS="2")
+    assert outcome.code == 0, outcome.stderr
+    few_shot, letters = json.loads(outcome.stdout)
+    clear = {one["above"]: one for one in few_shot["human"]["clear"]}
+    figures = {
+        "AUC": few_shot["human"]["auc"]["value"],
+        "AUC of the clearest": clear[1.0]["auc"]["value"],
+        "accuracy": few_shot["human"]["accuracy"]["value"],
+        "accuracy on clear pairs": clear[0.5]["accuracy"]["value"],
+        "same position": letters["order"]["same_position"]["value"],
+    }
+    print(figures)
+    assert 0.89 <= figures["AUC"] <= 0.93
+    assert 0.92 <= figures["AUC of the clearest"] <= 0.96
+    assert 0.70 <= figures["accuracy"] <= 0.79
+    assert 0.77 <= figures["accuracy on clear pairs"] <= 0.86
+    assert figures["same position"] >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("algorithm=grpo", "reward=judge", "judge=few_shot"),
+        ("algorithm=rloo", "judge=simulated", "judge.accuracy=0.8"),
+        ("algorithm=simpo", "judge=simulated", "judge.accuracy=0.8"),
+        ("algorithm=kto", "judge=few_shot"),
+        ("algorithm=online_dpo", "reward=judge", "judge=few_shot"),
+    ],
+    ids=lambda parts: parts[0].partition("=")[2],
+)
+def test_any_algorithm_learns_from_ai_feedback(
+    parts: tuple[str, ...], shared: Path, warm: Warm, tmp_path: Path
+) -> None:
+    more = ("feedback=ai", "arm=ai", "tracker=none")
+    length = ("algorithm.pairs_per_step=4",) if parts[0].endswith(("simpo", "kto")) else ON_POLICY[:2]
+    outcome = warm(["run", *parts, *more, *length, *TINY], tmp_path, shared)
+    assert outcome.code == 0, outcome.stderr
+    history = Result(trial_folder(tmp_path, "ai"), shared).history()
+    assert history
+    assert all(math.isfinite(row["train/loss"]) for row in history)
