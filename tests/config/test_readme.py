@@ -61,7 +61,7 @@ def paths(text: str) -> list[str]:
     dotted = {word for word in named if re.fullmatch(r"rft(\.\w+)+", word)}
     own_files = {"trial.json", "report.html", "report.md", "summary.json", "figures/", "study.yaml"}
     own_files |= {"audit.json", "pairs.parquet", "audits.json", "audits.md"}
-    own_files |= {"log.txt", "progress.json", "checkpoints/", ".hydra/", "wandb/"}
+    own_files |= {"log.txt", "history.json", "evaluation.parquet", "progress.json", "checkpoints/", ".hydra/", "wandb/"}
     return sorted(word for word in named - dotted - own_files if not word.startswith(MADE))
 
 
