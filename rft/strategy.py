@@ -140,7 +140,7 @@ class Strategy:
 
         config = self.config
         spread = config.distribution is DistributionEnum.ddp and not shared
-        return lightning.Trainer(
+        trainer = lightning.Trainer(
             accelerator="gpu" if self.on_gpu else "cpu",
             devices=config.devices if spread else 1,
             strategy="ddp" if spread else "auto",
@@ -159,6 +159,23 @@ class Strategy:
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
+        _only_note_sigterm(trainer)
+        return trainer
+
+
+def _only_note_sigterm(trainer: Trainer) -> None:
+    """Let SIGTERM be noted by the first process, which tells the others of it when a step has ended.
+
+    Lightning's own handler calls the others from within the signal: with one of them waiting for the first in the
+    middle of a step, both would wait for ever.
+    """
+    signals = trainer._signal_connector
+
+    def note(_number: int, _frame: object) -> None:
+        if trainer.is_global_zero:
+            signals.received_sigterm = True
+
+    signals._sigterm_notifier_fn = note  # type: ignore[assignment, method-assign]
 
 
 def _alone_in_slurm() -> list[Any]:

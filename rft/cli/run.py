@@ -157,9 +157,9 @@ def _run_here(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
 
     prepare_process()
     from rft.study.single import in_ledger
-    from rft.study.trial import run_trial
+    from rft.study.trial import ending_when_asked, run_trial
 
-    with in_ledger(cfg, folder, overrides):
+    with ending_when_asked(), in_ledger(cfg, folder, overrides):
         _import_plugins(cfg)
         run_trial(cfg, folder, overrides)
 

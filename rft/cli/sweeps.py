@@ -15,7 +15,8 @@ from rft.errors import UserError, nearest
 from rft.store.names import PLAN
 from rft.study.ledger import Ledger
 from rft.study.ledger_file import FILE
-from rft.study.reading import as_found, rows_of
+from rft.study.owner import launchers
+from rft.study.reading import GONE, as_found, rows_of
 from rft.study.rows import Row, State
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def resume(
         return
     rows = as_found(ledger.study, ledger.rows())
     waiting = [row for row in rows if row.state in (State.queued, State.interrupted, State.running)]
-    _run(study, ledger, waiting, at, {State.interrupted, State.done}, keep=True)
+    ledger.requeue([row.name for row in waiting if row.error == GONE], {State.done})
+    _run(study, ledger, waiting, at, {State.interrupted}, keep=True)
 
 
 def _where(ledger: Ledger, given: Sequence[str], launcher: str | None, jobs: int) -> Where:
@@ -210,9 +212,12 @@ def cancel(study: Study, names: Names = None, runs: Runs = Path("runs")) -> None
     ledger = _ledger(study, runs)
     from rft.study.executors.hold import ask_to_end
 
-    now, asked = ledger.cancel([row.name for row in _chosen(ledger.rows(), names)])
-    for name in (*now, *asked):
-        ask_to_end(ledger.study / name)  # what runs elsewhere, though its launcher may be gone
+    chosen = _chosen(ledger.rows(), names)
+    now, asked = ledger.cancel([row.name for row in chosen])
+    alive = launchers(ledger.study)
+    for row in chosen:
+        if row.owner not in alive:  # what waits or runs elsewhere, though nobody would ask it
+            ask_to_end(ledger.study / row.name)
     for name in now:
         typer.echo(f"cancelled {name}")
     for name in asked:

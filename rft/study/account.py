@@ -69,9 +69,12 @@ def closing(console: Console, ledger: Ledger, names: Collection[str], *, always:
 
 
 def _account(console: Console, rows: Sequence[Row]) -> None:
-    shown = rows if len(rows) <= MOST else [row for row in rows if row.state is not State.done][:MOST]
+    told = rows if len(rows) <= MOST else [row for row in rows if row.state is not State.done]
+    shown = told[:MOST]
     if shown:
         console.print(table(shown, time.time()))
+    if len(told) > MOST:
+        console.print(f"and {len(told) - MOST} more, as rft status shows", highlight=False)
     console.print(f"trials: {counted(rows)}", highlight=False)
     for row in shown:
         lines = (row.error or "").strip().splitlines()[-LINES:]

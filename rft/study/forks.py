@@ -26,6 +26,8 @@ class Forked:
     ``lost`` says why nothing is known of its end, if the server ended before it.
     """
 
+    host = ""
+
     def __init__(self, server: Forks, job: int) -> None:
         self._server, self._job = server, job
         self.pid: int | None = None
@@ -79,6 +81,8 @@ class Forks:
         self.ready = False
         self.gone = ""
         """Why the server is no more."""
+        self.withdrawn = False
+        """Whether it was ended before it was ready, since a job was taken back: another one may be started."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115, it is open as long as the server is
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rft.study.warm"],
@@ -117,6 +121,7 @@ class Forks:
         """Signal a job that runs; before the server is ready none does, and the job never begins."""
         if job in self._running and not self.ready:
             self._running.pop(job).returncode = -int(number)
+            self.withdrawn = True
             self.close()  # it would fork it; others that wait with it are started plainly
         elif job in self._running:
             self._send(job=job, signal=int(number))

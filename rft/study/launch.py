@@ -232,7 +232,8 @@ class Launcher:
         if course.looked and time.monotonic() - course.looked < 1:
             return
         course.looked = time.monotonic()
-        for name in course.ledger.beat({name: one.process.pid for name, one in course.running.items()}):
+        at = {name: (one.process.host, one.process.pid) for name, one in course.running.items()}
+        for name in course.ledger.beat(at):
             if not course.running[name].cancelled:  # asked twice, it would end at once
                 course.running[name].cancelled = True
                 course.running[name].process.terminate()
@@ -261,7 +262,7 @@ class Launcher:
             self._show(course.progress, one.task, one.job)
             if one.process.poll() is None:
                 continue
-            if one.process.unborn:
+            if one.process.unborn and not one.cancelled:
                 one.job = replace(one.job, forks=False)
                 one.process = self.start(one.job, one.grant)
                 continue
@@ -270,7 +271,9 @@ class Launcher:
     def _outcome(self, one: _Running) -> tuple[State, str | None]:
         """How a job ended, and why if it is not done."""
         code, record = one.process.returncode or 0, record_of(one.job.folder)
-        if not code and (one.job.seed is None or record.get("status") == "done"):
+        new = stamp(one.job.folder) != one.record
+        ended_well = record.get("status") == "done" and (new or not code)  # however it was ended after that
+        if ended_well if one.job.seed is not None else not code:
             return State.done, None
         if one.cancelled:
             return State.cancelled, "cancelled"
@@ -279,7 +282,7 @@ class Launcher:
             return State.interrupted, why
         if code == -signal.SIGKILL:
             return State.interrupted, self._why_killed(one, code)
-        told = str(record.get("error") or "") if stamp(one.job.folder) != one.record else ""
+        told = str(record.get("error") or "") if new else ""
         if code in (-signal.SIGTERM, 128 + signal.SIGTERM) or told.startswith(INTERRUPTED):
             return State.interrupted, told or self._why_killed(one, code)
         if not code:

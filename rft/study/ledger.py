@@ -112,14 +112,18 @@ class Ledger:
 
         return self._file.transact(take)
 
-    def beat(self, pids: Mapping[str, int | None]) -> set[str]:
-        """Note that trials are alive, with their process ids; returns those that are to be cancelled."""
+    def beat(self, at: Mapping[str, tuple[str, int | None]]) -> set[str]:
+        """Note that trials are alive, each with its host, empty for this one, and its process id there.
+
+        Returns those that are to be cancelled.
+        """
 
         def note(connection: sqlite3.Connection) -> set[str]:
             now = time.time()
-            for name, pid in pids.items():
-                connection.execute("UPDATE trials SET heartbeat = ?, pid = ? WHERE name = ?", (now, pid, name))
-            return {name for (name,) in connection.execute("SELECT name FROM trials WHERE cancelling") if name in pids}
+            for name, (host, pid) in at.items():
+                values = (now, pid, host or socket.gethostname(), name)
+                connection.execute("UPDATE trials SET heartbeat = ?, pid = ?, host = ? WHERE name = ?", values)
+            return {name for (name,) in connection.execute("SELECT name FROM trials WHERE cancelling") if name in at}
 
         return self._file.transact(note)
 

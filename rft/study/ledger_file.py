@@ -140,6 +140,10 @@ class LedgerFile:
                 found = [str(line) for (line,) in connection.execute("PRAGMA quick_check").fetchall()]
                 tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
                 if found == ["ok"] and {"trials", "study"} <= tables:
+                    if is_shared(self.path.parent):  # it was made elsewhere, or before this was known
+                        connection.execute("PRAGMA busy_timeout = 1000")
+                        with suppress(sqlite3.OperationalError):  # others have it open: the next time
+                            connection.execute("PRAGMA journal_mode = DELETE")
                     if "demand" not in {at[1] for at in connection.execute("PRAGMA table_info(trials)")}:
                         connection.execute("ALTER TABLE trials ADD COLUMN demand TEXT")  # made before there was one
                     read(connection)

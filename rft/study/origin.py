@@ -41,7 +41,7 @@ def require_unchanged(kept: Mapping[str, Any], study: str) -> Path:
             f"{file}: the study.yaml that {study} was started from is gone; put it back, or start single trials with "
             f"rft retry {study} NAME"
         )
-    found = _changes(kept["spec"], _data(load_study(file)[1]))
+    found = changes(kept["spec"], _data(load_study(file)[1]))
     if found:
         named = file.parent if file.name == "study.yaml" else file
         raise UserError(
@@ -52,14 +52,15 @@ def require_unchanged(kept: Mapping[str, Any], study: str) -> Path:
     return file
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any], above: str = "") -> list[str]:
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], above: str = "") -> list[str]:
+    """What differs, key by key, in words."""
     found = []
     for key in [*before, *(key for key in after if key not in before)]:
         old, new, name = before.get(key, "nothing"), after.get(key, "nothing"), f"{above}{key}"
         if old == new or name in ASIDE:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += _changes(old, new, f"{name}.")
+            found += changes(old, new, f"{name}.")
         else:
             found.append(f"{name} was {_short(old)} and is {_short(new)}")
     return found

@@ -13,12 +13,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from rft.config import quoted
-from rft.store.names import INTERRUPTED
+from rft.errors import UserError
+from rft.store.names import INTERRUPTED, TRIAL
+from rft.study.finished import record_of
 from rft.study.identity import name_of, trial_id
 from rft.study.jobs import LAUNCHED, may_fork
 from rft.study.ledger import Ledger
 from rft.study.ledger_file import Unusable
+from rft.study.origin import changes
 from rft.study.owner import owner
+from rft.study.parts import plain
 from rft.study.rows import ENDED, Row, State
 from rft.study.trial import how_it_ended
 from rft.study.versions import versions
@@ -38,7 +42,11 @@ def in_ledger(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Iterat
         cfg: the trial's configuration.
         folder: where its record goes.
         overrides: what Hydra was given for it.
+
+    Raises:
+        UserError: if the folder is that of the trial with other settings.
     """
+    _require_same(cfg, folder)
     further = int(os.environ.get("LOCAL_RANK") or 0) > 0 or LAUNCHED in os.environ
     elsewhere = (folder.name, folder.parent.name) != (name_of(cfg), str(cfg.study))
     if further or elsewhere or str(getattr(cfg.until, "value", cfg.until)) != "evaluation":
@@ -65,6 +73,24 @@ def in_ledger(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Iterat
         ledger.end(row.name, State.done, versions=versions())
 
 
+def _require_same(cfg: DictConfig, folder: Path) -> None:
+    """Refuse a trial that goes on in its folder while its settings have changed, as by another default.
+
+    Raises:
+        UserError: with the difference, as far as it is known.
+    """
+    named = TRIAL.fullmatch(folder.name) is not None and folder.parent.name == str(cfg.study)
+    if not named or folder.name == name_of(cfg):
+        return
+    before = record_of(folder).get("config")
+    found = changes(before, plain(cfg)) if isinstance(before, dict) else []
+    told = f": {'; '.join(found)}" if found else ""
+    raise UserError(
+        f"{folder}: the settings of this trial are not those that it was started with{told}; start it as it is now "
+        f"with rft run or rft compare, which takes a folder of its own ({name_of(cfg)}), or put back what has changed"
+    )
+
+
 class _Pulse:
     """Tells the ledger that this process is alive, and ends it when the trial is cancelled there.
 
@@ -76,21 +102,24 @@ class _Pulse:
     def __init__(self, ledger: Ledger, name: str) -> None:
         self.ledger, self.name = ledger, name
         self.cancelled = False
-        self._over = threading.Event()
+        self._over, self._asking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._beat, name="ledger", daemon=True)
 
     def __enter__(self) -> None:
-        self.ledger.beat({self.name: os.getpid()})
+        self.ledger.beat({self.name: ("", os.getpid())})
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        with self._asking:
+            self._over.set()
         self._thread.join()
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
             with suppress(Unusable):  # for now; the trial does not need it
-                if self.ledger.beat({self.name: os.getpid()}):
-                    self.cancelled = True
-                    os.kill(os.getpid(), signal.SIGTERM)
+                if self.ledger.beat({self.name: ("", os.getpid())}):
+                    with self._asking:  # not after its end
+                        if not self._over.is_set():
+                            self.cancelled = True
+                            os.kill(os.getpid(), signal.SIGTERM)
                     return

@@ -222,13 +222,13 @@ def run_study(
             ledger.note("origin", origin)
         if tune is None:
             launcher.submit(trials)  # so that those who ask see what waits for the shared stages
-        for wave in planned.shared:
-            broken = launcher.run(wave, side_by_side, "shared stages")
-            for job in wave:
-                if job.name in broken:
-                    raise UserError(f"{job.name}: {broken[job.name]} (see {job.log})")
-        trials, failed = tune(launcher, side_by_side) if tune else (trials, {})
         names = {job.folder.relative_to(study).as_posix() for job in trials}
         with closing(console, ledger, names, always=account):
-            failed |= launcher.run(trials, side_by_side, "trials")
-        return failed
+            for wave in planned.shared:
+                broken = launcher.run(wave, side_by_side, "shared stages")
+                for job in wave:
+                    if job.name in broken:
+                        raise UserError(f"{job.name}: {broken[job.name]} (see {job.log})")
+            trials, failed = tune(launcher, side_by_side) if tune else (trials, {})
+            names |= {job.folder.relative_to(study).as_posix() for job in trials}
+            return failed | launcher.run(trials, side_by_side, "trials")

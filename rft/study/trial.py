@@ -100,6 +100,7 @@ class Trial:
             "evaluation": evaluation,
             "config": plain(self.cfg),
             "made": self._made(pipeline),
+            "environment": made_here(),
             "versions": versions(),
         }
 
@@ -230,7 +231,7 @@ def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     store = Store.default()
     with named_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with named_faults(folder), at_work(folder), ending_when_asked():
+    with named_faults(folder), at_work(folder):
         try:
             record = Trial(cfg, folder, store, overrides).run()
         except SystemExit as end:

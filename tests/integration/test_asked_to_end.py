@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -120,3 +121,75 @@ def test_a_trial_by_itself_ends_when_it_is_asked_to(
 def _cancel(cwd: Path, store: Path) -> None:
     outcome = rft(["cancel", "two"], cwd, store)
     assert (outcome.code, outcome.stdout.endswith("is asked to end\n")) == (0, True), outcome
+
+
+# The first of two processes takes long over a step in which the other waits for it.
+TWO = """
+import os, sys, time
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule
+
+from rft.strategy import AcceleratorEnum, Config, DistributionEnum, Strategy
+from rft.study.trial import ending_when_asked
+
+rank = int(os.environ.get("LOCAL_RANK", "0"))
+
+
+class Slow(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch, index):
+        if rank == 0 and index == 3:
+            Path("slow").touch()
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                time.sleep(0.05)
+        return self.layer(batch).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
+settings = Config(accelerator=AcceleratorEnum.cpu, distribution=DistributionEnum.ddp, devices=2)
+trainer = Strategy(settings).trainer(epochs=1, root=Path("."))
+with ending_when_asked():
+    try:
+        trainer.fit(Slow(), torch.utils.data.DataLoader(torch.ones(200, 2), batch_size=1))
+    except BaseException as error:
+        if rank == 0:
+            print(type(error).__name__, trainer.global_step, flush=True)
+        os._exit(7)
+"""
+
+
+def test_two_processes_end_with_their_step_though_one_waits_for_the_other(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(TWO, encoding="utf-8")
+    env = environment(tmp_path / "store")
+    with subprocess.Popen(
+        [sys.executable, "two.py"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            wait_until(lambda: (tmp_path / "slow").exists() or process.poll() is not None, 120)
+            process.terminate()
+            out, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (out.split(), process.returncode) == (["SIGTERMException", "4"], 7)
+    wait_until(lambda: not using(tmp_path / "store"), 30)
+
+
+def test_a_trial_whose_settings_have_changed_does_not_go_on_in_its_folder(shared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "two" / "sft-s0-00000000"
+    folder.mkdir(parents=True)
+    record = {"status": "failed", "config": {"seed": 0, "sft": {"lr": 0.5}}}
+    (folder / "trial.json").write_text(json.dumps(record), encoding="utf-8")
+    Ledger(folder.parent)  # made from what the record says
+    where = f"hydra.run.dir={folder}"
+    outcome = rft(["run", *OF["sft"], *TINY, "tracker=none", "study=two", where], tmp_path, shared)
+    assert "the settings of this trial are not those that it was started with" in outcome.error
+    assert "sft.lr was 0.5 and is 0.003" in outcome.error
+    assert json.loads((folder / "trial.json").read_text(encoding="utf-8")) == record

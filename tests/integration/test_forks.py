@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from rft.study.executors.local import SWITCH
 from rft.study.forks import SUPPORTED, Forked
 from rft.study.jobs import Job
 from rft.study.launch import Launcher, Process
-from rft.study.slots import Demand, Grant
+from rft.study.ledger import Ledger
+from rft.study.slots import Demand, Grant, Machine
 from rft.study.sweep import run_sweep
 from tests.integration.harness import OF, REPOSITORY, Result, alive, environment, rft, study, using, wait_until
 
@@ -303,8 +305,30 @@ def test_an_interrupt_before_the_server_is_ready_is_quick(place: Path, tmp_path:
         began = time.monotonic()
         process.terminate()
         assert (process.wait(10), process.lost, process.unborn) == (-signal.SIGTERM, "", False)
-    assert time.monotonic() - began < 2
-    assert not (tmp_path / "pid").exists()
+        assert time.monotonic() - began < 2
+        assert not (tmp_path / "pid").exists()
+        later = launcher.start(job(tmp_path, "later", "nothing"), ONE)  # a sweep whose first trial is taken back
+        assert isinstance(later, Forked)
+        assert later.wait(120) == 0
+
+
+def test_all_that_is_cancelled_before_the_server_is_ready_never_begins(place: Path, tmp_path: Path) -> None:
+    study = tmp_path / "runs"
+    work = [replace(job(tmp_path, f"a-s{n}-00000000", "nothing"), arm="a", seed=n) for n in range(3)]
+
+    def cancel() -> None:
+        ledger = Ledger(study)
+        wait_until(lambda: [row.state.value for row in ledger.rows()] == ["running"] * 3, 20)
+        ledger.cancel([row.name for row in ledger.rows()])
+
+    asking = threading.Thread(target=cancel)
+    asking.start()
+    with Launcher(Console(file=io.StringIO(), width=500), study) as launcher:
+        launcher.executor.slots.machine = Machine(4)
+        launcher.run(work, 0, "trials")
+    asking.join()
+    assert [row.state.value for row in Ledger(study).rows()] == ["cancelled"] * 3
+    assert not [one.log for one in work if one.log.exists() and one.log.read_text(encoding="utf-8")]
 
 
 @pytest.mark.assets

@@ -67,6 +67,13 @@ def wait_until(condition: object, seconds: float = 200.0) -> None:
         time.sleep(0.01)
 
 
+def test_what_has_left_its_record_is_done_however_it_ended_after_that(world: Path) -> None:
+    assert run(world, jobs(world, "last")) == {}
+    assert states(world) == ["done"]
+    record = json.loads((world / "runs" / "s" / "a-s0-00000000" / "trial.json").read_text(encoding="utf-8"))
+    assert record["status"] == "done"
+
+
 def test_each_ends_as_it_ends_and_the_others_go_on(world: Path) -> None:
     failed = run(world, jobs(world, "done", "exit", "raise", "die", "done"))
     assert states(world) == ["done", "failed", "failed", "interrupted", "done"]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from rft.errors import UserError
-from rft.store import space
+from rft.store import Store, space
 from rft.store.names import PLAN
 from rft.store.running import at_work
 from rft.study.account import table
@@ -26,6 +27,7 @@ from rft.study.owner import is_alive, launchers, owner
 from rft.study.reading import GONE, rows_of
 from rft.study.rows import Row, State
 from rft.study.slots import Demand
+from rft.study.versions import versions
 
 CLAIMER = """
 import sys, time
@@ -158,7 +160,8 @@ def test_a_clock_that_goes_back_changes_nothing(tmp_path: Path, monkeypatch: pyt
     with owner(tmp_path) as me:
         ledger.claim([row(0).name], me)
         monkeypatch.setattr(time, "time", lambda: 5.0)
-        ledger.beat({row(0).name: 17})
+        ledger.beat({row(0).name: ("node-3", 17)})
+        assert (ledger.rows()[0].host, ledger.rows()[0].pid) == ("node-3", 17)
         assert states(ledger) == {0: "running", 1: "queued"}
         with owner(tmp_path) as other:
             assert [one.seed for one in ledger.claim([row(0).name, row(1).name], other, 2)] == [1]
@@ -306,7 +309,8 @@ def test_cancelled_are_those_that_wait_and_asked_those_that_run(tmp_path: Path) 
         ledger.claim([row(0).name, row(1).name], me, 2)
         ledger.end(row(1).name, State.done)
         assert ledger.cancel([row(n).name for n in range(3)]) == ([row(2).name], [row(0).name])
-        assert ledger.beat({row(0).name: 17}) == {row(0).name}
+        assert ledger.beat({row(0).name: ("", 17)}) == {row(0).name}
+        assert ledger.rows()[0].host == socket.gethostname()
         ledger.end(row(0).name, State.cancelled)
     assert states(ledger) == {0: "cancelled", 1: "done", 2: "cancelled"}
     assert ledger.requeue([row(0).name, row(1).name], {State.cancelled}) == [row(0).name]
@@ -406,21 +410,26 @@ def test_where_other_machines_see_the_file_it_is_in_no_wal(tmp_path: Path, monke
     assert mode(tmp_path / "alone") == "wal"
     monkeypatch.setattr(space, "SHARED", {kind})
     assert mode(tmp_path / "shared") == "delete"
+    assert mode(tmp_path / "alone") == "delete", "it was made before, or elsewhere"
     monkeypatch.undo()
     assert Ledger(tmp_path / "shared").rows() == [row(0)]
 
 
-def test_rows_say_what_is_found_in_the_folders(tmp_path: Path) -> None:
+def test_rows_say_what_is_found_in_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RFT_STORE", str(tmp_path / "store"))
     ledger = Ledger(tmp_path / "s")
-    ledger.submit([row(0), row(1), row(2)], {})
-    for n in (0, 1):
+    ledger.submit([row(n) for n in range(4)], {})
+    for n, code in {0: versions(), 1: versions(), 2: "of before"}.items():
+        entry = Store.default().get_or_compute("evaluation", version=1, config={"n": n}, inputs={}, build=lambda _: {})
         (ledger.study / row(n).name).mkdir()
-        (ledger.study / row(n).name / "trial.json").write_text('{"status": "done"}', encoding="utf-8")
+        record = {"status": "done", "evaluation": entry.key, "versions": code}
+        (ledger.study / row(n).name / "trial.json").write_text(json.dumps(record), encoding="utf-8")
     with owner(ledger.study) as me:
-        ledger.claim([row(n).name for n in range(3)], me, 3)
+        ledger.claim([row(n).name for n in range(4)], me, 4)
         ledger.end(row(0).name, State.done)
     kinds = {one.seed: one.state.value for one in rows_of(ledger.study, print)}
-    assert kinds == {0: "done", 1: "done", 2: "interrupted"}, "the second ended after its launcher"
+    # The second ended after its launcher; the third was started again under other code, and what is there is older.
+    assert kinds == {0: "done", 1: "done", 2: "interrupted", 3: "interrupted"}
     shutil.rmtree(ledger.study / row(0).name)
     (gone, *_) = rows_of(ledger.study, print)
     assert (gone.state, gone.error) == (State.interrupted, GONE)

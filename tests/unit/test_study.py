@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -116,10 +117,11 @@ def test_a_record_says_what_computed_the_results_also_when_they_are_found_again(
     pipeline = Pipeline(one.cfg, one.store, tmp_path)
     pipeline.done = {"sft": {"computed": False}, "policy": {"computed": True}}
     made = one._record(pipeline, "done", None, None)["made"]
-    assert set(made) == {"commit", "dirty", "machine"}
+    assert set(made) == {"commit", "dirty", "machine", "packages"}
     assert made["machine"] == machine()
     (tmp_path / "trial.json").write_text(json.dumps({"made": {"commit": "before"}}), encoding="utf-8")
     pipeline.done["policy"]["computed"] = False
     assert one._record(pipeline, "done", None, None)["made"] == {"commit": "before"}
     (tmp_path / "trial.json").unlink()
-    assert one._record(pipeline, "done", None, None)["made"] is None
+    found = one._record(pipeline, "done", None, None)
+    assert (found["made"], found["environment"]["packages"]["torch"]) == (None, metadata.version("torch"))

@@ -55,6 +55,10 @@ class Process(Protocol):
         """Why nothing is known of its end, if what held it ended before it; else empty."""
 
     @property
+    def host(self) -> str:
+        """Name of the machine that runs it; empty if that is this one, or not known yet."""
+
+    @property
     def unborn(self) -> bool:
         """Whether it ended because none could be forked, so that it may be started plainly in place of that."""
 

@@ -195,7 +195,7 @@ def _asked(task: Task) -> int:
 
 
 def _write(path: Path, what: Mapping[str, object]) -> None:
-    beside = path.with_name(f"{path.name}.new")
+    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.new")  # the launcher and `rft cancel` may both ask
     beside.write_text(json.dumps(what), encoding="ascii")
     beside.replace(path)
 

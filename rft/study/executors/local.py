@@ -27,6 +27,7 @@ class Plain(subprocess.Popen[bytes]):
 
     lost = ""
     unborn = False
+    host = ""
 
 
 class LocalExecutor(Executor):
@@ -74,7 +75,7 @@ class LocalExecutor(Executor):
         """What to fork from, started when it is first asked for; None if there is none, or none any more."""
         if not SUPPORTED or os.environ.get(SWITCH) == "0":
             return None
-        if self.forks is None:
+        if self.forks is None or self.forks.withdrawn:
             self.forks = Forks()
         if self.forks.gone:
             if not self._told:
