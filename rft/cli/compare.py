@@ -92,7 +92,9 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
     if stopped:
         raise stopped
     if failures:
-        raise UserError(f"{len(failures)} trials failed: {', '.join(failures)}; see log.txt in their folders")
+        raise UserError(
+            f"{len(failures)} trials did not end well: {', '.join(failures)}; see above, and log.txt in their folders"
+        )
 
 
 def _locate(study: str, options: Options, overrides: Sequence[str]) -> Found:

@@ -54,6 +54,8 @@ def audit(
     from rft.cli.judge_table import markdown, table
 
     audits = _audits(overrides or [])
+    for audit in audits:
+        _warn_of_unread(audit)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "audits.json").write_text(_as_json(audits), encoding="utf-8")
@@ -64,6 +66,18 @@ def audit(
     console().print(table(audits))
     if out is not None:
         typer.echo(f"written: {out / 'audits.json'}, {out / 'audits.md'}")
+
+
+def _warn_of_unread(audit: Mapping[str, Any]) -> None:
+    """Say that figures stand on less than half of what was asked."""
+    lost, asked = audit["unread"]["excluded"], audit["unread"]["questions"]
+    if 2 * lost > asked:
+        typer.echo(
+            f"warning: judge {audit['judge']}: {lost} of {asked} verdicts could not be read, so its figures say "
+            "little; rft judge verdicts shows what it said; ask in another way (judge.form, judge.answers) or raise "
+            "judge.max_tokens where answers are cut",
+            err=True,
+        )
 
 
 @app.command()

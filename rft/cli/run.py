@@ -50,6 +50,8 @@ def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool = False) -> 
     Raises:
         UserError: for a configuration that does not fit, or a folder that takes no trials.
     """
+    if sweep and shows:
+        raise UserError("--cfg: shows the configuration of one run; leave -m out, or give each setting one value")
     own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or is_where(o)]
     # Of runs that differ in their seed alone one tells for all: a thousand would take minutes.
     for one in {_but_seed(one): one for one in expand_sweep(own)}.values() if sweep else [own]:

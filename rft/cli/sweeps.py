@@ -91,7 +91,7 @@ def status(
     runs: Runs = Path("runs"),
 ) -> None:
     """Show where the trials of a study stand."""
-    from rft.study.account import as_data, counted, table
+    from rft.study.account import as_data, counted, table, ways_on
 
     rows = [row for row in rows_of(_folder(study, runs), _warn) if row.is_trial]
     if as_json:
@@ -100,6 +100,9 @@ def status(
     console = Console()
     console.print(table(rows, time.time()))
     console.print(counted(rows), highlight=False)
+    if not launchers(_folder(study, runs)):
+        for line in ways_on(study, rows):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def resume(
@@ -143,6 +146,11 @@ def _resume_planned(study: str, ledger: Ledger, kept: dict[str, object], at: Whe
     from rft.study.tuning import fair_tuning, with_overrides
 
     name, spec = load_study(require_unchanged(kept, study))
+    if name != ledger.study.name:
+        raise UserError(
+            f"{study}: is a copy of the study {name}, whose study.yaml is {kept['file']}; go on with rft resume "
+            f"{name}, or give {ledger.study.name} a study.yaml of its own and run rft compare with it"
+        )
     overrides = kept["overrides"]
     assert isinstance(overrides, list)
     spec, tuning = fair_tuning(name, with_overrides(spec, overrides), ledger.study.parent)
@@ -202,7 +210,7 @@ def _run(study: str, ledger: Ledger, rows: Sequence[Row], at: Where, states: set
 
 
 def _require_done(study: str, rows: Sequence[Row]) -> None:
-    bad = [row.name for row in rows if row.state is not State.done]
+    bad = [row.name for row in rows if row.state not in (State.done, State.cancelled)]
     if bad:
         raise UserError(f"{study}: {len(bad)} trials did not end well: {', '.join(bad)}; see log.txt in their folders")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rft.study.finished import last_words
 from rft.study.ledger import Ledger
 from rft.study.ledger_file import Unusable
 from rft.study.rows import Row, State
@@ -40,12 +42,12 @@ def table(rows: Sequence[Row], now: float) -> Table:
     for title in ("trial", "state", "where", "time", "starts", "error"):
         found.add_column(title, no_wrap=title == "trial", overflow="fold")  # cut off, two would look the same
     for row in rows:
-        where = f"{row.host}:{row.pid}" if row.state is State.running and row.host else ""
+        where = f"{row.host}:{row.pid or 'starting'}" if row.state is State.running and row.host else ""
         end = row.ended if row.state is not State.running else now
         lasted = f"{max(0.0, end - row.started):.0f} s" if row.started and end else ""
-        error = (row.error or "").strip().splitlines()[-1:] if row.state is not State.done else []
+        error = "" if row.state is State.done else last_words(row.error or "")
         state = Text(row.state.value, STYLES.get(row.state, ""))
-        found.add_row(Text(row.name), state, where, lasted, str(row.attempts), Text(error[0] if error else ""))
+        found.add_row(Text(row.name), state, where, lasted, str(row.attempts), Text(error))
     return found
 
 
@@ -66,6 +68,20 @@ def closing(console: Console, ledger: Ledger, names: Collection[str], *, always:
             rows = [row for row in ledger.rows() if row.name in names]
             if always or any(row.state is not State.done for row in rows):
                 _account(console, rows)
+                for line in ways_on(ledger.study.name, rows):
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def ways_on(study: str, rows: Sequence[Row]) -> list[str]:
+    """The commands that go on with what is not done, a sentence each."""
+    found = Counter(row.state for row in rows)
+    left = found[State.queued] + found[State.interrupted]
+    ways = (
+        (left, f"rft resume {shlex.quote(study)} goes on with the {left} that wait or were interrupted"),
+        (found[State.failed], f"rft retry {shlex.quote(study)} starts those that failed once more"),
+        (found[State.cancelled], f"rft retry {shlex.quote(study)} NAME starts one that was cancelled"),
+    )
+    return [sentence for number, sentence in ways if number]
 
 
 def _account(console: Console, rows: Sequence[Row]) -> None:

@@ -32,8 +32,13 @@ def stamp(folder: Path) -> tuple[int, int] | None:
 
 def is_finished(folder: Path, store: Store) -> bool:
     """Whether a trial's record says that it is done, its evaluation is sound in the store, and the code is the same."""
+    return record_of(folder).get("versions") == versions() and has_results(folder, store)
+
+
+def has_results(folder: Path, store: Store) -> bool:
+    """Whether a trial's record says that it is done, and its evaluation is sound in the store, whatever made it."""
     record = record_of(folder)
-    if record.get("status") != "done" or record.get("versions") != versions():
+    if record.get("status") != "done":
         return False
     try:
         return isinstance(store.inspect("evaluation", str(record.get("evaluation"))), Entry)
@@ -46,6 +51,14 @@ def retire(folder: Path, reason: str) -> None:
     kept = record_of(folder)
     if kept.get("status") == "done":
         write_json(folder / RECORD, kept | {"status": "failed", "error": reason})
+
+
+def last_words(error: str) -> str:
+    """What ended a trial, in a line: of a traceback the line that names the exception, else the last one."""
+    lines = [line for line in error.splitlines() if line.strip()] or [""]
+    frames = [at for at, line in enumerate(lines) if line.startswith("  ")]
+    whole = lines[0].startswith("Traceback") and frames and frames[-1] + 1 < len(lines)
+    return lines[frames[-1] + 1] if whole else lines[-1]
 
 
 def tail(log: Path, lines: int = 12) -> list[str]:

@@ -26,7 +26,7 @@ from rft.store.names import INTERRUPTED, TRIAL
 from rft.study import killed
 from rft.study.demands import with_demands
 from rft.study.executors.base import Executor, Process, make_executor
-from rft.study.finished import is_finished, record_of, retire, stamp, tail
+from rft.study.finished import has_results, is_finished, last_words, record_of, retire, stamp, tail
 from rft.study.jobs import LAUNCHED, Job, row_of
 from rft.study.killed import memory_kills
 from rft.study.ledger import Ledger
@@ -34,6 +34,9 @@ from rft.study.owner import launchers, owner
 from rft.study.rows import ENDED, Row, State
 from rft.study.slots import Demand, Grant
 from rft.study.warm import GRACE
+
+REFUSED = 2
+"""Exit code of what was refused since the user can mend it."""
 
 
 def stop(processes: Collection[Process]) -> None:
@@ -165,7 +168,11 @@ class Launcher:
             return frozenset()
         if old is None or old.state is not State.done or row.seed is None:
             return again
-        return again - {State.done} if is_finished(folder, store) else again | {State.done}
+        if is_finished(folder, store):
+            return again - {State.done}
+        # Results of older code are made anew by those that run a study as it is now, not by those that go on with it.
+        lost = not has_results(folder, store)
+        return again | {State.done} if lost or State.done in again else again
 
     def run(
         self, jobs: Sequence[Job], at_once: int, title: str, *, before: int = 0, total: int | None = None
@@ -253,7 +260,7 @@ class Launcher:
                 del course.waiting[name]
                 course.progress.advance(course.whole)
                 if row.state is not State.done:
-                    course.failed[job.name] = (row.error or row.state.value).splitlines()[-1]
+                    course.failed[job.name] = last_words(row.error or row.state.value)
                 self.ended(job, row.state, here=False)
 
     def _look_after(self, course: _Course) -> None:
@@ -287,9 +294,21 @@ class Launcher:
             return State.interrupted, told or self._why_killed(one, code)
         if not code:
             return State.failed, "it ended with exit code 0, and its record does not say that it is done"
+        return State.failed, self._why_failed(one, told, code)
+
+    @staticmethod
+    def _why_failed(one: _Running, told: str, code: int) -> str:
+        """In lines: its traceback, or the last that it printed and how it ended."""
         if told.startswith("Traceback"):
-            return State.failed, told
-        return State.failed, "\n".join(tail(one.job.log) + ([killed.why(code, None, 0)] if code < 0 else []))
+            return told
+        lines = tail(one.job.log)
+        if code < 0:
+            lines.append(killed.why(code, None, 0))
+        elif told and told not in lines[-1]:
+            lines.append(told)
+        elif not told and code != REFUSED:  # whoever refuses what the user gave says why
+            lines.append(f"ended with exit code {code}")
+        return "\n".join(lines)
 
     def _why_killed(self, one: _Running, code: int) -> str:
         """In words; the kernel that is asked is that of this machine."""
@@ -308,7 +327,7 @@ class Launcher:
         course.progress.advance(course.whole)
         versions = record_of(job.folder).get("versions") if state is State.done else None
         if error is not None:
-            reason = course.failed[job.name] = error.splitlines()[-1]
+            reason = course.failed[job.name] = last_words(error)
             retire(job.folder, reason)
             self.console.print(f"[red]{state.value}[/] {escape(job.name)}: ", end="")
             self.console.print(reason, markup=False, highlight=False)
@@ -332,6 +351,8 @@ class Launcher:
             for name, one in list(course.running.items()):
                 one.process.wait()
                 state, error = self._outcome(one)
+                if one.process.returncode == -signal.SIGKILL and not one.process.lost:
+                    error = f"killed: it had not ended {GRACE:.0f} s after it was asked to, or at a second Ctrl-C"
                 if state is State.failed:
                     state = State.interrupted
                 me = course.owner if state is State.interrupted else None

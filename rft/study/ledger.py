@@ -175,7 +175,7 @@ class Ledger:
                 connection.execute("UPDATE trials SET cancelling = 1 WHERE name = ?", (name,))
             for name in waits:
                 connection.execute(
-                    "UPDATE trials SET state = ?, owner = NULL, ended = ? WHERE name = ?",
+                    "UPDATE trials SET state = ?, owner = NULL, error = NULL, ended = ? WHERE name = ?",
                     (State.cancelled.value, time.time(), name),
                 )
             self._keep(connection)
@@ -218,7 +218,8 @@ class Ledger:
                 rows[place] = _left(row)
                 values = (State.cancelled.value, time.time(), row.name)
                 connection.execute(
-                    "UPDATE trials SET state = ?, owner = NULL, cancelling = 0, ended = ? WHERE name = ?", values
+                    "UPDATE trials SET state = ?, owner = NULL, error = NULL, cancelling = 0, ended = ? WHERE name = ?",
+                    values,
                 )
         return rows, alive
 

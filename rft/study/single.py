@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -68,7 +69,12 @@ def in_ledger(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Iterat
             told = how_it_ended(error)
             state = State.interrupted if told.startswith(INTERRUPTED) else State.failed
             with suppress(Unusable):  # of a disk that takes no more; it is told by what is raised
-                ledger.end(row.name, State.cancelled if pulse.cancelled else state, told)
+                if pulse.cancelled:
+                    state, told = State.cancelled, "cancelled"
+                ledger.end(row.name, state, told)
+            if state is not State.failed:
+                command = "retry" if state is State.cancelled else "resume"
+                sys.stderr.write(f"{state.value}; rft {command} {cfg.study} goes on from its last checkpoint\n")
             raise
         ledger.end(row.name, State.done, versions=versions())
 

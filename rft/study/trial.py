@@ -211,7 +211,8 @@ def how_it_ended(error: BaseException) -> str:
     if was_interrupted(error):
         return f"{INTERRUPTED}start it again and it goes on from its last checkpoint"
     if isinstance(error, SystemExit):
-        return f"ended by itself with exit code {error.code}"
+        coded = error.code is None or isinstance(error.code, int)
+        return f"ended by itself with exit code {error.code or 0}" if coded else f"ended by itself: {error.code}"
     return traceback.format_exc()
 
 

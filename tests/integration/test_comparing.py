@@ -62,7 +62,7 @@ def test_trials_that_failed_are_reported_and_end_with_a_fault(shared: Path, tmp_
     where = study(tmp_path / "small", arms={"sft": OF["sft"], "far": [*OF["dpo"], "algorithm.lr=1e30"]})
     outcome = rft(["compare", str(where)], tmp_path, shared)
     assert outcome.code == 2
-    assert "1 trials failed: far seed 0" in outcome.stderr.splitlines()[-1]
+    assert "1 trials did not end well: far seed 0" in outcome.stderr.splitlines()[-1]
     runs = tmp_path / "runs" / "small"
     (failed,) = summary(runs)["failed"]
     assert failed["arm"] == "far"

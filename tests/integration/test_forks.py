@@ -163,7 +163,7 @@ class TestOneServer:
         assert set(failed) == {"refused", "dead", "left"}
         assert "did you mean 'clip_range'?" in failed["refused"]
         assert failed["dead"].startswith("killed by signal 9")
-        assert failed["left"] == "last words"
+        assert failed["left"] == "ended by itself with exit code 3"
 
     def test_a_job_that_may_not_fork_starts_plainly(self, launcher: Launcher, tmp_path: Path) -> None:
         process = launcher.start(Job("plain", ("algorithm.no=1",), tmp_path, forks=False), ONE)
@@ -256,7 +256,7 @@ def test_a_trial_of_a_sweep_that_fails_ends_alone(
         "last words",
         "acts look",
     ]
-    for words in ("[0] left", "failed left: last words", "[1] look"):
+    for words in ("[0] left", "failed left: ended by itself with exit code 3", "    last words", "[1] look"):
         assert words in said.err
     # Each has the threads that it would have had by itself.
     assert json.loads((tmp_path / "seen.json").read_text(encoding="utf-8"))["environment"]["RFT_THREADS"] == "2"

@@ -80,7 +80,7 @@ def test_a_study_runs_elsewhere_and_goes_on_there(kind: str, shared: Path, tmp_p
     where = study(tmp_path / "there", arms=arms, overrides=[*TINY, "tracker=none", "strategy=cpu"])
     outcome = rft(["compare", str(where), "--launcher", kind, f"hydra.launcher.gpus={gpus}", *own], tmp_path, shared)
     assert outcome.code == 2, outcome.stderr
-    assert "1 trials failed: bad seed 0" in outcome.stderr
+    assert "1 trials did not end well: bad seed 0" in outcome.stderr
     ledger = Ledger(tmp_path / "runs" / "there")
     rows = {row.arm: row for row in ledger.rows() if row.is_trial}
     assert {arm: (row.state.value, row.attempts) for arm, row in rows.items()} == {

@@ -186,7 +186,7 @@ def test_an_arm_whose_trials_all_diverge_is_named_and_the_others_are_compared(tu
     for outcome in outcomes:
         assert outcome.code == 2
         assert "failed dpo tuning 0 seed 1000: " in outcome.stderr
-        assert outcome.stderr.splitlines()[-1].startswith("rft: 1 trials failed: dpo (tuning)")
+        assert outcome.stderr.splitlines()[-1].startswith("rft: 1 trials did not end well: dpo (tuning)")
     folder = tuned.cwd / "runs" / "high"
     kept = json.loads((folder / "tuning" / "dpo.json").read_text(encoding="utf-8"))
     assert (kept["best_so_far"], kept["winner"], kept["trials"][0]["value"]) == ([None], None, None)

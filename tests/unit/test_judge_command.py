@@ -48,6 +48,21 @@ def test_audit_on_the_tiny_model(tmp_path: Path) -> None:
     assert short["cost"]["read"] < long["cost"]["read"]
 
 
+@pytest.mark.assets
+def test_an_audit_that_can_read_next_to_nothing_says_so(tmp_path: Path) -> None:
+    few = (
+        *TINY,
+        "audit.pairs=10",
+        "audit.attack_pairs=0",
+        "audit.again_pairs=0",
+        "judge=listwise",
+        "judge.max_tokens=4",
+    )
+    result = CliRunner().invoke(app, ["judge", "audit", *few])
+    assert result.exit_code == 0, result.output
+    assert "warning: judge listwise: 20 of 20 verdicts could not be read, so its figures say little" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -77,7 +77,7 @@ def test_what_has_left_its_record_is_done_however_it_ended_after_that(world: Pat
 def test_each_ends_as_it_ends_and_the_others_go_on(world: Path) -> None:
     failed = run(world, jobs(world, "done", "exit", "raise", "die", "done"))
     assert states(world) == ["done", "failed", "failed", "interrupted", "done"]
-    assert failed["a seed 1"] == "last words"
+    assert failed["a seed 1"] == "ended with exit code 3"
     assert failed["a seed 2"] == "ValueError: planted"
     assert failed["a seed 3"].startswith("killed by signal 9")
     rows = Ledger(world / "runs" / "s").rows()
@@ -93,8 +93,8 @@ def test_what_is_done_is_not_started_again_unless_its_results_or_the_versions_ar
     record = work[2].folder / "trial.json"
     record.write_text(record.read_text(encoding="utf-8").replace(versions(), "0" * 16), encoding="utf-8")
     (work[3].folder / "trial.json").unlink()
-    assert run(world, work, again=(State.interrupted,)) == {"a seed 1": "last words"}
-    assert starts(world) == {"a-s0": 1, "a-s1": 1, "a-s2": 2, "a-s3": 2}
+    assert run(world, work, again=(State.interrupted,)) == {"a seed 1": "ended with exit code 3"}
+    assert starts(world) == {"a-s0": 1, "a-s1": 1, "a-s2": 1, "a-s3": 2}
     assert run(world, work) == {}
     assert starts(world) == {"a-s0": 1, "a-s1": 2, "a-s2": 2, "a-s3": 2}
     assert states(world) == ["done"] * 4
@@ -181,7 +181,8 @@ def test_status_tells_every_trial(world: Path) -> None:
     assert "1 done, 1 failed" in shown
     found = json.loads(CliRunner().invoke(app, ["status", "s", "--json"]).output)
     assert [(row["seed"], row["state"], row["attempts"]) for row in found] == [(0, "done", 1), (1, "failed", 1)]
-    assert found[1]["error"].endswith("last words")
+    assert found[1]["error"].splitlines() == ["last words", "ended with exit code 3"]
+    assert "rft retry s starts those that failed once more" in shown
     assert found[0]["overrides"] == ["act=done"]
 
 

@@ -88,6 +88,8 @@ class Config(AskingConfig):
 
     def _misplaced(self) -> str | None:
         """A key where none may be, or an address that is none."""
+        if "model" in vars(self) and not str(self.model).strip():
+            return "model: is empty; give the model's name at the endpoint"
         if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
             return "key_env: is no name of an environment variable in capitals; put the key into one and give its name"
         key = os.environ.get(self.key_env or "", "").strip()
