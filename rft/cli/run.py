@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
@@ -31,12 +31,10 @@ from rft.study import identity
 from rft.study.parts import refuse_misfits
 
 if TYPE_CHECKING:
-    from rft.study.jobs import Job
+    from rft.study.sweep import SweepTrial
 
 Found = tuple[DictConfig, Path, list[str]]
 """A trial: its configuration, folder and overrides."""
-SweepTrial = tuple["Job", dict[str, Any]]
-"""A trial of a sweep and its strategy."""
 
 
 def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool = False) -> None:
@@ -119,9 +117,9 @@ def hydra_run(arguments: Sequence[str]) -> None:
         sweeps = hydra.mode is RunMode.MULTIRUN
         checked = check(cfg, overrides)
         if sweeps:  # a thousand wait for their turn, and a configuration is large
-            from rft.study.sweep import sweep_job
+            from rft.study.sweep import sweep_trial
 
-            trials.append(sweep_job(checked, overrides, folder))
+            trials.append(sweep_trial(checked, overrides, folder))
             return trials[-1]
         found.append((checked, folder, overrides))
         return found[-1]

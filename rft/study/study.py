@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
@@ -28,6 +27,7 @@ from rft.study.launch import Launcher
 from rft.study.parts import require_scoring_judge, require_separate_labels
 from rft.study.replicate import is_pipeline
 from rft.study.rows import ENDED, State
+from rft.study.waves import WAVES, plain_node, shares
 
 
 @dataclass
@@ -119,15 +119,6 @@ class Plan:
 
 SETTINGS = frozenset(RunConfig.__dataclass_fields__) - {"study", "arm", "seed", "replicate", "until"}
 """Groups and sections of a run's settings."""
-START = ("task", "model", "sft", "candidates", "strategy")
-FEEDBACK = ("start", "feedback", "judge", "reward", "audit")
-
-
-def plain_node(node: DictConfig) -> dict[str, Any]:
-    """A config node as plain data."""
-    found = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
-    assert isinstance(found, dict)
-    return found  # type: ignore[return-value]
 
 
 def arm_overrides(name: str, spec: StudySpec, arm: str) -> tuple[str, ...]:
@@ -142,8 +133,7 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
     Raises:
         UserError: whatever is wrong with any arm, before anything is computed.
     """
-    starts: dict[str, Job] = {}
-    feedback: dict[str, Job] = {}
+    shared: dict[str, dict[str, Job]] = {until: {} for until in WAVES}
     trials: list[Job] = []
     settings: dict[Path, Mapping[str, Any]] = {}
     replicates = {}
@@ -160,16 +150,12 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
         forks = may_fork(strategy)
         folder = runs / name / "shared"
         replicates[arm] = is_pipeline(cfg)
-        for found, groups, until in (
-            (starts, START, "candidates"),
-            (feedback, (*START, *FEEDBACK), "reward_model"),
-        ):
-            for seed in spec.seeds if is_pipeline(cfg) else (None,):
-                same = json.dumps([seed, *(plain_node(cfg[g]) for g in groups)])
+        for seed in spec.seeds if is_pipeline(cfg) else (None,):
+            for until, same in shares(cfg, seed).items():
                 whose, more = (arm, ()) if seed is None else (f"{arm} seed {seed}", (f"seed={seed}",))
                 place = folder / f"{whose.replace(' ', '-')}-{until}"
                 own = (*common, *more, f"until={until}")
-                found.setdefault(same, Job(f"{until} ({whose})", own, place, forks, strategy=strategy))
+                shared[until].setdefault(same, Job(f"{until} ({whose})", own, place, forks, strategy=strategy))
         for seed in spec.seeds:
             cfg.seed = seed
             place = runs / name / name_of(cfg)
@@ -181,7 +167,7 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
             f"replicate: arms {', '.join(arm for arm, all_anew in replicates.items() if all_anew)} ask for pipeline, "
             "the others for policy; give it once for the study, as `replicate: pipeline` in its study.yaml"
         )
-    return Plan((tuple(starts.values()), tuple(feedback.values())), tuple(trials), settings)
+    return Plan(tuple(tuple(wave.values()) for wave in shared.values()), tuple(trials), settings)
 
 
 Tune = Callable[[Launcher, int], tuple[Sequence[Job], dict[str, str]]]

@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rft.study.jobs import Job, may_fork
 from rft.study.launch import Launcher
 from rft.study.rows import State
 from rft.study.slots import Demand, demand_of
+from rft.study.waves import WAVES, shares
 
 
 class _Sweep(Launcher):
@@ -33,6 +34,9 @@ class _Sweep(Launcher):
 
     def ended(self, job: Job, state: State, *, here: bool) -> None:
         """Print its output, each job's in one piece."""
+        if job.seed is None:  # a stage that trials share
+            super().ended(job, state, here=here)
+            return
         how = state.value if here else f"{state.value} before, or by another launcher"
         self.console.print(f"[{self.numbers[job.folder]}] {job.name}: {how}", markup=False, highlight=False)
         if here and job.log.exists():
@@ -40,8 +44,18 @@ class _Sweep(Launcher):
             sys.stdout.flush()
 
 
-def sweep_job(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> tuple[Job, dict[str, Any]]:
-    """A trial of a sweep as a job, and its strategy.
+@dataclass(frozen=True, slots=True)
+class SweepTrial:
+    """A trial of a sweep."""
+
+    job: Job
+    strategy: Mapping[str, Any]
+    shares: Mapping[str, str] = field(default_factory=dict)
+    """By the last stage of a wave (`rft.study.waves`), what trials have in common that share it."""
+
+
+def sweep_trial(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> SweepTrial:
+    """A trial of a sweep, without its configuration: a thousand of these would fill the memory.
 
     Args:
         cfg: the trial's configuration, its arm named.
@@ -50,7 +64,29 @@ def sweep_job(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> tuple[
     """
     own = (*overrides, f"arm={quoted(str(cfg.arm))}")
     arm, seed = str(cfg.arm), int(cfg.seed)
-    return Job(f"{arm} seed {seed}", own, folder, may_fork(cfg.strategy), arm, seed), dict(cfg.strategy)
+    job = Job(f"{arm} seed {seed}", own, folder, may_fork(cfg.strategy), arm, seed)
+    whole = str(getattr(cfg.until, "value", cfg.until)) == "evaluation"
+    return SweepTrial(job, dict(cfg.strategy), shares(cfg, seed) if whole else {})
+
+
+def shared_waves(trials: Sequence[SweepTrial]) -> list[list[Job]]:
+    """The stages that several trials share, each as a job of the first of them, in waves: one before the other."""
+    users: dict[tuple[str, str], list[SweepTrial]] = defaultdict(list)
+    for trial in trials:
+        for until, same in trial.shares.items():
+            users[until, same].append(trial)
+    return [
+        [_shared(found[0], until) for (at, _), found in users.items() if at == until and len(found) > 1]
+        for until in WAVES
+    ]
+
+
+def _shared(trial: SweepTrial, until: str) -> Job:
+    """The stages up to one as a job, by the settings of a trial."""
+    job = trial.job
+    place = job.folder.parent / "shared" / f"{job.folder.name}-{until}"
+    own = (*job.overrides, f"until={until}")
+    return Job(f"{until} ({job.name})", own, place, job.forks, strategy=trial.strategy)
 
 
 def sweep_demand(strategy: Mapping[str, Any], settings: Launch, executor: Executor) -> Demand:
@@ -67,31 +103,34 @@ def sweep_demand(strategy: Mapping[str, Any], settings: Launch, executor: Execut
     )
 
 
-def run_sweep(
-    trials: Sequence[tuple[Job, Mapping[str, Any]]], settings: Launch, overrides: Sequence[str] = ()
-) -> list[str]:
+def run_sweep(trials: Sequence[SweepTrial], settings: Launch, overrides: Sequence[str] = ()) -> list[str]:
     """Run the trials and print what each printed; returns the names of those that failed or were stopped.
 
     Args:
-        trials: from :func:`sweep_job`.
+        trials: from :func:`sweep_trial`.
         settings: where they run, how many at once, and what each takes.
         overrides: those of Hydra's launcher, which are kept for those that go on with the trials.
     """
     failed: list[str] = []
     console = Console(stderr=True, soft_wrap=True)
-    studies: dict[Path, dict[Path, tuple[Job, Mapping[str, Any]]]] = defaultdict(dict)
-    for job, strategy in trials:
-        studies[job.folder.absolute().parent][job.folder.absolute()] = (job, strategy)
-    numbers = {job.folder: number for number, (job, _) in enumerate(trials)}
+    studies: dict[Path, dict[Path, SweepTrial]] = defaultdict(dict)
+    for trial in trials:
+        folder = trial.job.folder.absolute()
+        studies[folder.parent][folder] = trial
+    numbers = {trial.job.folder: number for number, trial in enumerate(trials)}
     for study, found in studies.items():
         executor = make_executor(settings, console)
         with _Sweep(console, study, executor, numbers) as launcher:
-            jobs = [replace(job, demand=sweep_demand(how, settings, executor)) for job, how in found.values()]
+            demands = {id(one): sweep_demand(one.strategy, settings, executor) for one in found.values()}
+            jobs = told_apart([replace(one.job, demand=demands[id(one)]) for one in found.values()])
             ledger, _ = launcher.open(study)
             ledger.note("where", list(overrides))
             names = {folder.name for folder in found}
             with closing(console, ledger, names):
-                failed += launcher.run(told_apart(jobs), settings.jobs, "trials")
+                launcher.submit(jobs)  # so that those who ask see what waits for the shared stages
+                for wave in shared_waves(list(found.values())):
+                    launcher.run(wave, settings.jobs, "shared stages")  # what fails here, trials will tell
+                failed += launcher.run(jobs, settings.jobs, "trials")
     return failed
 
 

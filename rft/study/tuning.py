@@ -31,9 +31,10 @@ from rft.study.asks import Asks
 from rft.study.jobs import Job, may_fork
 from rft.study.launch import Launcher
 from rft.study.outcome import outcome
-from rft.study.study import Plan, StudySpec, arm_overrides, plain_node, plan
+from rft.study.study import Plan, StudySpec, arm_overrides, plan
 from rft.study.trial import write_json
 from rft.study.tuned import Arm, kept
+from rft.study.waves import plain_node
 
 SPLIT = "validation"
 

@@ -24,7 +24,7 @@ from rft.study.jobs import Job
 from rft.study.launch import Launcher, Process
 from rft.study.ledger import Ledger
 from rft.study.slots import Demand, Grant, Machine
-from rft.study.sweep import run_sweep
+from rft.study.sweep import SweepTrial, run_sweep
 from tests.integration.harness import OF, REPOSITORY, Result, alive, environment, rft, study, using, wait_until
 
 ONE = Grant(Demand(1, gpus=None))
@@ -248,8 +248,9 @@ def test_a_trial_of_a_sweep_that_fails_ends_alone(
 ) -> None:
     monkeypatch.delenv("RFT_THREADS", raising=False)
     trials = [
-        (job(tmp_path, "left", "leave"), {"threads": 1}), (job(tmp_path, "look", "look", "seen.json"), {"threads": 2}),
-    ]  # fmt: skip
+        SweepTrial(job(tmp_path, "left", "leave"), {"threads": 1}),
+        SweepTrial(job(tmp_path, "look", "look", "seen.json"), {"threads": 2}),
+    ]
     assert run_sweep(trials, Local()) == ["left"]
     said = capfd.readouterr()
     assert [line for line in said.out.splitlines() if line in ("last words", "acts look")] == [

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from rft.study.waves import WAVES
 from tests.integration.harness import OF, REPOSITORY, TINY, environment, study, wait_until
 
 pytestmark = [
@@ -100,18 +101,19 @@ def started(arguments: list[str], cwd: Path, env: dict[str, str]) -> Iterator[su
 def test_under_a_second_a_trial(fork: str, env: dict[str, str], tmp_path: Path) -> None:
     env |= {"RFT_FORK": fork}
     trials = 12
+    processes = trials + len(WAVES)  # the stages that they share come first
     sweep = ["run", "-m", *TRIAL, f"seed=range(0,{trials})", "study=many", "hydra.launcher.jobs=1"]
     with started(sweep, tmp_path, env) as launcher:
         wait_until(lambda: stamps(tmp_path) or launcher.poll() is not None, 1200)
         spent = cpu(launcher.pid)
-        wait_until(lambda: len(stamps(tmp_path)) == trials or launcher.poll() is not None, 1200)
-        spent = (cpu(launcher.pid) - spent) / (trials - 1)
+        wait_until(lambda: len(stamps(tmp_path)) == processes or launcher.poll() is not None, 1200)
+        spent = (cpu(launcher.pid) - spent) / (processes - 1)
         # Each leaves before it has a record, and such an end is not taken for a good one.
         told = (launcher.wait(), (tmp_path / "launcher.txt").read_text(encoding="utf-8"))
         assert told[0] == 2, told[1]
         assert f"{trials} trials of the sweep did not end well" in told[1]
     begun = stamps(tmp_path)
-    assert len(begun) == trials
+    assert len(begun) == processes
     # From the moment a trial begins its work, and ends at once, to the start of the next one's process.
     between = [later - age - earlier for (earlier, _), (later, age) in itertools.pairwise(begun)]
     own = statistics.median(age for _, age in begun[1:])

@@ -76,7 +76,7 @@ def test_a_sweep_goes_on_past_a_failure_which_is_retried(shared: Path, tmp_path:
     assert "nothing to start" in rft(["resume", "far"], tmp_path, shared).stderr
     again = rft(["retry", "far"], tmp_path, shared)
     assert again.code == 2
-    rows = {row.state.value: row.attempts for row in Ledger(tmp_path / "runs" / "far").rows()}
+    rows = {row.state.value: row.attempts for row in Ledger(tmp_path / "runs" / "far").rows() if row.is_trial}
     assert rows == {"done": 1, "failed": 2}
 
 
@@ -214,7 +214,7 @@ def test_a_sweep_is_killed_and_killed_again_and_ends_as_one_left_alone(fresh: Pa
     sweep.kill(launcher)
     assert sweep.start("resume", "many", "--jobs", "2").wait() in (0, 2)  # 2 if it was the one that met a bad trial
 
-    rows = {row.name: row for row in Ledger(sweep.runs).rows()}
+    rows = {row.name: row for row in Ledger(sweep.runs).rows() if row.is_trial}
     print(f"{len(rows)} trials, {Counter(row.state.value for row in rows.values())}; {killed} was killed")
     print(f"started {sum(row.attempts for row in rows.values())} times; cut off: {dict(sweep.cut)}")
     assert len(rows) == TRIALS
