@@ -18,12 +18,13 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from rft.config.launchers import Launch, Local
 from rft.store import Store
 from rft.store.names import INTERRUPTED, TRIAL
 from rft.study import killed
+from rft.study.board import Board
 from rft.study.demands import with_demands
 from rft.study.executors.base import Executor, Process, make_executor
 from rft.study.finished import has_results, is_finished, last_words, record_of, retire, stamp, tail
@@ -82,7 +83,7 @@ class _Course:
     waiting: dict[str, Job]
     """By the name in the ledger: what has not ended yet."""
     demands: Mapping[str, Demand]
-    progress: Progress
+    board: Board
     whole: TaskID
     running: dict[str, _Running] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -194,10 +195,9 @@ class Launcher:
         jobs = with_demands(jobs, at_once, self.executor, self.settings)
         ledger, me, named = self.submit(jobs)
         demands = {name: job.demand or Demand() for name, job in named.items()}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
-            whole = progress.add_task(title, total=total or len(jobs), completed=before)
-            course = _Course(ledger, me, named, demands, progress, whole)
+        with Board(self.console) as board:
+            whole = board.progress.add_task(title, total=total or len(jobs), completed=before)
+            course = _Course(ledger, me, named, demands, board, whole)
             try:
                 while course.waiting:
                     self._look_around(course)
@@ -225,7 +225,7 @@ class Launcher:
                 slots.give_back(grant)
                 self._settle(course, name, State.done)  # its launcher died after its end
                 continue
-            task = course.progress.add_task(f"  {escape(job.name)}", total=None)
+            task = course.board.progress.add_task(f"  {escape(job.name)}", total=None)
             there = stamp(job.folder)
             course.running[name] = _Running(job, self.start(job, grant), task, memory_kills(), grant, there)
 
@@ -245,6 +245,7 @@ class Launcher:
                 course.running[name].cancelled = True
                 course.running[name].process.terminate()
         there = {row.name: row for row in course.ledger.rows()}
+        course.board.rows = [row for row in there.values() if row.is_trial and row.name in course.demands]
         course.elsewhere = {
             row.name for row in there.values() if row.state is State.running and row.owner != course.owner
         }
@@ -258,7 +259,7 @@ class Launcher:
                 course.ledger.submit([row_of(name, job)], {name: ENDED})  # of another launcher: another share of it
             elif name not in course.running and row.state in ENDED and row.owner is None:
                 del course.waiting[name]
-                course.progress.advance(course.whole)
+                course.board.progress.advance(course.whole)
                 if row.state is not State.done:
                     course.failed[job.name] = last_words(row.error or row.state.value)
                 self.ended(job, row.state, here=False)
@@ -266,7 +267,7 @@ class Launcher:
     def _look_after(self, course: _Course) -> None:
         """Settle what has ended."""
         for name, one in list(course.running.items()):
-            self._show(course.progress, one.task, one.job)
+            self._show(course.board.progress, one.task, one.job)
             if one.process.poll() is None:
                 continue
             if one.process.unborn and not one.cancelled:
@@ -323,8 +324,8 @@ class Launcher:
         job, one = course.waiting.pop(name), course.running.pop(name, None)
         if one is not None:
             self.executor.slots.give_back(one.grant)
-            course.progress.remove_task(one.task)
-        course.progress.advance(course.whole)
+            course.board.progress.remove_task(one.task)
+        course.board.progress.advance(course.whole)
         versions = record_of(job.folder).get("versions") if state is State.done else None
         if error is not None:
             reason = course.failed[job.name] = last_words(error)

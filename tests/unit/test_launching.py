@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -291,3 +292,25 @@ def test_what_is_wrong_with_where_to_go_on_is_refused_before_anything_starts(
     assert str(refused) == "hydra/launcher=locla: no such launcher; did you mean 'local'?"
     assert [(row.state, row.attempts) for row in ledger.rows()] == before
     assert ledger.noted("where") is None
+
+
+def test_on_a_terminal_a_table_tells_where_each_trial_stands_while_they_run(world: Path) -> None:
+    work = jobs(world, "exit", "wait", "done", "done")
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, height=30, color_system=None)
+    counts = "1 running, 2 done, 1 failed"
+
+    def go() -> None:
+        wait_until(lambda: counts in file.getvalue())
+        (world / "go").touch()
+
+    watching = threading.Thread(target=go)
+    watching.start()
+    with Scripted(console, world / "runs" / "s", again=()) as launcher:
+        launcher.run(work, 2, "trials")
+    watching.join()
+    table = file.getvalue().partition(counts)[0].rpartition("trial  ")[2]
+    rows = {line.split()[0]: line.split()[1] for line in table.splitlines() if line.startswith("a-s")}
+    states = {"a-s0-00000000": "failed", "a-s1-00000000": "running", "a-s2-00000000": "done", "a-s3-00000000": "done"}
+    assert rows == states
+    assert "ended with exit code 3" in table
