@@ -34,7 +34,7 @@ class _Sweep(Launcher):
 
     def ended(self, job: Job, state: State, *, here: bool) -> None:
         """Print its output, each job's in one piece."""
-        if job.seed is None:  # a stage that trials share
+        if job.folder not in self.numbers:  # a stage that trials share
             super().ended(job, state, here=here)
             return
         how = state.value if here else f"{state.value} before, or by another launcher"
