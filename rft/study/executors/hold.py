@@ -97,7 +97,7 @@ def ask_to_end(folder: Path) -> None:
     """Ask whatever was started in a trial's folder and may wait or run elsewhere to end; it does so when it looks."""
     for asked in folder.glob(f"{ASKED}*[0-9a-f]"):
         with suppress(OSError):
-            _write(asked, {"signal": int(signal.SIGTERM)})
+            _ask(asked, int(signal.SIGTERM))
 
 
 def hold(task: Task, signals: tuple[int, ...] = ()) -> int:
@@ -194,8 +194,13 @@ def _asked(task: Task) -> int:
         return 0
 
 
-def _write(path: Path, what: Mapping[str, object]) -> None:
-    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.new")  # the launcher and `rft cancel` may both ask
+def _ask(path: Path, number: int) -> None:
+    """Name a signal to send; the launcher and `rft cancel` may do so at once."""
+    _write(path, {"signal": number}, by=f".{uuid.uuid4().hex[:8]}")
+
+
+def _write(path: Path, what: Mapping[str, object], *, by: str = "") -> None:
+    beside = path.with_name(f"{path.name}{by}.new")
     beside.write_text(json.dumps(what), encoding="ascii")
     beside.replace(path)
 
@@ -245,14 +250,14 @@ class Held(ABC):
     def terminate(self) -> None:
         """SIGTERM, or out of the queue if it has not begun."""
         if self.poll() is None:
-            _write(Path(self.task.asked), {"signal": int(signal.SIGTERM)})
+            _ask(Path(self.task.asked), int(signal.SIGTERM))
             if self.pid is None:
                 self.withdraw()
 
     def kill(self) -> None:
         """SIGKILL, or out of the queue if it has not begun."""
         if self.poll() is None:
-            _write(Path(self.task.asked), {"signal": int(signal.SIGKILL)})
+            _ask(Path(self.task.asked), int(signal.SIGKILL))
             if self.pid is None:
                 self.withdraw()
 
