@@ -67,15 +67,15 @@ class TestSweep:
         assert packages["python"] == platform.python_version()
         assert packages["torch"] == metadata.version("torch")
 
-    def test_computes_each_shared_stage_once(self, sweep: Sweep) -> None:
+    def test_computes_each_shared_stage_once_and_first(self, sweep: Sweep) -> None:
         computed = Counter(stage for trial in sweep.trials.values() for stage in trial.computed)
+        assert computed == {"policy": 4, "evaluation": 4}, "what trials share was there before they began"
         # Two kinds of labels, by annotators and by the judge, each with its reward model.
-        assert computed == {
+        shared = {
             **dict.fromkeys(("questions", "sft", "candidates", "gold", "annotators"), 1),
             **dict.fromkeys(("preferences", "reward_model"), 2),
-            **dict.fromkeys(("policy", "evaluation"), 4),
         }
-        assert {stage: sweep.entries[stage] for stage in computed} == computed
+        assert {stage: sweep.entries[stage] for stage in (*shared, *computed)} == shared | computed
 
     def test_all_arms_start_alike(self, sweep: Sweep) -> None:
         for stage in ("questions", "sft", "candidates"):
@@ -253,13 +253,9 @@ def test_a_sweep_over_seeds_computes_shared_stages_once_and_the_same_sweep_nothi
             assert records == before  # not one was started
             continue
         before = records
-        assert {stage: computed[stage] for stage in ("sft", "candidates", "preferences", "reward_model", "policy")} == {
-            "sft": 1,
-            "candidates": 1,
-            "preferences": 2,
-            "reward_model": 2,
-            "policy": 6,
-        }
+        made = {"sft": 1, "candidates": 1, "preferences": 2, "reward_model": 2, "policy": 6}
+        assert {stage: len(list((fresh / stage).iterdir())) for stage in made} == made
+        assert set(computed) == {"policy", "evaluation"}
 
 
 @pytest.mark.slow
