@@ -69,13 +69,14 @@ class TestSweep:
 
     def test_computes_each_shared_stage_once_and_first(self, sweep: Sweep) -> None:
         computed = Counter(stage for trial in sweep.trials.values() for stage in trial.computed)
-        assert computed == {"policy": 4, "evaluation": 4}, "what trials share was there before they began"
-        # Two kinds of labels, by annotators and by the judge, each with its reward model.
-        shared = {
+        # The judge's labels, and the reward model that learns them, are those of one trial alone, which makes them.
+        assert computed == {"policy": 4, "evaluation": 4, "preferences": 1, "reward_model": 1}
+        made = {
             **dict.fromkeys(("questions", "sft", "candidates", "gold", "annotators"), 1),
             **dict.fromkeys(("preferences", "reward_model"), 2),
+            **dict.fromkeys(("policy", "evaluation"), 4),
         }
-        assert {stage: sweep.entries[stage] for stage in (*shared, *computed)} == shared | computed
+        assert {stage: sweep.entries[stage] for stage in made} == made
 
     def test_all_arms_start_alike(self, sweep: Sweep) -> None:
         for stage in ("questions", "sft", "candidates"):
