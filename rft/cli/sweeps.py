@@ -217,9 +217,9 @@ def _require_done(study: str, rows: Sequence[Row]) -> None:
 
 def cancel(study: Study, names: Names = None, runs: Runs = Path("runs")) -> None:
     """Take back trials: queued ones do not start, running ones end with their step and keep their checkpoint."""
-    ledger = _ledger(study, runs)
     from rft.study.executors.hold import ask_to_end
 
+    ledger = _ledger(study, runs)
     chosen = _chosen(ledger.rows(), names)
     now, asked = ledger.cancel([row.name for row in chosen])
     alive = launchers(ledger.study)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -73,8 +74,9 @@ def in_ledger(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Iterat
                     state, told = State.cancelled, "cancelled"
                 ledger.end(row.name, state, told)
             if state is not State.failed:
-                command = "retry" if state is State.cancelled else "resume"
-                sys.stderr.write(f"{state.value}; rft {command} {cfg.study} goes on from its last checkpoint\n")
+                study = str(cfg.study)
+                way = ["retry", study, row.name] if state is State.cancelled else ["resume", study]
+                sys.stderr.write(f"{state.value}; rft {shlex.join(way)} goes on from its last checkpoint\n")
             raise
         ledger.end(row.name, State.done, versions=versions())
 

@@ -121,8 +121,9 @@ def run_sweep(trials: Sequence[SweepTrial], settings: Launch, overrides: Sequenc
     for study, found in studies.items():
         executor = make_executor(settings, console)
         with _Sweep(console, study, executor, numbers) as launcher:
-            demands = {id(one): sweep_demand(one.strategy, settings, executor) for one in found.values()}
-            jobs = told_apart([replace(one.job, demand=demands[id(one)]) for one in found.values()])
+            jobs = told_apart(
+                [replace(one.job, demand=sweep_demand(one.strategy, settings, executor)) for one in found.values()]
+            )
             ledger, _ = launcher.open(study)
             ledger.note("where", list(overrides))
             names = {folder.name for folder in found}

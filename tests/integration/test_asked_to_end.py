@@ -112,6 +112,8 @@ def test_a_trial_by_itself_ends_when_it_is_asked_to(
         ask(terminal, tmp_path, shared)
         assert terminal.process.wait(120) == 143, terminal.said.read_text(encoding="utf-8")
     assert terminal.row.state is state
+    way = f"rft retry two {terminal.row.name}" if state is State.cancelled else "rft resume two"
+    assert f"{state.value}; {way} goes on" in terminal.said.read_text(encoding="utf-8")
     assert (terminal.row.owner, terminal.row.attempts) == (None, 1)
     wait_until(lambda: not using(shared), 10)
     if state is State.cancelled:

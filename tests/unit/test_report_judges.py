@@ -18,6 +18,7 @@ from rft.evaluation.judged import JudgedRows
 from rft.feedback.base import Answer, Work
 from rft.feedback.judges.base import PointwiseJudge, Verdicts
 from rft.report import images, judge_figures, plots, print_table, summarise
+from rft.report.feedback import excluded
 from rft.report.html import render
 from rft.report.judge_views import economics, judges, lines
 from rft.report.markdown import escape, markdown, two
@@ -410,3 +411,11 @@ def test_scores_of_another_judge_are_not_compared(tmp_path: Path) -> None:
     summary = summarise(study.load())
     assert summary["arms"]["ppo"]["splits"]["test"]["judge"]["difference"] is None
     assert any("differences are taken only" in one for one in summary["eval_judge"]["sentences"])
+
+
+@pytest.mark.parametrize("lost", [0, 243])
+def test_answers_without_a_revision_are_counted(lost: int) -> None:
+    metrics = {name: dict.fromkeys(("mean", "min", "max"), n) for name, n in (("excluded", lost), ("questions", 512))}
+    told = excluded({"preferences": [], "revisions": [{"arms": ["constitutional"], "metrics": metrics}]})
+    words = "243 of 512 answers (constitutional) have no revision that could be read: the start policy was not "
+    assert told == ([f"{words}fine-tuned on them."] if lost else [])
