@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,6 +93,44 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         """Nothing."""
+
+
+class Server:
+    """A process of ``tests.wandb_server``."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.wandb_server", str(folder)], env=environment, stderr=subprocess.DEVNULL
+        )
+        while not (folder / "port").exists():
+            assert self._process.poll() is None
+            time.sleep(0.02)
+        self.url = f"http://127.0.0.1:{(folder / 'port').read_text()}"
+
+    def fail(self, fault: str) -> None:
+        """Let it fail from now on."""
+        if fault == "refuse":
+            self.close()
+        else:
+            (self.folder / "fault").write_text(fault)
+
+    def steps(self) -> list[float]:
+        """Steps of the rows that it was sent."""
+        file = self.folder / "history"
+        return [json.loads(line)["_step"] for line in file.read_text().splitlines()] if file.exists() else []
+
+    def asked(self) -> list[str]:
+        """What it was asked, a line each: method, path and how it failed."""
+        file = self.folder / "asked"
+        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
 
 
 def main(folder: Path) -> None:

@@ -29,7 +29,7 @@ class _Worker:
     """One tracker, its thread and what waits for it."""
 
     def __init__(self, tracker: Tracker, patience: float, waiting: int) -> None:
-        self.tracker, self._left = tracker, patience
+        self.tracker, self._patience, self._left = tracker, patience, patience
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(waiting)
         self._lost = False
         self._thread = threading.Thread(target=self._work, name=f"tracker-{self.name}", daemon=True)
@@ -61,12 +61,11 @@ class _Worker:
             self._jobs.put(job, timeout=max(0.0, self._left))
         except queue.Full:
             if not self._lost:
-                self._lose(f"takes no more for {PATIENCE:g} s")
+                self._lose(f"takes no more for {self._patience:g} s")
         self._left -= time.monotonic() - begun
 
     def end(self, deadline: float) -> None:
         """Wait until all is done, at most until a deadline of the monotonic clock."""
-        self.put(None)
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive() and not self._lost:
             self._lose(f"did not end within {self.tracker.patience:g} s")
@@ -115,5 +114,6 @@ class Behind(Tracker):
         begun = time.monotonic()
         for one in self._workers:
             one.put(lambda to=one.tracker: to.finish(metrics, failed))  # type: ignore[misc]
+            one.put(None)
         for one in self._workers:
             one.end(begun + one.tracker.patience)

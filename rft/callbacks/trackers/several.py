@@ -16,7 +16,7 @@ class Config:
 
     of: list[str] = field(default_factory=lambda: ["offline", "tensorboard"])
     """Which ones, by the names of their options: tracker.of=[offline,mlflow]."""
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settings: dict[str, Any] | None = None
     """Settings of single ones: 'tracker.settings={wandb:{project:mine}}'."""
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ class Config:
         """
         from rft.config.options import node_of
 
-        return [node_of("tracker", name, self.settings.get(name, {})) for name in self.of]
+        return [node_of("tracker", name, (self.settings or {}).get(name) or {}) for name in self.of]
 
     def conflict(self) -> str | None:
         """What is wrong with the names or the settings, from the key on; None if all is well."""
@@ -41,7 +41,7 @@ class Config:
                 return f"of: there is no tracker {name!r} to be one of several; {nearest(name, known)}"
         if len(set(self.of)) < len(self.of) or not self.of:
             return f"of={self.of}: name each tracker once, and one at least; tracker=none is for none"
-        for name in self.settings:
+        for name in self.settings or {}:
             if name not in self.of:
                 return f"settings.{name}: is not among tracker.of; {nearest(name, self.of)}"
         try:

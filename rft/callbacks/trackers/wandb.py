@@ -138,9 +138,9 @@ class Wandb(Tracker):
             dir=run.folder,
             mode="online" if self.online else "offline",
             resume="allow" if self.online else None,
-            config={**run.config, "made": run.made},
             settings=settings,
         )
+        self._run.config.update({**run.config, "made": run.made}, allow_val_change=True)
         self._from = int(self._run.step) if self._run.resumed else 0
         self._define()
         if diff := uncommitted():
