@@ -15,7 +15,7 @@ from typing import Any
 
 from rft.callbacks.trackers.base import LOCAL, STEP, Run, Tracker
 from rft.callbacks.trackers.behind import PATIENCE, tell
-from rft.callbacks.trackers.reach import unreachable
+from rft.callbacks.trackers.reach import unreachable, within
 from rft.config.ranges import number
 from rft.machine import uncommitted
 
@@ -98,10 +98,8 @@ class Wandb(Tracker):
         if self.online:
             wandb.setup(wandb.Settings(silent=True))
             base = str(wandb.setup().settings.base_url)
-            reason = unreachable(base, PATIENCE)
-            if reason is None and not wandb.login(prompt=False):
-                reason = f"there is no key for {base}: run `wandb login`, or set WANDB_API_KEY"
-            if reason:
+            late = f"{base} takes no key within {PATIENCE:g} s"
+            if reason := unreachable(base, PATIENCE) or within(PATIENCE, lambda: _refused(base), late):
                 self._say_offline(reason)
         before = set(run.folder.glob("wandb/run-*"))
         try:
@@ -176,7 +174,7 @@ class Wandb(Tracker):
 
         wandb.teardown()
         wandb.setup(wandb.Settings(silent=True))
-        self._say_offline(" ".join(str(error).partition("\n")[0].split()) or type(error).__name__)
+        self._say_offline(_first_line(error))
         self._begin()
         for row, step in self._rows:
             self._send(row, step)
@@ -209,6 +207,21 @@ class Wandb(Tracker):
             subprocess.run(command, check=True, capture_output=True, timeout=self.config.upload_seconds)
         except (OSError, subprocess.SubprocessError):
             tell(f"W&B: not all was uploaded within {self.config.upload_seconds:g} s; {told}")
+
+
+def _refused(base: str) -> str | None:
+    """Why a server does not know the user; None if it does."""
+    import wandb
+
+    try:
+        known = wandb.login(prompt=False)
+    except Exception as error:  # of several kinds, by what is wrong with the key
+        return _first_line(error)
+    return None if known else f"there is no key for {base}: run `wandb login`, or set WANDB_API_KEY"
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
 
 
 def _surround(folder: Path) -> None:
