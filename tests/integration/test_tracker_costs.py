@@ -11,7 +11,12 @@ from tests.integration.harness import TINY, Result, Warm, trial_folder
 
 pytestmark = [pytest.mark.assets, pytest.mark.slow, pytest.mark.xdist_group("trials"), pytest.mark.timeout(3600)]
 ROWS = 10_000
-LONG = ("algorithm=dpo", "algorithm.pairs_per_step=32", f"algorithm.epochs={ROWS}", "evaluation.checkpoints=0")
+LONG = (
+    "algorithm=ppo",
+    f"algorithm.iterations={ROWS}",
+    "algorithm.prompts_per_iteration=8",
+    "evaluation.checkpoints=0",
+)
 
 
 def test_ten_thousand_rows_add_less_than_a_twentieth(sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
