@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import rft
+from rft.secrets import scrubbed
 
 GIT_SECONDS = 10
+LONGEST_DIFF = 1_000_000
 
 
 @cache
@@ -26,6 +28,20 @@ def made_here() -> dict[str, Any]:
     """
     found = commit(Path(rft.__file__).parent) or {"commit": None, "dirty": None}
     return {**found, "machine": machine(), "packages": packages()}
+
+
+@cache
+def uncommitted() -> str:
+    """The changes to the checkout of rft that no commit has, as a patch; empty if it is none, or unchanged.
+
+    What this process's environment holds in secret is left out, and what is beyond `LONGEST_DIFF` characters.
+    """
+    package = Path(rft.__file__).parent
+    if not (commit(package) or {}).get("dirty"):
+        return ""
+    found = scrubbed(_git(package, "diff", "HEAD", "--no-color", "--no-ext-diff") or "")
+    cut = f"\n… {len(found) - LONGEST_DIFF} characters more\n" if len(found) > LONGEST_DIFF else "\n"
+    return found[:LONGEST_DIFF] + cut if found else ""
 
 
 def packages() -> dict[str, str]:

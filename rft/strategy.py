@@ -16,7 +16,6 @@ from rft.errors import UserError
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
-    from lightning.pytorch.loggers import Logger
 
 
 class AcceleratorEnum(str, Enum):
@@ -130,7 +129,6 @@ class Strategy:
         epochs: int,
         root: Path,
         callbacks: Sequence[Callback] = (),
-        logger: Logger | bool = False,
         shared: bool = False,
     ) -> Trainer:
         """A Lightning trainer. ``shared`` stages run in one process, unaccumulated, with a clip of their own."""
@@ -150,7 +148,7 @@ class Strategy:
             gradient_clip_val=(SHARED_CLIP if shared else config.gradient_clip) or None,
             default_root_dir=root,
             callbacks=list(callbacks),
-            logger=logger,
+            logger=False,
             plugins=[LastCheckpoints(), *_alone_in_slurm()],
             log_every_n_steps=1,
             enable_progress_bar=False,

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
@@ -15,13 +15,11 @@ from safetensors.torch import save
 
 from rft.algorithms.base import Algorithm
 from rft.budget import Meter
+from rft.callbacks.trackers.base import Tracker
 from rft.models.backbone import Role
 from rft.progress import bar
 from rft.store.entry import file_sha256
 from rft.store.whole import write_whole
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
 
 
 class TrainingBar(lightning.Callback):
@@ -107,18 +105,22 @@ class History(lightning.Callback):
 
     Times and money go to the trackers and to ``clock``, beside the rows: what is stored is the same at every run.
     A run that goes on hands over again what it has: a tracker loses rows with a process that is killed.
+
+    Args:
+        meter: of the run.
+        tracker: is told; None: nobody is, as in all processes of a trial but the first.
     """
 
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
+    def __init__(self, meter: Meter, tracker: Tracker | None = None) -> None:
+        self.meter, self.tracker = meter, tracker
         self.rows: list[dict[str, float]] = []
         self.clock: list[dict[str, float]] = []
         """Seconds, device seconds and money at each row."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Hand over the rows of a checkpoint."""
-        for logger in trainer.loggers:
-            track(logger, self.rows, self.clock)
+        if self.tracker is not None:
+            track(self.tracker, self.rows, self.clock)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Add the epoch's means of what the algorithm logged, and what the rollouts measured."""
@@ -130,8 +132,8 @@ class History(lightning.Callback):
         self.rows.append(row)
         times = {"seconds": round(used.seconds, 3), "device_seconds": round(used.device_seconds, 3)}
         self.clock.append(times | {"money": self.meter.prices.money(used)})
-        for logger in trainer.loggers:
-            track(logger, self.rows[-1:], self.clock[-1:])
+        if self.tracker is not None:
+            track(self.tracker, self.rows[-1:], self.clock[-1:])
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -142,11 +144,11 @@ class History(lightning.Callback):
         self.rows, self.clock = list(state_dict["rows"]), list(state_dict["clock"])
 
 
-def track(logger: Logger, rows: Sequence[Mapping[str, float]], clock: Sequence[Mapping[str, float]]) -> None:
+def track(tracker: Tracker, rows: Sequence[Mapping[str, float]], clock: Sequence[Mapping[str, float]]) -> None:
     """Hand rows of a history, with their times and money, to a tracker."""
     for row, spent in zip(rows, clock, strict=True):
         told = {"time/seconds": spent["seconds"], "budget/money": spent.get("money", 0.0)}
-        logger.log_metrics({k: v for k, v in row.items() if k != "step"} | told, step=int(row["step"]))
+        tracker.log({k: v for k, v in row.items() if k != "step"} | told, step=int(row["step"]))
 
 
 class Snapshots(lightning.Callback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,15 @@ from rft.config.build import split_target
 from rft.config.extract import config_class, structured
 from rft.config.files import not_yaml, read_option
 from rft.config.launchers import GROUP, KINDS, check_launcher, launcher_keys, register_launchers
-from rft.config.limits import check_audit, check_conflict, check_filled, check_fit, check_names, check_ranges
+from rft.config.limits import (
+    check_audit,
+    check_conflict,
+    check_filled,
+    check_fit,
+    check_names,
+    check_ranges,
+    check_secrets,
+)
 from rft.config.mistyped import mistyped
 from rft.config.options import (
     GROUPS,
@@ -169,9 +177,13 @@ def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
     return UserError(f"config: {line.strip()}; see `rft run --help`")
 
 
-def _check_group(group: str, node: Any, overrides: Sequence[str]) -> type[Any]:
-    """Check a group's option against its schema; returns the schema's class."""
-    if not isinstance(node, DictConfig) or "_target_" not in node:
+def check_group(group: str, node: Any, overrides: Sequence[str] = ()) -> type[Any]:
+    """Check a group's option against its schema; returns the schema's class.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if not isinstance(node, Mapping | DictConfig) or "_target_" not in node:
         raise UserError(f"{group}: choose an option, as in {group}={_first_option(group)}")
     module = split_target(str(node["_target_"]))[0]
     declared, schema = config_class(module), structured(module)
@@ -225,13 +237,13 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         assert isinstance(merged, DictConfig)
         for missing in sorted(OmegaConf.missing_keys(merged) - set(GROUPS)):
             raise UserError(f"{missing}: has no value; give one as {missing}=…")
-        classes = {group: _check_group(group, merged[group], overrides) for group in GROUPS}
+        classes = {group: check_group(group, merged[group], overrides) for group in GROUPS}
         for place in SECOND:
             merged[place] = merged[place] or None  # an option that holds nothing leaves an empty node
             if merged[place] is not None:
-                classes[place] = _check_group(place, merged[place], overrides)
+                classes[place] = check_group(place, merged[place], overrides)
         _check_required(merged)
-        OmegaConf.to_container(merged, resolve=True)
+        check_secrets(merged)
         check_ranges(RunConfig, merged, "")
         check_names(merged)
         for group in (group for group in classes if group != "algorithm"):  # an algorithm's is told by check_fit

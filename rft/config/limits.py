@@ -13,6 +13,7 @@ from rft.config.options import set_apart
 from rft.config.ranges import out_of_range
 from rft.config.schemas import SPLITS, OnPolicyConfig, PreferenceConfig
 from rft.errors import UserError, nearest
+from rft.secrets import secret_settings
 
 LEAST_AUDITED = 10
 """Pairs of an audit: fewer may leave a figure undefined, and say nothing."""
@@ -111,6 +112,19 @@ def check_fit(cfg: DictConfig, algorithm: type[Any]) -> None:
                 f"algorithm.pairs_per_step={cfg.algorithm.pairs_per_step}: must be a multiple of strategy.devices × "
                 f"strategy.accumulate ({ranks} × {accumulate})"
             )
+
+
+def check_secrets(cfg: DictConfig) -> None:
+    """Refuse a key or a password among the settings, which stand in records, in the store and in trackers.
+
+    Raises:
+        UserError: naming the key of the setting, and not its value.
+    """
+    for name in secret_settings(OmegaConf.to_container(cfg, resolve=True)):
+        raise UserError(
+            f"{name}: holds a key or a password, and settings are kept in records; put it into an environment "
+            "variable, which the part that needs it reads by itself"
+        )
 
 
 def check_audit(cfg: DictConfig) -> None:

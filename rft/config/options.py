@@ -22,7 +22,7 @@ from rft.config.extract import config_class, no_config, source_of, structured
 from rft.config.files import check_file, check_values, read_option, starts_from
 from rft.config.paths import conf_dir
 from rft.config.plugins import Plugin, parse, plugins
-from rft.errors import UserError
+from rft.errors import UserError, nearest
 
 GROUPS = (
     "task",
@@ -109,7 +109,7 @@ def _target(option: Option) -> tuple[str, dict[str, Any]] | None:
         UserError: what is wrong.
     """
     values = read_option(option.path)
-    check_file(option.path, option.group, values, _names(option.group))
+    check_file(option.path, option.group, values, names(option.group))
     if not (target := values.get("_target_")):
         return None
     module, name = split_target(str(target))
@@ -124,7 +124,8 @@ def _target(option: Option) -> tuple[str, dict[str, Any]] | None:
     return str(target), values
 
 
-def _names(group: str) -> list[str]:
+def names(group: str) -> list[str]:
+    """The options of a group."""
     return [option.name for option in options() if option.group == group]
 
 
@@ -137,7 +138,7 @@ def _module(option: Option, deep: int = 8) -> str:
     found = _target(option)
     if found is not None:
         return split_target(found[0])[0]
-    base = starts_from(option.group, read_option(option.path), _names(option.group))
+    base = starts_from(option.group, read_option(option.path), names(option.group))
     if deep == 0 or base == option.name:
         raise UserError(f"{option.path}: starts from itself; name another option in its defaults")
     return _module(next(o for o in options() if o.key == (option.group, base)), deep - 1)
@@ -153,7 +154,7 @@ def _class_of(option: Option, deep: int = 8) -> str | None:
     values = read_option(option.path)
     if (target := values.get("_target_")) or deep == 0:
         return None if target is None else str(target)
-    base = starts_from(option.group, values, _names(option.group))
+    base = starts_from(option.group, values, names(option.group))
     return next((_class_of(one, deep - 1) for one in options() if one.key == (option.group, base)), None)
 
 
@@ -183,20 +184,39 @@ def option_like(group: str, values: Mapping[str, Any]) -> str | None:
     return min(names, key=unlike)
 
 
+def node_of(group: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain configuration of an option that another one chooses by its name.
+
+    Args:
+        group: of the option.
+        name: of the option.
+        settings: over those that its file states.
+
+    Raises:
+        UserError: if there is none, or it cannot be read.
+    """
+    option = next((option for option in options() if option.key == (group, name)), None)
+    if option is None or (target := _class_of(option)) is None:
+        raise UserError(f"{group}={name}: no such option; {nearest(name, names(group))}")
+    defaults = OmegaConf.to_container(structured(split_target(target)[0]), enum_to_str=True)
+    assert isinstance(defaults, dict)
+    return {"_target_": target, **{str(key): value for key, value in defaults.items()}, **_stated(option), **settings}
+
+
 def set_apart(group: str, name: str) -> tuple[str | None, Mapping[str, Any]]:
     """The option that an option starts from, None if it starts from none, and what its own file holds."""
     found = next((option for option in options() if option.key == (group, name)), None)
     if found is None:
         return None, {}
     values = read_option(found.path)
-    return starts_from(group, values, _names(group)), values
+    return starts_from(group, values, names(group)), values
 
 
 def _stated(option: Option, deep: int = 8) -> dict[str, Any]:
     """The settings that an option's file states, over those of the option that it starts from."""
     values = read_option(option.path)
     own = {key: value for key, value in values.items() if key not in ("defaults", "_target_") and value != "???"}
-    base = starts_from(option.group, values, _names(option.group)) if deep else None
+    base = starts_from(option.group, values, names(option.group)) if deep else None
     below = next((_stated(one, deep - 1) for one in options() if one.key == (option.group, base)), {})
     return {**below, **own}
 
@@ -277,7 +297,7 @@ def _own_faults(plugin: Plugin | None) -> Iterator[Fault]:
         yield told(plugin, text, frozenset(keys))
 
 
-def _shared_names() -> Iterator[Fault]:
+def _sharednames() -> Iterator[Fault]:
     """Options that more than one defines."""
     by_key: dict[tuple[str, str], list[Option]] = {}
     for option in options():
@@ -297,7 +317,7 @@ def _shared_names() -> Iterator[Fault]:
 def faults() -> tuple[Fault, ...]:
     """All that can be seen to be wrong with options and plugins without executing any of them."""
     owners: tuple[Plugin | None, ...] = (None, *plugins())
-    return tuple(fault for owner in owners for fault in _own_faults(owner)) + tuple(_shared_names())
+    return tuple(fault for owner in owners for fault in _own_faults(owner)) + tuple(_sharednames())
 
 
 def refuse_faulty(chosen: Collection[tuple[str, str]]) -> None:

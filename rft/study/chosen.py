@@ -18,9 +18,8 @@ from rft.study.parts import part_class, settings_of, version_of
 from rft.study.replicate import with_own_draws
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
-
     from rft.algorithms.base import Algorithm
+    from rft.callbacks.trackers.base import Tracker
     from rft.strategy import Strategy
     from rft.study.training import Teachers
     from rft.tasks.base import Task
@@ -33,13 +32,13 @@ class Chosen:
         cfg: a checked ``RunConfig``.
         store: where results are kept.
         folder: the trial's folder, for checkpoints.
-        logger: gives the trial's tracker, made when a policy is about to be trained or evaluated.
+        tracker: gives the trial's tracker, made when a policy is about to be trained or evaluated.
     """
 
     def __init__(
-        self, cfg: DictConfig, store: Store, folder: Path, logger: Callable[[], Logger | None] = lambda: None
+        self, cfg: DictConfig, store: Store, folder: Path, tracker: Callable[[], Tracker | None] = lambda: None
     ) -> None:
-        self.cfg, self.store, self.folder, self.make_logger = with_own_draws(cfg), store, folder, logger
+        self.cfg, self.store, self.folder, self.make_tracker = with_own_draws(cfg), store, folder, tracker
         self.done: dict[str, dict[str, Any]] = {}
 
     @cached_property

@@ -268,7 +268,7 @@ class Pipeline(Chosen):
                 charge=Charge.of(self.budget, self.charged),
                 snapshots=int(self.cfg.evaluation.checkpoints),
                 checkpoints=checkpoints,
-                logger=self.make_logger() if out is not None else None,
+                tracker=self.make_tracker() if out is not None else None,
                 out=out,
                 teachers=self._teachers(inputs),
             )
@@ -313,7 +313,7 @@ class Pipeline(Chosen):
         def make(out: Path) -> Mapping[str, Any]:
             from rft.study.shared import make_evaluation
 
-            self.make_logger()
+            self.make_tracker()
             return make_evaluation(
                 config,
                 self.cfg.reward,

@@ -50,7 +50,7 @@ from rft.study.charge import Charge, refuse_spent
 from rft.types import PreferenceBatch, UnpairedBatch
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
+    from rft.callbacks.trackers.base import Tracker
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,6 @@ def fit_policy(
     strategy: Strategy,
     title: str,
     checkpoints: Path,
-    logger: Logger | None,
     share: float,
 ) -> None:
     """Train to a share of the schedule or the budget, from the last checkpoint if there is one."""
@@ -207,7 +206,7 @@ def fit_policy(
         batches = data.stream.steps * strategy.config.accumulate
     resume = going_on(checkpoints, share)
     callbacks = [TrainingBar(title, batches), *watch, KeepLast(checkpoints)]
-    trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=callbacks, logger=logger or False)
+    trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=callbacks)
     trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
 
 
@@ -238,7 +237,7 @@ def train_policy(
     charge: Charge,
     snapshots: int,
     checkpoints: Path,
-    logger: Logger | None,
+    tracker: Tracker | None,
     out: Path | None,
     teachers: Teachers | None = None,
 ) -> dict[str, Any]:
@@ -256,7 +255,7 @@ def train_policy(
     algorithm = algorithm_class(config, backbone)
     kind = algorithm_class.data_kind
     meter = charge.meter(backbone.usage, strategy, offline=kind in ("preference", "unpaired"))
-    history, taken = History(meter), Snapshots(snapshots, meter, checkpoints)
+    history, taken = History(meter, tracker), Snapshots(snapshots, meter, checkpoints)
     if kind != "none":
         refuse_spent(meter)
         data = make_data(
@@ -274,7 +273,7 @@ def train_policy(
         meter.prepared()
         watch = [BudgetKeeper(meter, data.stream, charge.budget.share), taken, history]
         title = f"{config.name} seed {seed}"
-        fit_policy(algorithm, data, watch, strategy, title, checkpoints, logger, charge.budget.share)
+        fit_policy(algorithm, data, watch, strategy, title, checkpoints, charge.budget.share)
     if out is not None:
         save_file(backbone.role_state(Role.policy), out / "policy.safetensors")
         (out / HISTORY_FILE).write_text(json.dumps(history.rows, indent=1), encoding="utf-8")

@@ -13,14 +13,17 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
+from rft.callbacks.trackers.base import Tracker
+from rft.callbacks.trackers.behind import Behind
 from rft.config import build
 from rft.errors import UserError
 from rft.machine import made_here
+from rft.secrets import scrubbed
 from rft.store import Entry, Store
 from rft.store.names import HISTORY_FILE, INTERRUPTED, RECORD, ROWS_FILE
 from rft.store.running import at_work
@@ -28,17 +31,12 @@ from rft.store.space import DAMAGED, FULL
 from rft.store.whole import write_whole
 from rft.study.parts import plain
 from rft.study.pipeline import Pipeline
+from rft.study.tracked import TRACKED, run_of
 from rft.study.versions import versions
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
-
 
 UNWRITABLE = FULL | DAMAGED | {errno.EACCES, errno.EPERM}
 TERMINATED = 128 + signal.SIGTERM
 """Exit code of a process that was asked to end, and did."""
-TRACKED = ".tracked"
-"""In a trial's folder while its tracked run is not at its end."""
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -70,22 +68,14 @@ class Trial:
 
     def __init__(self, cfg: DictConfig, folder: Path, store: Store, overrides: Sequence[str] = ()) -> None:
         self.cfg, self.folder, self.store, self.overrides = cfg, folder, store, list(overrides)
-        self.logger: Logger | None = None
-        self.tracker: Any = None
+        self._trackers: Sequence[Tracker] = ()
+        self.tracker: Tracker | None = None
 
-    def _make_logger(self) -> Logger | None:
-        if self.tracker is not None:
-            return self.logger
-        (self.folder / TRACKED).touch()
-        self.tracker = build(self.cfg.tracker)
-        self.logger = self.tracker.logger(
-            study=str(self.cfg.study),
-            arm=str(self.cfg.arm),
-            seed=int(self.cfg.seed),
-            folder=self.folder,
-            settings=plain(self.cfg),
-        )
-        return self.logger
+    def _make_tracker(self) -> Tracker:
+        if self.tracker is None:
+            self.tracker = Behind(self._trackers)
+            self.tracker.start(run_of(self.cfg, self.folder))
+        return self.tracker
 
     def _record(self, pipeline: Pipeline, status: str, error: str | None, evaluation: str | None) -> dict[str, Any]:
         return {
@@ -94,7 +84,7 @@ class Trial:
             "algorithm": str(self.cfg.algorithm.name),
             "seed": int(self.cfg.seed),
             "status": status,
-            "error": error,
+            "error": error and scrubbed(error),
             "overrides": self.overrides,
             "stages": pipeline.done,
             "evaluation": evaluation,
@@ -122,8 +112,9 @@ class Trial:
         """
         until = self.cfg.until.value if hasattr(self.cfg.until, "value") else str(self.cfg.until)
         self.folder.mkdir(parents=True, exist_ok=True)
-        pipeline = Pipeline(self.cfg, self.store, self.folder, self._make_logger)
-        child = int(os.environ.get("LOCAL_RANK", "0")) > 0
+        pipeline = Pipeline(self.cfg, self.store, self.folder, self._make_tracker)
+        if not (child := int(os.environ.get("LOCAL_RANK", "0")) > 0):
+            self._trackers = build(self.cfg.tracker).parts()
         try:
             entry = pipeline.run(until)
         except BaseException as error:
@@ -153,7 +144,7 @@ class Trial:
             write_whole(self.folder / name, (entry.path / name).read_bytes())
 
     def _finish(self, metrics: dict[str, float], *, failed: bool) -> None:
-        if self.logger is not None:
+        if self.tracker is not None:
             self.tracker.finish(metrics, failed)
         if not failed:
             (self.folder / TRACKED).unlink(missing_ok=True)
@@ -165,9 +156,8 @@ class Trial:
             return
         from rft.callbacks.training import track
 
-        if logger := self._make_logger():
-            rows = json.loads((policy.path / HISTORY_FILE).read_text(encoding="utf-8"))
-            track(logger, rows, policy.cost.get("clock", []))
+        rows = json.loads((policy.path / HISTORY_FILE).read_text(encoding="utf-8"))
+        track(self._make_tracker(), rows, policy.cost.get("clock", []))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ LAYERS = (  # highest first
     ("models", "tasks", "strategy", "checkpoint"),
     ("ops",),
     ("store", "config", "types", "budget"),
-    ("errors", "machine", "progress", "runtime"),
+    ("errors", "machine", "progress", "runtime", "secrets"),
 )
 HEIGHT = {name: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for name in layer}
 

@@ -19,7 +19,15 @@ from rft.config import compose, expand_sweep
 from rft.errors import UserError
 from tests.architecture.source import ROOT
 
-PAGES = ("README.md", "docs/budgets.md", "docs/judges.md", "docs/launchers.md", "docs/rlaif.md", "docs/sweeps.md")
+PAGES = (
+    "README.md",
+    "docs/budgets.md",
+    "docs/judges.md",
+    "docs/launchers.md",
+    "docs/rlaif.md",
+    "docs/sweeps.md",
+    "docs/trackers.md",
+)
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 UsageError = typer.BadParameter.__bases__[0]  # typer exports the one and raises the other
 MADE = ("runs/", "rollout/")  # what commands write, and metrics: not what the repository has
@@ -59,7 +67,17 @@ def paths(text: str) -> list[str]:
         word for word in words if re.fullmatch(r"[\w./-]+", word) and ("/" in word or re.search(r"\.\w{2,4}$", word))
     }
     dotted = {word for word in named if re.fullmatch(r"rft(\.\w+)+", word)}
-    own_files = {"trial.json", "report.html", "report.md", "summary.json", "figures/", "study.yaml"}
+    own_files = {
+        "trial.json",
+        "history.json",
+        "evaluation.parquet",
+        "diff.patch",
+        "report.html",
+        "report.md",
+        "summary.json",
+        "figures/",
+        "study.yaml",
+    }
     own_files |= {"audit.json", "pairs.parquet", "audits.json", "audits.md"}
     own_files |= {"log.txt", "history.json", "evaluation.parquet", "progress.json", "checkpoints/", ".hydra/", "wandb/"}
     return sorted(word for word in named - dotted - own_files if not word.startswith(MADE))

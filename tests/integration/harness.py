@@ -222,9 +222,9 @@ def files_under(folder: Path, but: Sequence[str] = ("locks",)) -> set[str]:
 
 
 def tracked(folder: Path) -> list[list[dict[str, Any]]]:
-    """The records of each offline W&B run under a trial's folder, oldest run first, by W&B's own reader."""
+    """The records of each W&B run under a trial's folder, oldest run first, by W&B's own reader."""
     found = []
-    for run in sorted(folder.glob("wandb/offline-run-*")):
+    for run in sorted(folder.glob("wandb/*run-2*"), key=lambda path: path.name.partition("run-")[2]):
         wandb = Path(sys.executable).with_name("wandb")
         done = subprocess.run([wandb, "leet", "inspect", "--json", run], capture_output=True, text=True, check=True)
         found.append([json.loads(line) for line in done.stdout.splitlines()])

@@ -92,7 +92,7 @@ def test_no_number_that_reaches_credit_assignment_is_gold(name: str, sweep: Swee
         charge=Charge(build(cfg.budget)),
         snapshots=0,
         checkpoints=tmp_path,
-        logger=None,
+        tracker=None,
         out=None,
     )
     assert len(seen) == int(cfg.algorithm.iterations)

@@ -113,10 +113,10 @@ def test_killed_in_the_middle_ends_with_the_same_bits(
     assert 0 < len(before) < len(reference.history())
     assert clock(again)[: len(before)] == before
     # The second process hands over all of them, since the first may have lost some.
-    killed_run, final_run = tracked(folder)
-    assert trained_steps(final_run) == [row["step"] for row in reference.history()]
+    parts = tracked(folder)  # the first process may have been killed before its run began
+    assert trained_steps(parts[-1]) == [row["step"] for row in reference.history()]
     # And W&B gets it as one run.
-    assert len({r["run"]["run_id"] for part in (killed_run, final_run) for r in part if r["type"] == "run"}) == 1
+    assert len({r["run"]["run_id"] for part in parts for r in part if r["type"] == "run"}) == 1
 
 
 @pytest.mark.slow

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import Sweep
-from tests.integration.harness import TINY, Result, Warm, tracked, trial_folder
+from tests.integration.harness import OF, TINY, Outcome, Result, Warm, files_under, tracked, trial_folder
+from tests.wandb_server import Server
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -20,10 +22,12 @@ def test_each_trial_has_one_run_in_the_group_of_its_study(sweep: Sweep) -> None:
     for name, trial in sweep.trials.items():
         (records,) = tracked(trial.folder)
         (run,) = [record["run"] for record in records if record["type"] == "run"]
-        assert (run["run_group"], run["project"], run["job_type"]) == ("sweep", "rft", "trial")
+        assert (run["run_group"], run["project"], run["job_type"]) == ("sweep", "rft", "policy")
         assert "seed-0" in run["tags"]
         names.add(run["display_name"])
         config = {k: v for r in records if r["type"] == "config" for k, v in r["config"]["update"].items()}
+        assert run["display_name"].endswith(" · tiny · s0")
+        assert {f"algorithm-{name}", "model-tiny"} <= set(run["tags"])
         assert config["algorithm"]["name"] == name
         assert (config["seed"], config["task"]["test_prompts"]) == (0, 6)
         assert records[-1]["exit"]["exit_code"] == 0
@@ -86,3 +90,54 @@ def test_without_a_tracker_there_is_no_run(sweep: Sweep, warm: Warm, tmp_path: P
     trial = Result(trial_folder(tmp_path, "none", 8), sweep.store)
     assert trial.history()
     assert not list(tmp_path.rglob("*wandb*"))
+
+
+KEY = "canary" + "0" * 34
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    running = Server(tmp_path / "server")
+    yield running
+    running.close()
+
+
+def online(server: Server, **more: str) -> dict[str, str]:
+    return {"WANDB_MODE": "online", "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, **more}
+
+
+def written(folder: Path, outcome: Outcome) -> str:
+    """All that a run left, files and streams, as one text."""
+    files = [(folder / name).read_bytes().decode("latin-1") for name in sorted(files_under(folder, but=("server",)))]
+    return "\n".join([*files, outcome.stdout, outcome.stderr])
+
+
+def assert_whole(folder: Path, store: Path) -> None:
+    """All rows of the history are in the tracked run on this machine, and none other."""
+    (records,) = tracked(folder)
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    stored = Result(folder, store).history()
+    assert [row["_step"] for row in rows] == [row["step"] for row in stored]
+    for row, one in zip(rows, stored, strict=True):
+        assert {k: row[k] for k in one if k != "step"} == {k: v for k, v in one.items() if k != "step"}
+    assert "eval/test/gold" in rows[-1]
+    assert records[-1]["exit"]["exit_code"] == 0
+
+
+def test_an_online_run_is_uploaded_and_its_key_stands_nowhere(
+    sweep: Sweep, warm: Warm, server: Server, tmp_path: Path
+) -> None:
+    command = ["run", *OF["dpo"], "seed=11", "tracker=wandb", "arm=online", *TINY]
+    secret = "another-canary-in-the-environment"
+    outcome = warm(command, tmp_path, sweep.store, **online(server, MY_API_KEY=secret))
+    assert (outcome.code, outcome.stderr) == (0, "")
+    folder = trial_folder(tmp_path, "online", 11)
+    assert_whole(folder, sweep.store)
+    assert server.steps() == [row["step"] for row in Result(folder, sweep.store).history()]
+    everything = written(tmp_path, outcome)
+    assert "online" in everything
+    for part in (KEY, KEY[::-1], "canary0", secret):
+        assert part not in everything
+    refused = warm([*command, f"study={secret}"], tmp_path, sweep.store, **online(server, MY_API_KEY=secret))
+    assert refused.error.startswith("rft: study: holds a key or a password")
+    assert secret not in written(tmp_path, refused)

@@ -1,0 +1,112 @@
+"""What every tracker is: told who the run is, given rows with their steps, ended."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rft.errors import UserError
+
+STEP = "trainer/global_step"
+"""The optimiser's steps, where a tracker wants them among a row's metrics."""
+LOCAL = 120.0
+"""Seconds that a trial's end waits for a tracker that writes to this machine alone; none should take as long."""
+REMOTE = 20.0
+"""The same for one that needs a network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Who a run is."""
+
+    id: str
+    """8 hex digits; of a trial that was killed and goes on, the same again."""
+    study: str
+    arm: str
+    model: str
+    seed: int
+    stage: str
+    """What it computes: `policy` for a trial."""
+    tags: tuple[str, ...]
+    folder: Path
+    """Of the trial, itself in the study's."""
+    config: Mapping[str, Any]
+    """The resolved configuration, without secrets."""
+    made: Mapping[str, Any]
+    """Commit, machine and package versions, as `rft.machine.made_here` tells them."""
+    resumed: bool = False
+    """Whether a process before this one has told of it already: all its rows come again."""
+
+    @property
+    def name(self) -> str:
+        """For people, as in ``ppo · smollm2 · s0``."""
+        return f"{self.arm} · {self.model} · s{self.seed}"
+
+
+class Tracker:
+    """Base class of all trackers; what one cannot keep, it leaves out by not overriding the method.
+
+    All methods are called from one thread that is not the training's (`rft.callbacks.trackers.behind`), in the order
+    ``start``, any of the others, ``finish``. What they raise ends the tracker and not the trial.
+    """
+
+    patience = LOCAL
+    """Seconds that a trial's end waits for ``finish``."""
+
+    def parts(self) -> Sequence[Tracker]:
+        """The trackers that are told; several, one, or none."""
+        return [self]
+
+    def start(self, run: Run) -> None:
+        """Begin the run, or go on with it."""
+        raise NotImplementedError
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """Keep one row of metrics.
+
+        Args:
+            row: name → value; names are the same for every algorithm.
+            step: the optimiser's steps so far. Rows come in the order of their steps; of a run that was resumed, those
+                that it has already come again.
+        """
+        raise NotImplementedError
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Keep a table, such as the samples of an evaluation."""
+
+    def histogram(self, name: str, values: Sequence[float], step: int) -> None:
+        """Keep the distribution of a quantity."""
+
+    def artifact(self, name: str, kind: str, path: Path, inputs: Sequence[str] = ()) -> None:
+        """Keep a file or folder that came out, with the names of the artifacts that it was made from."""
+
+    def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
+        """End the run; called however the trial ended.
+
+        Args:
+            metrics: of the final test, empty if there was none; they belong to the last step.
+            failed: whether the trial did.
+        """
+        raise NotImplementedError
+
+
+def require(package: str, extra: str) -> None:
+    """Refuse a tracker whose package is not installed.
+
+    Raises:
+        UserError: with the command that installs it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"tracker={extra}: the package {package} is not installed; pip install 'rft[{extra}]'")
+
+
+def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A nested configuration by dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{above}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return found

@@ -1,0 +1,119 @@
+"""Tells trackers from threads of their own, so that training waits for none of them longer than a few seconds."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rft.callbacks.trackers.base import Run, Tracker
+
+PATIENCE = 5.0
+"""Seconds that a whole training waits for one tracker."""
+WAITING = 10_000
+"""Rows that wait for a tracker before training does."""
+_log = logging.getLogger(__name__)
+
+
+def tell(text: str) -> None:
+    """Say a line to the user, who asked for the tracker."""
+    sys.stderr.write(f"tracker: {text}\n")
+
+
+class _Worker:
+    """One tracker, its thread and what waits for it."""
+
+    def __init__(self, tracker: Tracker, patience: float, waiting: int) -> None:
+        self.tracker, self._patience, self._left = tracker, patience, patience
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(waiting)
+        self._lost = False
+        self._thread = threading.Thread(target=self._work, name=f"tracker-{self.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def name(self) -> str:
+        """What it is called in lines to the user."""
+        return type(self.tracker).__name__.lower()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if self._lost:
+                continue
+            try:
+                job()
+            except Exception as error:  # a tracker may raise anything, and no trial ends for it
+                _log.debug("tracker %s", self.name, exc_info=True)
+                self._lose(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+
+    def _lose(self, reason: str) -> None:
+        self._lost = True
+        tell(f"{self.name}: {reason}; the trial goes on without it, and its metrics are in the store all the same")
+
+    def put(self, job: Callable[[], None] | None) -> None:
+        """Let the thread do something after all else; waits while too much is waiting, in all as long as it may."""
+        begun = time.monotonic()
+        try:
+            self._jobs.put(job, timeout=max(0.0, self._left))
+        except queue.Full:
+            if not self._lost:
+                self._lose(f"takes no more for {self._patience:g} s")
+        self._left -= time.monotonic() - begun
+
+    def end(self, deadline: float) -> None:
+        """Wait until all is done, at most until a deadline of the monotonic clock."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive() and not self._lost:
+            self._lose(f"did not end within {self.tracker.patience:g} s")
+
+
+class Behind(Tracker):
+    """All trackers of a trial, each told from a thread of its own.
+
+    Args:
+        trackers: those that are told.
+        patience: seconds that training waits for one of them, in all.
+        waiting: rows that may wait for one.
+    """
+
+    def __init__(self, trackers: Sequence[Tracker], patience: float = PATIENCE, waiting: int = WAITING) -> None:
+        self._workers = [_Worker(one, patience, waiting) for one in trackers]
+
+    def start(self, run: Run) -> None:
+        """Begin the run; training does not wait for it."""
+        for one in self._workers:
+            one.put(lambda to=one.tracker: to.start(run))  # type: ignore[misc]
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """Hand over a row."""
+        kept = dict(row)
+        for one in self._workers:
+            one.put(lambda to=one.tracker: to.log(kept, step))  # type: ignore[misc]
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Hand over a table."""
+        for one in self._workers:
+            one.put(lambda to=one.tracker: to.table(name, columns, rows, step))  # type: ignore[misc]
+
+    def histogram(self, name: str, values: Sequence[float], step: int) -> None:
+        """Hand over a distribution."""
+        for one in self._workers:
+            one.put(lambda to=one.tracker: to.histogram(name, values, step))  # type: ignore[misc]
+
+    def artifact(self, name: str, kind: str, path: Path, inputs: Sequence[str] = ()) -> None:
+        """Hand over a file or folder."""
+        for one in self._workers:
+            one.put(lambda to=one.tracker: to.artifact(name, kind, path, inputs))  # type: ignore[misc]
+
+    def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
+        """End all at once; waits for each as long as it may take."""
+        begun = time.monotonic()
+        for one in self._workers:
+            one.put(lambda to=one.tracker: to.finish(metrics, failed))  # type: ignore[misc]
+            one.put(None)
+        for one in self._workers:
+            one.end(begun + one.tracker.patience)

@@ -1,0 +1,69 @@
+"""Trackio: its sqlite file in a folder beside the study's trials."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rft.callbacks.trackers.base import Run, Tracker, flat, require
+
+
+@dataclass
+class Config:
+    """Settings of the Trackio tracker."""
+
+    project: str | None = None
+    """Trackio's project; null: the study's name."""
+
+
+class Trackio(Tracker):
+    """One run a trial, in the project of its study; ``TRACKIO_DIR=runs/STUDY/trackio trackio show`` shows them."""
+
+    def __init__(self, config: Config) -> None:
+        require("trackio", "trackio")
+        self.config = config
+        self._run: Any = None
+        self._step = 0
+        self._known: set[int] = set()
+
+    def start(self, run: Run) -> None:
+        """Begin a run, or go on with the one of the same id."""
+        os.environ["TRACKIO_DIR"] = str(run.folder.absolute().parent / "trackio")  # read when it is imported
+        import trackio
+        from trackio.sqlite_storage import SQLiteStorage
+
+        _quiet(trackio)
+        project, name = self.config.project or run.study, f"{run.name} · {run.id}"
+        told = flat({**run.config, "made": run.made, "tags": list(run.tags), "stage": run.stage})
+        given = {"group": run.arm, "config": told, "embed": False, "auto_log_gpu": None, "auto_log_cpu": None}
+        self._run = trackio.init(project, name=name, resume="allow", **given)
+        if run.resumed:
+            kept = SQLiteStorage.get_logs(project, name, run_id=self._run.id)
+            self._known = {int(row["step"]) for row in kept}
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """A row, unless the run has it."""
+        self._step = step
+        if step not in self._known:
+            self._run.log(dict(row), step=step)
+
+    def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
+        """Keep the final test's metrics; it has no mark for a run that failed."""
+        if self._run is not None:
+            if metrics:
+                self._run.log(dict(metrics), step=self._step)
+            self._run.finish()
+
+
+def _silent(*_values: object, **_settings: object) -> None:
+    """In place of ``print``."""
+
+
+def _quiet(trackio: Any) -> None:
+    """Let its modules print nothing; redirecting the stream would take the lines of other threads too."""
+    from trackio import run, utils
+
+    for module in (trackio, run, utils):
+        vars(module)["print"] = _silent

@@ -1,0 +1,233 @@
+"""Weights & Biases: one run a trial, group = study; online, or offline beside the trial."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rft.callbacks.trackers.base import LOCAL, STEP, Run, Tracker
+from rft.callbacks.trackers.behind import PATIENCE, tell
+from rft.callbacks.trackers.reach import unreachable, within
+from rft.config.ranges import number
+from rft.machine import uncommitted
+
+LONGEST_TAG = 64  # W&B refuses longer ones
+ENVIRONMENT = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+"""By the values of WANDB_MODE that ask for less than a setting does."""
+NOWHERE = "http://127.0.0.1:9"
+"""Asked in place of the address of a certain provider's machines, which W&B looks for on every machine."""
+
+
+class ModeEnum(str, Enum):
+    """Whether anything is contacted."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+class AxisEnum(str, Enum):
+    """What charts are drawn against, as long as nothing else is chosen in W&B."""
+
+    step = "trainer/global_step"
+    prompts = "budget/prompts"
+    generated_tokens = "budget/generated_tokens"
+    flops = "budget/flops"
+    seconds = "time/seconds"
+    labels = "budget/labels"
+
+
+@dataclass
+class Config:
+    """Settings of the W&B tracker."""
+
+    mode: ModeEnum = ModeEnum.online
+    """online needs an account; offline keeps the run beside the trial and contacts nothing; disabled keeps none.
+    WANDB_MODE=offline or disabled in the environment turns online off."""
+    project: str = "rft"
+    """W&B project."""
+    entity: str | None = None
+    """W&B team or user."""
+    axis: AxisEnum = AxisEnum.step
+    """What charts are drawn against: step, prompts, generated_tokens, flops, seconds or labels. Each can be chosen in
+    W&B too."""
+    upload_seconds: float = number(120.0, at_least=0)
+    """Longest wait at a trial's end for what is still to be uploaded, as long as the server answers."""
+
+
+class Wandb(Tracker):
+    """Weights & Biases.
+
+    Online, the server has `PATIENCE` seconds to begin a run, and as long to take its end; else the run is kept offline,
+    which is told in a line. W&B writes every row of an online run to this machine too.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        mode = config.mode.value
+        self.mode = ENVIRONMENT.get(os.environ.get("WANDB_MODE", ""), mode) if mode == "online" else mode
+        self.patience = LOCAL + config.upload_seconds
+        self._about: Run | None = None
+        self._run: Any = None
+        self._rows: list[tuple[Mapping[str, float], int]] = []
+        self._from = 0
+
+    @property
+    def online(self) -> bool:
+        """Whether rows go to a server."""
+        return self.mode == "online"
+
+    def parts(self) -> Sequence[Tracker]:
+        """Itself, unless it is disabled."""
+        return [] if self.mode == "disabled" else [self]
+
+    def start(self, run: Run) -> None:
+        """Begin the trial's run, or go on with it: offline as a second part with the same id."""
+        self._about = run
+        _surround(run.folder)
+        import wandb
+
+        if self.online:
+            wandb.setup(wandb.Settings(silent=True))
+            base = str(wandb.setup().settings.base_url)
+            late = f"{base} takes no key within {PATIENCE:g} s"
+            if reason := unreachable(base, PATIENCE) or within(PATIENCE, lambda: _refused(base), late):
+                self._say_offline(reason)
+        before = set(run.folder.glob("wandb/run-*"))
+        try:
+            self._begin()
+        except Exception as error:
+            if not self.online:
+                raise
+            for left in set(run.folder.glob("wandb/run-*")) - before:
+                shutil.rmtree(left, ignore_errors=True)  # it holds nothing, and would be uploaded as a run
+            self._go_offline(error)
+
+    def _begin(self) -> None:
+        import wandb
+
+        run = self._about
+        assert run is not None
+        online: dict[str, Any] = {"init_timeout": PATIENCE, "finish_timeout": PATIENCE, "finish_timeout_raises": True}
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,  # of the working folder; the checkout of rft is what counts
+            git_commit=run.made.get("commit"),
+            x_stats_coreweave_metadata_base_url=NOWHERE,
+            **(online if self.online else {}),
+        )
+        self._run = wandb.init(
+            id=run.id,
+            project=self.config.project,
+            entity=self.config.entity,
+            name=run.name,
+            group=run.study,
+            job_type=run.stage,
+            tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in run.tags)),
+            dir=run.folder,
+            mode="online" if self.online else "offline",
+            resume="allow" if self.online else None,
+            settings=settings,
+        )
+        self._run.config.update({**run.config, "made": run.made}, allow_val_change=True)
+        self._from = int(self._run.step) if self._run.resumed else 0
+        self._define()
+        if diff := uncommitted():
+            (Path(self._run.dir) / "diff.patch").write_text(diff, encoding="utf-8")
+            self._run.save(str(Path(self._run.dir) / "diff.patch"), base_path=self._run.dir, policy="now")
+
+    def _define(self) -> None:
+        """Tell which metrics only grow, and what the others are drawn against."""
+        for axis in AxisEnum:
+            self._run.define_metric(axis.value, summary="max")
+        for group in ("train/*", "rollout/*"):
+            self._run.define_metric(group, step_metric=self.config.axis.value)
+        self._run.define_metric("budget/*", step_metric=self.config.axis.value, summary="max")
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """A row, under the optimiser's steps; of an online run that goes on, those that the server lacks."""
+        if self.online:
+            self._rows.append((row, step))
+        try:
+            self._send(row, step)
+        except Exception as error:  # the process beside this one that uploads has ended
+            if not self.online:
+                raise
+            self._go_offline(error)
+
+    def _send(self, row: Mapping[str, float], step: int) -> None:
+        if step >= self._from:
+            self._run.log({**row, STEP: step}, step=step)
+
+    def _go_offline(self, error: Exception) -> None:
+        """Begin again offline, with all rows so far."""
+        import wandb
+
+        wandb.teardown()
+        wandb.setup(wandb.Settings(silent=True))
+        self._say_offline(_first_line(error))
+        self._begin()
+        for row, step in self._rows:
+            self._send(row, step)
+        self._rows = []
+
+    def _say_offline(self, reason: str) -> None:
+        assert self._about is not None
+        self.mode = "offline"
+        tell(f"W&B: {reason}; the run goes on offline, in {self._about.folder / 'wandb'}: `wandb sync` uploads it")
+
+    def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
+        """Add the final test's metrics to the last row and end the run, or a second trial in the process joins it."""
+        if self._run is None:
+            return
+        try:
+            if metrics:
+                self._run.log(dict(metrics))
+            self._run.finish(exit_code=1 if failed else 0)
+        except TimeoutError:
+            self._upload(Path(self._run.settings.sync_dir))
+
+    def _upload(self, folder: Path) -> None:
+        """Send a run that ended before all was uploaded, as long as the server answers."""
+        told = f"the run is whole in {folder}: `wandb sync` uploads it"
+        if reason := unreachable(str(self._run.settings.base_url), PATIENCE):
+            tell(f"W&B: {reason}; {told}")
+            return
+        command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=self.config.upload_seconds)
+        except (OSError, subprocess.SubprocessError):
+            tell(f"W&B: not all was uploaded within {self.config.upload_seconds:g} s; {told}")
+
+
+def _refused(base: str) -> str | None:
+    """Why a server does not know the user; None if it does."""
+    import wandb
+
+    try:
+        known = wandb.login(prompt=False)
+    except Exception as error:  # of several kinds, by what is wrong with the key
+        return _first_line(error)
+    return None if known else f"there is no key for {base}: run `wandb login`, or set WANDB_API_KEY"
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
+
+
+def _surround(folder: Path) -> None:
+    """Keep all that W&B writes in the trial's folder, so that copying the folder copies all; and let it be quiet."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        os.environ[name] = str(folder.absolute() / "wandb" / name.split("_")[1].lower())
+    logging.getLogger("wandb").setLevel(logging.ERROR)

@@ -1,0 +1,53 @@
+"""Keys and passwords are found by name, by form and by the environment, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import pytest
+
+from rft.config import compose
+from rft.errors import UserError
+from rft.secrets import scrubbed, secret_settings, without_secrets
+
+KEY = "canary-5f1e9c"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SERVICE_API_KEY", KEY)
+    monkeypatch.setenv("SHORT_TOKEN", "abc")
+    monkeypatch.setenv("KEY_FILE_SECRET", "/home/me/key.json")
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ({"judge": {"api_key": "x1"}}, ["judge.api_key"]),
+        ({"judge": {"headers": {"Authorization": "Bearer abc"}}}, ["judge.headers.Authorization"]),
+        ({"a": {"password": "p"}, "b": {"hf_token": "t"}}, ["a.password", "b.hf_token"]),
+        ({"a": [{"note": f"with {KEY} in it"}]}, ["a[0].note"]),
+        ({"arm": "sk-abcdefghijklmnopqrst"}, ["arm"]),
+        ({"url": "http://me:pass@host/v1"}, ["url"]),
+        ({"api_key": "", "token": None, "key_env": "MY_SERVICE_API_KEY", "pad_token": "<pad>"}, []),
+        ({"max_tokens": 12, "url": "http://host:80/v1", "text": "abc", "path": "/home/me/key.json"}, []),
+    ],
+)
+def test_settings_that_hold_one(data: dict[str, object], found: list[str]) -> None:
+    assert list(secret_settings(data)) == found
+    assert list(secret_settings(without_secrets(data))) == []
+    if not found:
+        assert without_secrets(data) == data
+
+
+def test_a_text_is_scrubbed() -> None:
+    assert scrubbed(f"a {KEY} b http://me:pw@host Bearer abcdefghijk") == "a … b http://…@host Bearer …"
+
+
+def test_a_configuration_with_one_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"^study: holds a key or a password") as refused:
+        compose(["algorithm=sft", f"study={KEY}"])
+    assert KEY not in str(refused.value)
+
+
+def test_the_shipped_configuration_holds_none() -> None:
+    for judge in ("few_shot", "openai", "hf"):
+        compose(["algorithm=ppo", f"judge={judge}", *(["judge.model=m"] if judge == "openai" else [])])

@@ -1,0 +1,148 @@
+"""A server that speaks as much of W&B's protocol as a run needs, and fails in every way that it is told to.
+
+``python -m tests.wandb_server FOLDER`` serves on a free port, which it writes to ``FOLDER/port``. What
+``FOLDER/fault`` holds decides how it answers from then on: nothing (well), ``hang`` (never), ``500``, ``401`` or
+``drop`` (the connection ends). Each row of a run's history that it was sent is a line of ``FOLDER/history``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+HANGS = 600.0
+
+
+def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """What W&B says to a query; nothing to those that a run can do without."""
+    user = {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}, "email": "me"}
+    if "mutation UpsertBucket" in query:
+        project = {"id": "p", "name": variables.get("project", "rft"), "entity": {"id": "e", "name": "me"}}
+        bucket = {"id": "b", "name": variables.get("name"), "displayName": variables.get("displayName")}
+        bucket |= {"description": None, "config": "{}", "sweepName": None, "project": project, "historyLineCount": 0}
+        return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+    if "mutation CreateRunFiles" in query:
+        files = [
+            {"name": name, "uploadUrl": f"{variables['base']}/upload/{name}"} for name in variables.get("files", [])
+        ]
+        return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+    if "iewer" in query:
+        return {"viewer": user}
+    return {}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    folder: Path
+    protocol_version = "HTTP/1.1"
+
+    def fails(self) -> bool:
+        """Whether it was told to fail; then it has."""
+        fault = (self.folder / "fault").read_text(encoding="utf-8").strip()
+        with (self.folder / "asked").open("a", encoding="utf-8") as file:
+            file.write(f"{self.command} {self.path} {fault}\n")
+        if fault == "hang":
+            time.sleep(HANGS)
+        if fault in ("hang", "drop"):
+            self.close_connection = True
+        elif fault:
+            self.send({"error": fault}, int(fault))
+        return bool(fault)
+
+    def send(self, data: Any, code: int = 200) -> None:
+        """Answer in JSON."""
+        body = json.dumps(data).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        """Anything."""
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if not self.fails():
+            self.send({})
+
+    do_PUT = do_GET
+
+    def do_POST(self) -> None:
+        """A query, or what a run streams."""
+        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Content-Encoding") == "gzip":
+            sent = gzip.decompress(sent)
+        body = json.loads(sent or b"{}")
+        if self.fails():
+            return
+        if self.path.endswith("/graphql"):
+            variables = (body.get("variables") or {}) | {"base": f"http://{self.headers['Host']}"}
+            self.send({"data": answer(body.get("query", ""), variables)})
+            return
+        lines = body.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
+        with (self.folder / "history").open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+        self.send({"limits": {}})
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing."""
+
+
+class Server:
+    """A process of ``tests.wandb_server``."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.wandb_server", str(folder)], env=environment, stderr=subprocess.DEVNULL
+        )
+        while not (folder / "port").exists():
+            assert self._process.poll() is None
+            time.sleep(0.02)
+        self.url = f"http://127.0.0.1:{(folder / 'port').read_text()}"
+
+    def fail(self, fault: str) -> None:
+        """Let it fail from now on."""
+        if fault == "refuse":
+            self.close()
+        else:
+            (self.folder / "fault").write_text(fault)
+
+    def steps(self) -> list[float]:
+        """Steps of the rows that it was sent."""
+        file = self.folder / "history"
+        return [json.loads(line)["_step"] for line in file.read_text().splitlines()] if file.exists() else []
+
+    def asked(self) -> list[str]:
+        """What it was asked, a line each: method, path and how it failed."""
+        file = self.folder / "asked"
+        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
+def main(folder: Path) -> None:
+    """Serve until killed."""
+    Handler.folder = folder
+    (folder / "fault").touch()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    (folder / "port.new").write_text(str(server.server_port), encoding="utf-8")
+    (folder / "port.new").rename(folder / "port")
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
