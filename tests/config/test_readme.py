@@ -19,10 +19,27 @@ from rft.config import compose, expand_sweep
 from rft.errors import UserError
 from tests.architecture.source import ROOT
 
-PAGES = ("README.md", "docs/budgets.md", "docs/judges.md", "docs/launchers.md", "docs/rlaif.md", "docs/sweeps.md")
+PAGES = (
+    "README.md",
+    "docs/budgets.md",
+    "docs/judges.md",
+    "docs/launchers.md",
+    "docs/rlaif.md",
+    "docs/runs.md",
+    "docs/sweeps.md",
+)
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 UsageError = typer.BadParameter.__bases__[0]  # typer exports the one and raises the other
-MADE = ("runs/", "rollout/")  # what commands write, and metrics: not what the repository has
+MADE = (
+    "runs/",
+    "first/",
+    "STUDY/",
+    "rollout/",
+    "train/",
+    "eval/",
+    "budget/",
+    "time/",
+)  # what commands write, and metrics: not what the repository has
 
 
 def blocks(text: str) -> list[str]:
@@ -61,6 +78,7 @@ def paths(text: str) -> list[str]:
     dotted = {word for word in named if re.fullmatch(r"rft(\.\w+)+", word)}
     own_files = {"trial.json", "report.html", "report.md", "summary.json", "figures/", "study.yaml"}
     own_files |= {"audit.json", "pairs.parquet", "audits.json", "audits.md"}
+    own_files |= {"curves.jsonl", "test.csv", "test.parquet", "history.parquet", "sweep.yaml", "ppo.yaml", "grpo.yaml"}
     own_files |= {"log.txt", "history.json", "evaluation.parquet", "progress.json", "checkpoints/", ".hydra/", "wandb/"}
     return sorted(word for word in named - dotted - own_files if not word.startswith(MADE))
 
