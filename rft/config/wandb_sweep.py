@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Transformer
@@ -159,11 +159,12 @@ def _axes(swept: Sequence[Override]) -> dict[str, Axis]:
 
 
 def _axis(key: str, swept: Override) -> Axis:
-    value = swept.value()
+    value: Any = swept.value()  # of one kind more than Hydra declares
     if isinstance(value, IntervalSweep):
-        whole = isinstance(value.start, int) and isinstance(value.end, int)
+        low, high = ends = cast(tuple[float, float], (value.start, value.end))
+        whole = all(isinstance(end, int) for end in ends)
         try:
-            return _of_search(Range(value.start or 0, value.end or 0, log="log" in value.tags, whole=whole))
+            return _of_search(Range(low, high, log="log" in value.tags, whole=whole))
         except ValueError as error:
             raise UserError(f"{key}: {error}") from error
     if isinstance(value, Glob):
@@ -187,7 +188,7 @@ def _of_search(search: Search) -> Axis:
         texts = tuple(map(written, search.values))
         return Axis({"values": [_plain(one, text) for one, text in zip(search.values, texts, strict=True)]}, texts)
     low, high = search.ends
-    kinds = {
+    kinds: dict[tuple[bool, bool], dict[str, Any]] = {
         (False, False): {"distribution": "uniform"},
         (False, True): {"distribution": "log_uniform_values"},
         (True, False): {"distribution": "int_uniform"},

@@ -28,7 +28,7 @@ import pytest
 from rft.config import compose
 from rft.study.identity import name_of
 from tests.integration.conftest import Sweep
-from tests.integration.harness import OF, TINY, Result, Warm, alive, environment, trial_folder, wait_until
+from tests.integration.harness import OF, TINY, Result, Warm, environment, trial_folder, wait_until
 
 pytestmark = pytest.mark.assets
 WIDTH, HEIGHT = 100, 24
@@ -245,10 +245,29 @@ def screen(arguments: Sequence[str], cwd: Path, store: Path) -> Iterator[Screen]
         os.close(parent)
 
 
-def test_a_running_trial_is_watched_in_a_terminal(warm: Warm, shared: Path, tmp_path: Path) -> None:
-    long = [one for one in OF_PPO if not one.startswith("algorithm.iterations")]
-    pid = warm.start(["run", *long, "algorithm.iterations=400", "arm=ppo", "study=two"], tmp_path, shared)
-    wait_until(lambda: list((tmp_path / "runs" / "two").glob("*/curves.jsonl")), 240)
+@pytest.fixture
+def long_trial(shared: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A trial of the study ``two`` that trains for minutes, from the moment at which there is a row."""
+    overrides = [one for one in OF_PPO if not one.startswith("algorithm.iterations")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rft", "run", *overrides, "algorithm.iterations=400", "arm=ppo", "study=two"],
+        cwd=tmp_path,
+        env=environment(shared),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        wait_until(lambda: process.poll() is None and list(tmp_path.glob("runs/two/*/curves.jsonl")), 240)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_running_trial_is_watched_in_a_terminal(
+    long_trial: subprocess.Popen[bytes], shared: Path, tmp_path: Path
+) -> None:
     folder = trial_folder(tmp_path, "ppo", study="two")
     with screen(["watch", "two", "--every", "0.2"], tmp_path, shared) as shown:
         shown.wait_for(lambda text: "two: 1 running" in text and "▁" in text and "step" in text)
@@ -257,16 +276,16 @@ def test_a_running_trial_is_watched_in_a_terminal(warm: Warm, shared: Path, tmp_
         os.write(shown.terminal, b"\x03")
         assert shown.end() == 0
         assert shown.text.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in shown.text[-40:]  # the cursor is back
-    assert alive(pid)  # Ctrl-C was for the watch
+    assert long_trial.poll() is None  # Ctrl-C was for the watch
+    wait_until(lambda: (folder / "curves.jsonl").read_text(encoding="utf-8"))
     lines = (folder / "curves.jsonl").read_text(encoding="utf-8").splitlines()
     assert {"step", "rollout/reward", "train/loss"} <= json.loads(lines[0]).keys()
     with screen(["watch", "two", "--every", "0.2", "--until-done"], tmp_path, shared) as shown:
         shown.wait_for(lambda text: "two: 1 running" in text)
-        os.kill(pid, signal.SIGINT)
+        long_trial.send_signal(signal.SIGINT)
         assert shown.end(120) == 1  # it did not end well
         assert "two: 1 interrupted" in shown.text
         assert "rft resume two goes on" in shown.text
-    warm.wait()
 
 
 def test_a_watch_until_done_ends_by_itself(warm: Warm, shared: Path, tmp_path: Path) -> None:
