@@ -102,7 +102,7 @@ def status(
     console = Console()
     console.print(table(rows, time.time()))
     console.print(counted(rows), highlight=False)
-    if not launchers(_folder(study, runs)):
+    if not launchers(study_folder(study, runs)):
         for line in ways_on(study, rows):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 

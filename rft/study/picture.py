@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rft.study.account import STYLES, counted
+from rft.study.account import STYLES, counted, ways_on
 from rft.study.listing import default_metrics, number
 from rft.study.rows import Row, State
 from rft.study.sparkline import extent, sparkline
@@ -27,7 +27,7 @@ VALUE = 9
 """Characters of the number beside it, with the gap before it."""
 GAP = 2
 """Between columns."""
-AROUND = 8
+AROUND = 9
 """Lines beside those of the trials: titles, what is left out, what is to be done."""
 
 
@@ -54,8 +54,9 @@ def picture(watched: Watched, look: Look, frame: Frame) -> RenderableType:
         parts.append(Text(f"and {len(rest)} more: {counted(rest)}"))
     parts += [Text(f"warning: {note}", "yellow") for note in look.notes]
     if not look.at_work:
-        waiting = any(row.state in (State.queued, State.interrupted) for row in look.trials)
-        parts.append(Text(f"nobody is at work; {f'rft resume {look.study} goes on' if waiting else 'it has ended'}"))
+        ways = ways_on(look.study, look.trials)
+        parts.append(Text("nobody is at work" if ways else "it has ended"))
+        parts += [Text(way) for way in ways]
     return Group(*parts)
 
 
