@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +16,8 @@ from rft.cli.sweeps import Study, study_folder
 if TYPE_CHECKING:
     from rft.study.watched import Watched
 
-BROKEN_OFF = 128 + signal.SIGINT
+PULSE = 0.1
+"""Seconds between looks at whether somebody has asked the watch to end."""
 
 
 def watch(
@@ -38,17 +38,39 @@ def watch(
     """
     from rft.study.watched import Watched
 
-    watched = Watched(study_folder(study, runs))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the cursor comes back
-    try:
-        well = _watch(watched, metric or [], every, until_done=until_done)
-    except KeyboardInterrupt:
-        raise typer.Exit(BROKEN_OFF if until_done else 0) from None
+    watched, asked = Watched(study_folder(study, runs)), _Asked()
+    well = _watch(watched, metric or [], every, asked, until_done=until_done)
+    if asked.number == signal.SIGTERM or (asked.number and until_done):
+        raise typer.Exit(128 + asked.number)
     if until_done and not well:
         raise typer.Exit(1)
 
 
-def _watch(watched: Watched, metrics: list[str], every: float, *, until_done: bool) -> bool:
+class _Asked:
+    """Whether somebody has asked the watch to end, by Ctrl-C or SIGTERM; the second time it ends at once.
+
+    An exception in their place may come where Python drops it, in a finaliser, and may leave the cursor hidden.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background
+                signal.signal(number, self._told)
+
+    def _told(self, number: int, _: object) -> None:
+        self.number = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait; whether somebody has asked."""
+        end = time.monotonic() + seconds
+        while not self.number and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, PULSE))
+        return bool(self.number)
+
+
+def _watch(watched: Watched, metrics: list[str], every: float, asked: _Asked, *, until_done: bool) -> bool:
     """Show a study until it has ended, or once without a terminal; whether all trials ended well."""
     from rich.live import Live
 
@@ -58,17 +80,16 @@ def _watch(watched: Watched, metrics: list[str], every: float, *, until_done: bo
     out = console()
     levels = levels_for(out.encoding)
     if not out.is_terminal or out.is_dumb_terminal:
-        while (look := watched.look()).at_work and until_done:
-            time.sleep(every)
+        while (look := watched.look()).at_work and until_done and not asked.wait(every):
+            pass
         out.print(picture(watched, look, Frame(out.width, None, levels, metrics)))
         return look.all_done
     with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             look = watched.look()
             live.update(picture(watched, look, Frame(out.width, out.height, levels, metrics)), refresh=True)
-            if until_done and not look.at_work:
+            if asked.wait(0 if until_done and not look.at_work else every) or (until_done and not look.at_work):
                 return look.all_done
-            time.sleep(every)
 
 
 def add_to(app: typer.Typer) -> None:
