@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rft.cli import assets, judge, new, plugins, store, sweeps
+from rft.cli import assets, judge, new, plugins, runs, store, sweeps, wandb_sweep, watch
 
 app = typer.Typer(
     name="rft",
@@ -22,6 +22,7 @@ app = typer.Typer(
     "  rft compare experiments/default",
 )
 app.add_typer(store.app, name="store", help="Look at, verify and clean the store of stage results.")
+app.add_typer(runs.app, name="runs", help="The trials on this machine: list, show, export to CSV and Parquet.")
 app.add_typer(assets.app, name="assets", help="Models and data of the default study.")
 app.add_typer(judge.app, name="judge")
 app.add_typer(plugins.app, name="plugins", help="Installed plugins: options, versions, faults.")
@@ -88,6 +89,8 @@ def compare(
 
 
 sweeps.add_to(app)
+watch.add_to(app)
+wandb_sweep.add_to(app)
 
 
 @app.command("check-algorithm")

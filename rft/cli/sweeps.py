@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from rft.cli.examples import add_command
 from rft.errors import UserError, nearest
 from rft.store.names import PLAN
 from rft.study.ledger import Ledger
@@ -45,7 +46,7 @@ Runs = Annotated[Path, typer.Option(help="Where trials are kept.")]
 Jobs = Annotated[int, typer.Option(help="Trials at once; 0: as the study was started.")]
 
 
-def _folder(study: str, runs: Path) -> Path:
+def study_folder(study: str, runs: Path) -> Path:
     """The folder of a study that has a ledger, or what one is made from.
 
     Raises:
@@ -61,10 +62,11 @@ def _folder(study: str, runs: Path) -> Path:
 
 
 def _ledger(study: str, runs: Path) -> Ledger:
-    return Ledger(_folder(study, runs), _warn)
+    return Ledger(study_folder(study, runs), warn)
 
 
-def _warn(line: str) -> None:
+def warn(line: str) -> None:
+    """Say what is wrong, and does not end the command."""
     Console(stderr=True).print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -93,14 +95,14 @@ def status(
     """Show where the trials of a study stand."""
     from rft.study.account import as_data, counted, table, ways_on
 
-    rows = [row for row in rows_of(_folder(study, runs), _warn) if row.is_trial]
+    rows = [row for row in rows_of(study_folder(study, runs), warn) if row.is_trial]
     if as_json:
         typer.echo(json.dumps([as_data(row) for row in rows], indent=1))
         return
     console = Console()
     console.print(table(rows, time.time()))
     console.print(counted(rows), highlight=False)
-    if not launchers(_folder(study, runs)):
+    if not launchers(study_folder(study, runs)):
         for line in ways_on(study, rows):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -191,7 +193,7 @@ def _run(study: str, ledger: Ledger, rows: Sequence[Row], at: Where, states: set
 
     console = Console(stderr=True)
     if not rows:
-        there = counted([row for row in rows_of(ledger.study, _warn) if row.is_trial])
+        there = counted([row for row in rows_of(ledger.study, warn) if row.is_trial])
         console.print(f"{study}: nothing to start; {there}", highlight=False)
         return
     with Launcher(console, ledger.study, again=(), settings=at.settings) as launcher:
@@ -259,5 +261,4 @@ EXAMPLES: Mapping[Callable[..., None], tuple[str, ...]] = {
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     for command, examples in EXAMPLES.items():
-        shown = "\n\n".join(f"  {example}" for example in examples)
-        app.command(help=f"{command.__doc__}\n\nExamples:\n\n{shown}")(command)
+        add_command(app, command, examples)

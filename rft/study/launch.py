@@ -22,7 +22,7 @@ from rich.progress import Progress, TaskID
 
 from rft.config.launchers import Launch, Local
 from rft.store import Store
-from rft.store.names import INTERRUPTED, TRIAL
+from rft.store.names import INTERRUPTED, PROGRESS_FILE, TRIAL
 from rft.study import killed
 from rft.study.board import Board
 from rft.study.demands import with_demands
@@ -362,7 +362,7 @@ class Launcher:
     def start(self, job: Job, grant: Grant) -> Process:
         """Start ``rft run`` in a process of its own; its output goes to ``log.txt`` in the job's folder."""
         job.folder.mkdir(parents=True, exist_ok=True)
-        progress = job.folder.absolute() / "progress.json"
+        progress = job.folder.absolute() / PROGRESS_FILE
         progress.unlink(missing_ok=True)  # an earlier start's
         environment = {**grant.environment, "RFT_PROGRESS_FILE": str(progress), LAUNCHED: "1"}
         return self.executor.start(job, environment, grant)
@@ -370,7 +370,7 @@ class Launcher:
     @staticmethod
     def _show(progress: Progress, task: TaskID, job: Job) -> None:
         try:
-            state: dict[str, Any] = json.loads((job.folder / "progress.json").read_text(encoding="utf-8"))
+            state: dict[str, Any] = json.loads((job.folder / PROGRESS_FILE).read_text(encoding="utf-8"))
             progress.update(task, description=escape(f"  {job.name}: {state['description']}"), completed=state["done"])
             progress.update(task, total=state["total"])
         except (OSError, ValueError, KeyError):

@@ -20,6 +20,7 @@ from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_
 from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
+from rft.store.names import CURVES_FILE
 from rft.study.chosen import Chosen
 from rft.study.diverged import diverges_once
 from rft.study.final_judge import FinalJudge, refuse_own_judge
@@ -270,6 +271,7 @@ class Pipeline(Chosen):
                 checkpoints=checkpoints,
                 tracker=self.make_tracker() if out is not None else None,
                 out=out,
+                curves=self.folder / CURVES_FILE if out is not None else None,
                 teachers=self._teachers(inputs),
             )
 

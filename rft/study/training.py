@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from rft.algorithms.base import Algorithm
 from rft.budget import USAGE, Meter, Usage
+from rft.callbacks.curves import Curves
 from rft.callbacks.training import BudgetKeeper, History, KeepLast, Snapshots, TrainingBar
 from rft.checkpoint import last_good
 from rft.config import OnPolicyConfig, PreferenceConfig, build
@@ -224,6 +225,13 @@ def begin(
     return reward
 
 
+def _keep(out: Path, backbone: Backbone, history: History, taken: Snapshots) -> None:
+    """Write what training made into the entry of the policy."""
+    save_file(backbone.role_state(Role.policy), out / "policy.safetensors")
+    (out / HISTORY_FILE).write_text(json.dumps(history.rows, indent=1), encoding="utf-8")
+    taken.keep(out)
+
+
 def train_policy(
     algorithm_class: type[Algorithm],
     config: Any,
@@ -239,12 +247,13 @@ def train_policy(
     checkpoints: Path,
     tracker: Tracker | None,
     out: Path | None,
+    curves: Path | None = None,
     teachers: Teachers | None = None,
 ) -> dict[str, Any]:
     """Train one arm's policy from the start policy, resuming from the last checkpoint if there is one.
 
-    Writes ``policy.safetensors``, ``history.json`` and the snapshots into `out` (rank 0) and returns the last metrics
-    and what was used.
+    Writes ``policy.safetensors``, ``history.json`` and the snapshots into `out` (rank 0), the history as it grows to
+    `curves` if that is given, and returns the last metrics and what was used.
     """
     quiet()
     seed_process(seed)
@@ -271,13 +280,11 @@ def train_policy(
             feedback=teachers.feedback,
         )
         meter.prepared()
-        watch = [BudgetKeeper(meter, data.stream, charge.budget.share), taken, history]
+        watch = [BudgetKeeper(meter, data.stream, charge.budget.share), taken, history, Curves(history, curves)]
         title = f"{config.name} seed {seed}"
         fit_policy(algorithm, data, watch, strategy, title, checkpoints, charge.budget.share)
     if out is not None:
-        save_file(backbone.role_state(Role.policy), out / "policy.safetensors")
-        (out / HISTORY_FILE).write_text(json.dumps(history.rows, indent=1), encoding="utf-8")
-        taken.keep(out)
+        _keep(out, backbone, history, taken)
     used = meter.last
     return (history.rows[-1] if history.rows else {}) | {
         USAGE: used.counted(),

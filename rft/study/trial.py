@@ -25,7 +25,7 @@ from rft.errors import UserError
 from rft.machine import made_here
 from rft.secrets import scrubbed
 from rft.store import Entry, Store
-from rft.store.names import HISTORY_FILE, INTERRUPTED, RECORD, ROWS_FILE
+from rft.store.names import CURVES_FILE, HISTORY_FILE, INTERRUPTED, RECORD, ROWS_FILE
 from rft.store.running import at_work
 from rft.store.space import DAMAGED, FULL
 from rft.store.whole import write_whole
@@ -136,6 +136,8 @@ class Trial:
             self._copy(pipeline.policy, HISTORY_FILE)
             self._copy(entry, ROWS_FILE)
             write_json(self.folder / RECORD, record | {"metrics": metrics})
+            with suppress(OSError):  # the history is there
+                (self.folder / CURVES_FILE).unlink(missing_ok=True)
         return record
 
     def _copy(self, entry: Entry | None, name: str) -> None:

@@ -25,12 +25,22 @@ PAGES = (
     "docs/judges.md",
     "docs/launchers.md",
     "docs/rlaif.md",
+    "docs/runs.md",
     "docs/sweeps.md",
     "docs/trackers.md",
 )
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 UsageError = typer.BadParameter.__bases__[0]  # typer exports the one and raises the other
-MADE = ("runs/", "rollout/")  # what commands write, and metrics: not what the repository has
+MADE = (
+    "runs/",
+    "first/",
+    "STUDY/",
+    "rollout/",
+    "train/",
+    "eval/",
+    "budget/",
+    "time/",
+)  # what commands write, and metrics: not what the repository has
 
 
 def blocks(text: str) -> list[str]:
@@ -79,6 +89,7 @@ def paths(text: str) -> list[str]:
         "study.yaml",
     }
     own_files |= {"audit.json", "pairs.parquet", "audits.json", "audits.md"}
+    own_files |= {"curves.jsonl", "test.csv", "test.parquet", "history.parquet", "sweep.yaml", "ppo.yaml", "grpo.yaml"}
     own_files |= {"log.txt", "history.json", "evaluation.parquet", "progress.json", "checkpoints/", ".hydra/", "wandb/"}
     return sorted(word for word in named - dotted - own_files if not word.startswith(MADE))
 
