@@ -113,7 +113,9 @@ def test_no_question_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("JUDGE_KEY")
     one = backend("http://127.0.0.1:9/v1", tmp_path, key_env="JUDGE_KEY")
     assert list(one.answer([])) == []
-    with pytest.raises(UserError, match=r"JUDGE_KEY holds no key; set it, or .*judge.key_env=null"):
+    with pytest.raises(
+        UserError, match=r"JUDGE_KEY holds no key; set it, as in `export JUDGE_KEY=…`.*judge.key_env=null"
+    ):
         list(one.answer(requests(1)))
 
 

@@ -9,7 +9,6 @@ import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import openai
 import tenacity
@@ -65,7 +64,7 @@ class Endpoint:
     """
 
     def __init__(self, config: Config, key: str | None, ledger: Path) -> None:
-        self.config, self._secret = config, key
+        self.config, self._secret, self._where = config, key, config.where
         # The client wants a key, or takes what it finds in the environment. No retries but those counted here.
         self._client = openai.OpenAI(
             api_key=key or "none", base_url=config.base_url, timeout=config.timeout, max_retries=0
@@ -192,11 +191,6 @@ class Endpoint:
         if self._well:
             self._well = False
             logger.warning("judge: %s at %s; trying again for %g s", _trouble(error), self._where, self.config.patience)
-
-    @property
-    def _where(self) -> str:
-        address = urlsplit(self.config.base_url)
-        return f"{address.scheme}://{address.netloc}{address.path}"
 
     def _fault(self, error: Exception) -> str:
         """What is wrong with an answer that did not come, or not as one."""
