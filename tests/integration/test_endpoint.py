@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -154,14 +155,33 @@ def test_an_unknown_model_ends_it_at_once(plain: Running, tmp_path: Path) -> Non
 def test_nobody_there_is_tried_for_as_long_as_there_is_patience(tmp_path: Path) -> None:
     started = time.monotonic()
     _, fault = asked(backend("http://127.0.0.1:9/v1", tmp_path, patience=1.5), requests(2))
-    assert "http://127.0.0.1:9/v1 cannot be reached, tried for 1.5 s (judge.patience)" in fault
+    told = re.search(
+        r"http://127.0.0.1:9/v1 cannot be reached; a chat completion was asked for (\d) times, in ([\d.]+) s, and "
+        r"another try would pass judge.patience=1.5 s; start the server",
+        fault,
+    )
+    assert told
+    assert int(told[1]) >= 2
+    assert 0.5 < float(told[2]) < 1.5
     assert 0.5 < time.monotonic() - started < 10
 
 
 def test_no_answer_in_time(servers: Servers, tmp_path: Path) -> None:
     hanging = servers.start(fault="hang")
-    _, fault = asked(backend(hanging, tmp_path, timeout=0.3, patience=1.0), requests(2))
-    assert "gave no answer within 0.3 s (judge.timeout), tried for 1 s" in fault
+    _, fault = asked(backend(hanging, tmp_path, timeout=0.3, patience=2.5), requests(2))
+    assert re.search(r"within 0.3 s \(judge.timeout\); a chat completion was asked for [2-9] times, in ", fault)
+
+
+def test_one_try_that_outlasts_the_patience_is_said_to_be_one(servers: Servers, tmp_path: Path) -> None:
+    hanging = servers.start(fault="hang")
+    _, fault = asked(backend(hanging, tmp_path, timeout=0.7, patience=0.1, concurrency=1), requests(2))
+    told = re.search(
+        r"\(judge.timeout\); a chat completion was asked for once, in ([\d.]+) s, and another try would", fault
+    )
+    assert told
+    assert 0.7 <= float(told[1]) < 1.5
+    assert "judge.patience=0.1 s" in fault
+    assert len(hanging.lines("came")) == 1
 
 
 @pytest.mark.parametrize(("fault", "words"), [("html", "it is no JSON"), ("no_choices", "no choices with a message")])
@@ -171,7 +191,8 @@ def test_what_is_no_completion_ends_it_after_a_few_tries(
     server = servers.start(fault=fault)
     _, told = asked(backend(server, tmp_path, concurrency=1), requests(2))
     assert words in told
-    assert "correct judge.base_url" in told
+    assert "; a chat completion was asked for 3 times, in " in told
+    assert told.split(";")[2].startswith(" correct judge.base_url")
     assert len(server.lines("came")) == 3
 
 
@@ -223,7 +244,7 @@ def test_a_rate_limit_longer_than_patience_ends_it(servers: Servers, tmp_path: P
     server = servers.start(limit_every=3)
     started = time.monotonic()
     found, fault = asked(backend(server, tmp_path, concurrency=1, patience=0.9), requests(6))
-    assert "limits the rate (429) for longer than 0.9 s (judge.patience)" in fault
+    assert "limits the rate (429); a chat completion was asked for once, in " in fault
     assert "2 answers are kept" in fault
     assert len(found) == 2
     assert time.monotonic() - started < 0.9

@@ -99,16 +99,16 @@ class Endpoint:
         )
         at_most = self._tokens_at_most(request)
         self._rate.take(sum(at_most), gone)  # outside of the tries: to wait for its turn costs no patience
-        unused = sum(at_most)
+        unused, began = sum(at_most), time.monotonic()
         try:
             reply: Reply = trying(self._try, request, at_most, gone)
             unused -= reply.read + reply.written
         except openai.APIStatusError as error:
             if error.status_code in UNFIT:
                 raise self._unfit(error, request) from None
-            raise UserError(f"judge: {self._status_fault(error)}") from None
+            raise UserError(f"judge: {self._status_fault(error, self._tried(trying, began))}") from None
         except (openai.APIConnectionError, NoCompletion, NoLogprobs) as error:
-            raise UserError(f"judge: {self._fault(error)}") from None
+            raise UserError(f"judge: {self._fault(error, self._tried(trying, began))}") from None
         except openai.OpenAIError as error:
             raise UserError(f"judge: {self.without_key(str(error))}") from None
         finally:
@@ -192,18 +192,29 @@ class Endpoint:
             self._well = False
             logger.warning("judge: %s at %s; trying again for %g s", _trouble(error), self._where, self.config.patience)
 
-    def _fault(self, error: Exception) -> str:
+    def _tried(self, trying: tenacity.Retrying, began: float) -> str:
+        """What was tried, how often and for how long: the last try may end long after there is patience for another."""
+        times = int(trying.statistics.get("attempt_number", 1))
+        often = "once" if times == 1 else f"{times} times"
+        return f"a chat completion was asked for {often}, in {time.monotonic() - began:.3g} s"
+
+    @property
+    def _patience(self) -> str:
+        """Why nothing more was tried."""
+        return f"and another try would pass judge.patience={self.config.patience:g} s"
+
+    def _fault(self, error: Exception, tried: str) -> str:
         """What is wrong with an answer that did not come, or not as one."""
-        patience = f"tried for {self.config.patience:g} s (judge.patience)"
+        more = f"{tried}, {self._patience}"
         if isinstance(error, openai.APITimeoutError):
-            return f"{self._where} gave no answer within {self.config.timeout:g} s (judge.timeout), {patience}"
+            return f"{self._where} gave no answer within {self.config.timeout:g} s (judge.timeout); {more}"
         if isinstance(error, openai.APIConnectionError):
-            return f"{self._where} cannot be reached, {patience}; start the server, or correct judge.base_url"
+            return f"{self._where} cannot be reached; {more}; start the server, or correct judge.base_url"
         if isinstance(error, NoLogprobs):
             return f"{self._where} gives no log-probabilities; set judge.answers=generated"
-        return f"what {self._where} answers is no chat completion: {error}; correct judge.base_url"
+        return f"what {self._where} answers is no chat completion: {error}; {tried}; correct judge.base_url"
 
-    def _status_fault(self, error: openai.APIStatusError) -> str:
+    def _status_fault(self, error: openai.APIStatusError, tried: str) -> str:
         status, variable = error.status_code, self.config.key_env
         if status in (401, 403):
             if variable is None:
@@ -220,11 +231,11 @@ class Endpoint:
             return f"the account at {self._where} has no credit left ({status}); top it up"
         if status == 429:
             return (
-                f"{self._where} limits the rate (429) for longer than {self.config.patience:g} s (judge.patience); set "
+                f"{self._where} limits the rate (429); {tried}, {self._patience}; set "
                 "judge.requests_per_minute or judge.tokens_per_minute, or raise judge.patience"
             )
-        tried = f", tried for {self.config.patience:g} s (judge.patience)" if _passes(error) else ""
-        return f"{self._where} answers with an error ({status}){tried}: {self.without_key(error.message)}"
+        told = f"; {tried}, {self._patience}" if _passes(error) else ""
+        return f"{self._where} answers with an error ({status}): {self.without_key(error.message)}{told}"
 
     def _unfit(self, error: openai.APIStatusError, request: Request) -> Unfit:
         mend = "; a server without log-probabilities wants judge.answers=generated" if request.options else ""
