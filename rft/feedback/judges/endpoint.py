@@ -9,6 +9,7 @@ import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 import openai
 import tenacity
@@ -28,6 +29,7 @@ CUT_BY_GATEWAY = frozenset({502, 504})
 """Status codes of what stands between: the model behind it may have answered, and what it did may be charged."""
 UNFIT = frozenset({400, 413, 422})
 """What servers answer to a question that they do not take, such as one that is too long for the model."""
+ASKED_AT = "/chat/completions"
 PASSING = frozenset({408, 409, 425, 429})
 """Faults below 500 that may pass by themselves."""
 MALFORMED_TRIES = 3
@@ -66,8 +68,13 @@ class Endpoint:
     def __init__(self, config: Config, key: str | None, ledger: Path) -> None:
         self.config, self._secret, self._where = config, key, config.where
         # The client wants a key, or takes what it finds in the environment. No retries but those counted here.
+        # No redirect is followed: questions and key go where the user said, and a redirected question is often lost.
         self._client = openai.OpenAI(
-            api_key=key or "none", base_url=config.base_url, timeout=config.timeout, max_retries=0
+            api_key=key or "none",
+            base_url=config.base_url,
+            timeout=config.timeout,
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False, timeout=config.timeout),
         )
         self._rate = RateLimiter(config.requests_per_minute, config.tokens_per_minute)
         priced = config.price_read is not None
@@ -216,6 +223,8 @@ class Endpoint:
 
     def _status_fault(self, error: openai.APIStatusError, tried: str) -> str:
         status, variable = error.status_code, self.config.key_env
+        if location := error.response.headers.get("location", "").strip() if 300 <= status < 400 else "":
+            return self._redirect(status, urljoin(str(error.response.url), location))
         if status in (401, 403):
             if variable is None:
                 return (
@@ -236,6 +245,16 @@ class Endpoint:
             )
         told = f"; {tried}, {self._patience}" if _passes(error) else ""
         return f"{self._where} answers with an error ({status}): {self.without_key(error.message)}{told}"
+
+    def _redirect(self, status: int, target: str) -> str:
+        """Where else the endpoint is, or that there is none; what the address asks for may hold secrets."""
+        address = urlsplit(target)
+        whole = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
+        base = whole.rstrip("/").removesuffix(ASKED_AT)
+        told = f"{self._where} redirects ({status}) to {self.without_key(whole)}, which is not followed"
+        if base != whole.rstrip("/") and base != self._where.rstrip("/"):
+            return f"{told}; if you trust that address, set judge.base_url={self.without_key(base)}"
+        return f"{told}: that is no address of chat completions; correct judge.base_url"
 
     def _unfit(self, error: openai.APIStatusError, request: Request) -> Unfit:
         mend = "; a server without log-probabilities wants judge.answers=generated" if request.options else ""
