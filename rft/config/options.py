@@ -297,7 +297,7 @@ def _own_faults(plugin: Plugin | None) -> Iterator[Fault]:
         yield told(plugin, text, frozenset(keys))
 
 
-def _sharednames() -> Iterator[Fault]:
+def _shared_names() -> Iterator[Fault]:
     """Options that more than one defines."""
     by_key: dict[tuple[str, str], list[Option]] = {}
     for option in options():
@@ -317,7 +317,7 @@ def _sharednames() -> Iterator[Fault]:
 def faults() -> tuple[Fault, ...]:
     """All that can be seen to be wrong with options and plugins without executing any of them."""
     owners: tuple[Plugin | None, ...] = (None, *plugins())
-    return tuple(fault for owner in owners for fault in _own_faults(owner)) + tuple(_sharednames())
+    return tuple(fault for owner in owners for fault in _own_faults(owner)) + tuple(_shared_names())
 
 
 def refuse_faulty(chosen: Collection[tuple[str, str]]) -> None:

@@ -57,6 +57,8 @@ def test_a_folder_that_cannot_be_written_ends_no_training(tmp_path: Path) -> Non
     callback.on_train_start()
     history.rows.append({"step": 2.0})
     callback.on_train_end()
+    assert (tmp_path / "file").read_text() == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_nothing_of_it_is_in_a_checkpoint(tmp_path: Path) -> None:

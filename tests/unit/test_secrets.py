@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
 from rft.config import compose
 from rft.errors import UserError
@@ -48,6 +49,26 @@ def test_a_configuration_with_one_is_refused_by_name() -> None:
     assert KEY not in str(refused.value)
 
 
-def test_the_shipped_configuration_holds_none() -> None:
-    for judge in ("few_shot", "openai", "hf"):
-        compose(["algorithm=ppo", f"judge={judge}", *(["judge.model=m"] if judge == "openai" else [])])
+@pytest.mark.parametrize("judge", ["few_shot", "openai", "hf"])
+def test_the_shipped_configuration_holds_none(judge: str) -> None:
+    cfg = compose(["algorithm=ppo", f"judge={judge}", *(["judge.model=m"] if judge == "openai" else [])])
+    data = OmegaConf.to_container(cfg, resolve=True)
+    assert list(secret_settings(data)) == []
+    assert without_secrets(data) == data
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("judge.setting='mine is plainly-named'", r"^judge\.setting: holds the key that is in MY_JUDGE"),
+        ("judge.key_env=my-judge", r"^judge\.key_env: is no name of an environment variable"),
+    ],
+)
+def test_a_judge_knows_its_key_by_the_variable_that_it_names(
+    override: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the variable is called."""
+    monkeypatch.setenv("MY_JUDGE", "plainly-named")
+    with pytest.raises(UserError, match=words) as refused:
+        compose(["algorithm=rlaif", "judge=openai", "judge.model=m", "judge.key_env=MY_JUDGE", override])
+    assert "plainly-named" not in str(refused.value)

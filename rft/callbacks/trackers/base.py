@@ -62,7 +62,7 @@ class Tracker:
 
     def start(self, run: Run) -> None:
         """Begin the run, or go on with it."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define start()")
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Keep one row of metrics.
@@ -72,7 +72,7 @@ class Tracker:
             step: the optimiser's steps so far. Rows come in the order of their steps; of a run that was resumed, those
                 that it has already come again.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define log()")
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Keep a table, such as the samples of an evaluation."""
@@ -90,7 +90,7 @@ class Tracker:
             metrics: of the final test, empty if there was none; they belong to the last step.
             failed: whether the trial did.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define finish()")
 
 
 def require(package: str, extra: str) -> None:
