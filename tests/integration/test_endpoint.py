@@ -163,7 +163,7 @@ def test_nobody_there_is_tried_for_as_long_as_there_is_patience(tmp_path: Path) 
     )
     assert told
     assert float(told[2]) <= took + 0.01
-    assert 0.5 < took < 10
+    assert 0.5 < took < 60
 
 
 def test_no_answer_in_time(servers: Servers, tmp_path: Path) -> None:
