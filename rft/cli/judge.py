@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rft.feedback.judges.request import Reply, Request
     from rft.store import Store
 
-LONGEST = 300  # characters of a question or an answer in the table
+LONGEST = 300  # characters of a question or an answer that are shown
+WIDTH = 100  # columns where there is no terminal: logs and pages are read at that
 
 app = typer.Typer(
     name="judge",
@@ -51,7 +52,7 @@ def audit(
 
       rft judge audit audit.self_pairs=100 --out results
     """
-    from rft.cli.judge_table import markdown, table
+    from rft.cli.judge_table import markdown, tables
 
     audits = _audits(overrides or [])
     for audit in audits:
@@ -63,7 +64,9 @@ def audit(
     if as_json:
         typer.echo(_as_json(audits))
         return
-    console().print(table(audits))
+    screen = console(WIDTH)
+    for shown in tables(audits, screen.width):
+        screen.print(shown)
     if out is not None:
         typer.echo(f"written: {out / 'audits.json'}, {out / 'audits.md'}")
 
@@ -94,7 +97,6 @@ def verdicts(
 
       rft judge verdicts --find "ending" --limit 5
     """
-    from rich.table import Table
     from rich.text import Text
 
     from rft.feedback.judges.cache import KeptVerdicts
@@ -109,15 +111,12 @@ def verdicts(
         typer.echo(f"No answers{holding} are kept in {path}.")
         return
     models = _models(store)
-    shown = Table(box=None, header_style="bold")
-    for name in ("when", "judge"):
-        shown.add_column(name, overflow="fold", max_width=24)
-    for name in ("question", "answer"):
-        shown.add_column(name, overflow="fold")
+    screen = console(WIDTH)
     for row in rows:
-        cells = (row.created[:19], _name(row, models), _question(row.request), _answer(row.request, row.reply))
-        shown.add_row(*(Text(_printable(cell)) for cell in cells))
-    console().print(shown)
+        screen.print(Text(f"{row.created[:19]}  {_printable(_name(row, models))}", style="bold"), overflow="fold")
+        for what, said in (("question", _question(row.request)), ("answer", _answer(row.request, row.reply))):
+            screen.print(Text(f"{what}: {_printable(said)}"), overflow="fold")
+        screen.print()
 
 
 def _models(store: Store) -> dict[str, str]:
