@@ -87,6 +87,7 @@ def _warn_of_unread(audit: Mapping[str, Any]) -> None:
 def verdicts(
     find: Annotated[str, typer.Option(help="Text that the question, the judge or the answer must hold.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many at most, the latest first.")] = 20,
+    whole: Annotated[bool, typer.Option("--whole", help="Show long questions and answers uncut.")] = False,
 ) -> None:
     """Show raw answers that judges gave, with the questions, from the store.
 
@@ -111,11 +112,11 @@ def verdicts(
         typer.echo(f"No answers{holding} are kept in {path}.")
         return
     models = _models(store)
-    screen = console(WIDTH)
+    screen, longest = console(WIDTH), None if whole else LONGEST
     for row in rows:
         screen.print(Text(f"{row.created[:19]}  {_printable(_name(row, models))}", style="bold"), overflow="fold")
         for what, said in (("question", _question(row.request)), ("answer", _answer(row.request, row.reply))):
-            screen.print(Text(f"{what}: {_printable(said)}"), overflow="fold")
+            screen.print(Text(f"{what}: {_printable(said, longest)}"), overflow="fold")
         screen.print()
 
 
@@ -180,13 +181,19 @@ def _question(request: Request) -> str:
 
 
 def _answer(request: Request, reply: Reply) -> str:
+    if reply.refused:
+        return f"(the question was not taken) {reply.refused}"
+    if reply.declined:
+        return f"(declined) {reply.declined}"
     if reply.logprobs is None:
-        return reply.text
+        return reply.text if reply.text.strip() else "(empty)"
     return "  ".join(f"{name}: {value:.2f}" for name, value in zip(request.options, reply.logprobs, strict=True))
 
 
-def _printable(text: str) -> str:
-    """Cut in the middle if it is long, without control characters: they would steer the terminal."""
+def _printable(text: str, longest: int | None = LONGEST) -> str:
+    """Cut in the middle if it is longer, without control characters: they would steer the terminal."""
     plain = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-    half = LONGEST // 2
-    return plain if len(plain) <= LONGEST else f"{plain[:half]} … {plain[-half:]}"
+    if longest is None or len(plain) <= longest:
+        return plain
+    half = longest // 2
+    return f"{plain[:half]} … {plain[-half:]}"

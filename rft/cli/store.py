@@ -102,7 +102,7 @@ def _require_stages(store: Store, wanted: list[str]) -> None:
 
 
 def console(piped: int = PIPE_WIDTH) -> Console:
-    """Standard output for tables: the terminal's width, or when piped wide enough not to cut keys, or so many columns."""
+    """Standard output for tables: the terminal's width or, when piped, columns that by default cut no key."""
     import sys
 
     from rich.console import Console

@@ -42,6 +42,8 @@ def _example(raw: Sequence[str]) -> str:
     refused = next((str(one["refused"]) for one in found if one.get("refused")), "")
     if refused:
         return f"a question was not taken: {_shortened(refused)}; "
+    if declined := next((str(one["declined"]) for one in found if one.get("declined")), ""):
+        return f"one answer was declined: “{_shortened(declined)}”; "
     said = [one.get("text") if "text" in one else json.dumps(one.get("logprobs")) for one in found]
     text = next((str(one) for one in said if one and str(one).strip()), None)
     if text is not None:

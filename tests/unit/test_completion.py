@@ -126,6 +126,26 @@ def test_nothing_and_a_refusal_are_no_text(message: dict[str, Any]) -> None:
     assert (found.text, found.read, found.written, found.cut) == ("", 7, 1, False)
 
 
+@pytest.mark.parametrize("options", [(), ("A", "B")])
+@pytest.mark.parametrize(
+    ("choice", "declined"),
+    [
+        ({"message": {"content": None, "refusal": "I will not choose."}}, "I will not choose."),
+        ({"message": {"content": "A", "refusal": "I will not choose A."}}, "I will not choose A."),
+        ({"message": {"content": "A, since"}, "finish_reason": "content_filter"}, "A, since"),
+        ({"message": {"content": None}, "finish_reason": "content_filter"}, "filtered"),
+        ({"message": {"content": "", "refusal": True}}, "refused"),
+    ],
+)
+def test_what_was_said_in_place_of_an_answer_is_kept_beside_it(
+    choice: dict[str, Any], declined: str, options: tuple[str, ...]
+) -> None:
+    found = read_completion(completion(**choice), options)
+    assert (found.declined, found.logprobs) == (declined, None)
+    assert found.text == ("" if not options else choice["message"].get("content") or found.text)
+    assert read_completion(completion(message={"content": "A"}), ()).declined == ""
+
+
 def test_what_was_cut_is_marked_and_what_was_filtered_is_no_text() -> None:
     assert read_completion(completion(finish_reason="length"), ()).cut
     assert read_completion(completion(finish_reason="content_filter"), ()).text == ""

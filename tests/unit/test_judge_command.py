@@ -181,8 +181,26 @@ class TestVerdicts:
         assert "\x1b[31m" not in output
         assert " … " in output
         assert output.count("three") < 60
+        assert CliRunner().invoke(app, ["judge", "verdicts", "--whole"]).output.count("three") == 200
         assert "2026-01-03T10:00:00" in output
         assert max(map(len, output.splitlines())) <= 100
+
+    def test_says_why_there_is_no_verdict(self, store: Path) -> None:
+        kept = KeptVerdicts(store, {})
+        replies = {
+            "long": Reply("", None, 0, 0, 0.0, refused="(400): maximum context length is 8 tokens"),
+            "rude": Reply("", None, 9, 4, 0.1, declined="I will not compare these."),
+            "mute": Reply(" ", None, 9, 1, 0.1),
+        }
+        for name, reply in replies.items():
+            kept.keep({"model": name}, Request((Message(role="user", content=f"Is {name} good?"),)), reply)
+        output = CliRunner().invoke(app, ["judge", "verdicts"]).output
+        assert "answer: (the question was not taken) (400): maximum context length is 8 tokens" in output
+        assert "answer: (declined) I will not compare these." in output
+        assert "answer: (empty)" in output
+        output = CliRunner().invoke(app, ["judge", "verdicts", "--find", "will not compare"]).output
+        assert "Is rude good?" in output
+        assert "Is mute good?" not in output
 
     def test_names_a_model_in_this_process(self, store: Path) -> None:
         """By the asset or the hub id that it is of, else by its digest."""

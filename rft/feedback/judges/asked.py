@@ -64,6 +64,7 @@ class Asked:
         found |= {} if self.thought is None else {"thought": self.thought}
         found |= {"principles": list(self.question.principles)} if self.question.principles else {}
         found |= {"refused": self.refused} if self.refused else {}
+        found |= {"declined": self.replies[-1][0].declined} if self.replies[-1][0].declined else {}
         found |= {"retried": True} if self.asked > 1 else {}
         return found | ({"excluded": True} if self.value is None else {})
 

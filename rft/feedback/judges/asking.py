@@ -253,11 +253,9 @@ class AskedJudge(Judge):
                 for place, reply in self.backend.answer([requests[i] for i in missing]):
                     identity, request = asked[missing[place]]
                     stale = older[missing[place]]
-                    if reply.refused:  # a server with a longer context may take it another time
-                        pass
-                    elif stale is None:
+                    if stale is None:
                         self.verdicts.keep(identity, request, reply)
-                    else:
+                    elif not reply.refused:
                         self.verdicts.replace(identity, request, stale, reply)
                     fresh[missing[place]] = reply
                     progress.advance()

@@ -38,7 +38,8 @@ class Reply:
     seconds: float
     money: float | None = None  # None: nobody said
     cut: bool = False  # it came to no end within `max_tokens`: what its last line says is not read
-    refused: str = ""  # why the backend takes no such question, without secrets; such a reply is not kept
+    refused: str = ""  # why the backend takes no such question, without secrets; it is kept to be read, never found
+    declined: str = ""  # what the model said where it refused to answer or was filtered; no verdict is read from it
 
 
 class Backend(Protocol):
