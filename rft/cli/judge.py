@@ -149,7 +149,7 @@ def _audits(overrides: Sequence[str]) -> list[dict[str, Any]]:
     from rft.config import compose, expand_sweep
 
     # The policy and its tracker are no matter; what the user sets comes last and wins.
-    own = ["tracker=none", "audit.self_pairs=0"]
+    own = ["tracker=none", "audit.self_pairs=0", "arm=audit"]
     runs = [[*own, *one] for one in expand_sweep(list(overrides))]
     configs = [compose(run) for run in runs]  # whatever is wrong with any is said before anything is asked
     from rft.runtime import prepare_process

@@ -249,7 +249,7 @@ class AskedJudge(Judge):
         missing = [i for i, reply in enumerate(found) if reply is None]
         fresh: dict[int, Reply] = {}
         if missing:
-            with bar(doing, total=len(missing)) as progress:
+            with self.place.told(), bar(doing, total=len(missing)) as progress:
                 for place, reply in self.backend.answer([requests[i] for i in missing]):
                     identity, request = asked[missing[place]]
                     stale = older[missing[place]]

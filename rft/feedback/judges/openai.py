@@ -233,10 +233,13 @@ def nearest_key(name: str) -> str | None:
 
     Nearest by what the names say besides that they are of keys: OPENAI_KEY is OPENAI_API_KEY rather than WANDB_API_KEY.
     """
-    ratio = lambda one, other: difflib.SequenceMatcher(None, one, other).ratio()  # noqa: E731
     holds = [one for one, value in os.environ.items() if one != name and _is_key(one, value.strip())]
-    rated = [(ratio(_OF_KEY.sub("", one), _OF_KEY.sub("", name)), ratio(one, name), one) for one in holds]
+    rated = [(_likeness(_OF_KEY.sub("", one), _OF_KEY.sub("", name)), _likeness(one, name), one) for one in holds]
     return max(rated)[2] if rated else None
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _is_key(name: str, value: str) -> bool:
