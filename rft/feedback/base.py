@@ -78,6 +78,7 @@ class Labels:
     orders: NDArray[np.float64] | None = None  # [M, 2] P(first is better) where it was shown first, second
     work: Work = field(default_factory=Work)  # of the judge
     source: list[str] | None = None  # [M] who labelled each pair, where a source has several labellers
+    stood_in: int = 0  # pairs that people labelled since the judge's verdict could not be read, not since it was unsure
 
     @property
     def usage(self) -> Usage:
