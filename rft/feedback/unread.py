@@ -41,8 +41,8 @@ def stood_in(people: float, unread: float, pairs: float) -> str:
     left = people - unread
     return (
         f"people labelled {people:.0f} of {pairs:.0f} pairs ({100 * people / pairs:.0f} %), {unread:.0f} of them since "
-        f"the judge's verdict could not be read: {left:.0f} ({100 * left / pairs:.0f} %) were left for those of which it "
-        "was least sure"
+        f"the judge's verdict could not be read: {left:.0f} ({100 * left / pairs:.0f} %) were left for those of which "
+        "it was least sure"
     )
 
 

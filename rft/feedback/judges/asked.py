@@ -107,6 +107,7 @@ def work_of(replies: Sequence[Sequence[Said]]) -> Work:
         written=sum(reply.written for reply in every),
         seconds=math.fsum(reply.seconds for reply in every),
         money=math.fsum(paid) if paid else None,
+        flops=math.fsum(reply.flops for reply in every),
         unpriced=sum(reply.read + reply.written for reply in every if reply.money is None) if paid else 0,
     )
 
