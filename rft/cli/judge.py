@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rft.feedback.judges.request import Reply, Request
     from rft.store import Store
 
-LONGEST = 300  # characters of a question or an answer in the table
+LONGEST = 300  # characters of a question or an answer that are shown
+WIDTH = 100  # columns where there is no terminal: logs and pages are read at that
 
 app = typer.Typer(
     name="judge",
@@ -51,7 +52,7 @@ def audit(
 
       rft judge audit audit.self_pairs=100 --out results
     """
-    from rft.cli.judge_table import markdown, table
+    from rft.cli.judge_table import markdown, tables
 
     audits = _audits(overrides or [])
     for audit in audits:
@@ -63,7 +64,9 @@ def audit(
     if as_json:
         typer.echo(_as_json(audits))
         return
-    console().print(table(audits))
+    screen = console(WIDTH)
+    for shown in tables(audits, screen.width):
+        screen.print(shown)
     if out is not None:
         typer.echo(f"written: {out / 'audits.json'}, {out / 'audits.md'}")
 
@@ -84,6 +87,7 @@ def _warn_of_unread(audit: Mapping[str, Any]) -> None:
 def verdicts(
     find: Annotated[str, typer.Option(help="Text that the question, the judge or the answer must hold.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many at most, the latest first.")] = 20,
+    whole: Annotated[bool, typer.Option("--whole", help="Show long questions and answers uncut.")] = False,
 ) -> None:
     """Show raw answers that judges gave, with the questions, from the store.
 
@@ -94,7 +98,6 @@ def verdicts(
 
       rft judge verdicts --find "ending" --limit 5
     """
-    from rich.table import Table
     from rich.text import Text
 
     from rft.feedback.judges.cache import KeptVerdicts
@@ -109,15 +112,12 @@ def verdicts(
         typer.echo(f"No answers{holding} are kept in {path}.")
         return
     models = _models(store)
-    shown = Table(box=None, header_style="bold")
-    for name in ("when", "judge"):
-        shown.add_column(name, overflow="fold", max_width=24)
-    for name in ("question", "answer"):
-        shown.add_column(name, overflow="fold")
+    screen, longest = console(WIDTH), None if whole else LONGEST
     for row in rows:
-        cells = (row.created[:19], _name(row, models), _question(row.request), _answer(row.request, row.reply))
-        shown.add_row(*(Text(_printable(cell)) for cell in cells))
-    console().print(shown)
+        screen.print(Text(f"{row.created[:19]}  {_printable(_name(row, models))}", style="bold"), overflow="fold")
+        for what, said in (("question", _question(row.request)), ("answer", _answer(row.request, row.reply))):
+            screen.print(Text(f"{what}: {_printable(said, longest)}"), overflow="fold")
+        screen.print()
 
 
 def _models(store: Store) -> dict[str, str]:
@@ -149,7 +149,7 @@ def _audits(overrides: Sequence[str]) -> list[dict[str, Any]]:
     from rft.config import compose, expand_sweep
 
     # The policy and its tracker are no matter; what the user sets comes last and wins.
-    own = ["tracker=none", "audit.self_pairs=0"]
+    own = ["tracker=none", "audit.self_pairs=0", "arm=audit"]
     runs = [[*own, *one] for one in expand_sweep(list(overrides))]
     configs = [compose(run) for run in runs]  # whatever is wrong with any is said before anything is asked
     from rft.runtime import prepare_process
@@ -181,13 +181,19 @@ def _question(request: Request) -> str:
 
 
 def _answer(request: Request, reply: Reply) -> str:
+    if reply.refused:
+        return f"(the question was not taken) {reply.refused}"
+    if reply.declined:
+        return f"(declined) {reply.declined}"
     if reply.logprobs is None:
-        return reply.text
+        return reply.text if reply.text.strip() else "(empty)"
     return "  ".join(f"{name}: {value:.2f}" for name, value in zip(request.options, reply.logprobs, strict=True))
 
 
-def _printable(text: str) -> str:
-    """Cut in the middle if it is long, without control characters: they would steer the terminal."""
+def _printable(text: str, longest: int | None = LONGEST) -> str:
+    """Cut in the middle if it is longer, without control characters: they would steer the terminal."""
     plain = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-    half = LONGEST // 2
-    return plain if len(plain) <= LONGEST else f"{plain[:half]} … {plain[-half:]}"
+    if longest is None or len(plain) <= longest:
+        return plain
+    half = longest // 2
+    return f"{plain[:half]} … {plain[-half:]}"

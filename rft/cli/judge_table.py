@@ -14,11 +14,19 @@ NOTE = (
     "Shares have 95 % intervals. People are clear about a pair by what their mean ratings are apart, about a text by "
     "what their mean is from neutral."
 )
+LEAST = 12  # columns of characters, in which a line of figures is still one
+OF_WORDS, OF_AUDIT = 45, 22  # what is asked and what is good, and one audit, with the lines between
 
 
 def rows(audits: Sequence[Audit]) -> list[Row]:
     """What was measured, then who could label."""
     return [*measured(audits), *_labels(audits)]
+
+
+def tables(audits: Sequence[Audit], width: int) -> list[Table]:
+    """The audits side by side, as many in one table as can be read in a width, in columns of characters."""
+    beside = max(1, (width - OF_WORDS) // OF_AUDIT)
+    return [table(audits[start : start + beside]) for start in range(0, len(audits), beside)]
 
 
 def table(audits: Sequence[Audit]) -> Table:
@@ -27,10 +35,10 @@ def table(audits: Sequence[Audit]) -> Table:
     from rich.text import Text
 
     shown = Table(title="Audit of judges", header_style="bold", title_justify="left", show_lines=True, caption=NOTE)
-    shown.add_column("what was asked", overflow="fold")
+    shown.add_column("what was asked", overflow="fold", min_width=LEAST)
     for audit in audits:
-        shown.add_column(Text(_head(audit)), overflow="fold")
-    shown.add_column("what is good", overflow="fold")
+        shown.add_column(Text(_head(audit)), overflow="fold", min_width=LEAST)
+    shown.add_column("what is good", overflow="fold", min_width=LEAST)
     for row in rows(audits):
         cells = [Text(value).append(f"\n{note}" if note else "", style="dim") for value, note in row.cells]
         shown.add_row(Text(row.name), *cells, Text(row.good))

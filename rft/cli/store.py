@@ -101,13 +101,13 @@ def _require_stages(store: Store, wanted: list[str]) -> None:
             raise UserError(f"--stage {name}: the store has no entries of that stage; {hint}")
 
 
-def console() -> Console:
-    """Standard output for tables: the terminal's width, or wide enough not to cut keys when piped."""
+def console(piped: int = PIPE_WIDTH) -> Console:
+    """Standard output for tables: the terminal's width or, when piped, columns that by default cut no key."""
     import sys
 
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    return Console(width=None if sys.stdout.isatty() else piped)
 
 
 def human_bytes(count: float) -> str:

@@ -42,11 +42,12 @@ class Work:
     seconds: float = 0.0  # from question to answer, summed over questions
     money: float | None = None  # what an endpoint asks for it; None: tokens by the budget's price list
     unpriced: int = 0  # tokens, read and written, of answers that cost no money, where others did
+    flops: float = 0.0  # of a model in this process
 
     @property
     def usage(self) -> Usage:
-        """What it cost: the money that an endpoint asked for, and the tokens for which none did."""
-        return Usage(judge_tokens=self._unpriced, judge_money=self.money or 0.0)
+        """What it cost: the money that an endpoint asked for, the tokens for which none did, operations done here."""
+        return Usage(judge_tokens=self._unpriced, judge_money=self.money or 0.0, flops=self.flops)
 
     @property
     def _unpriced(self) -> int:
@@ -64,6 +65,7 @@ class Work:
             self.seconds + other.seconds,
             sum(paid) if paid else None,
             self._unpriced + other._unpriced if paid else 0,
+            self.flops + other.flops,
         )
 
 
@@ -78,6 +80,7 @@ class Labels:
     orders: NDArray[np.float64] | None = None  # [M, 2] P(first is better) where it was shown first, second
     work: Work = field(default_factory=Work)  # of the judge
     source: list[str] | None = None  # [M] who labelled each pair, where a source has several labellers
+    stood_in: int = 0  # pairs that people labelled since the judge's verdict could not be read, not since it was unsure
 
     @property
     def usage(self) -> Usage:

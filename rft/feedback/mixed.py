@@ -55,7 +55,8 @@ class Mixed(Feedback):
     Least sure: no verdict (one that could not be read) first, then the smallest |p − ½|, p the judge's preference;
     of equal ones the order is by a hash of the seed and the two texts. This is uncertainty sampling (Lewis & Gale 1994,
     "A sequential algorithm for training text classifiers"), on all pairs at once. A pair that goes to people has their
-    preference alone. So a pair's label depends on which others are labelled with it, by the threshold.
+    preference alone. So a pair's label depends on which others are labelled with it, by the threshold. Verdicts that
+    could not be read leave fewer people for pairs of which the judge is unsure: ``stood_in`` counts them.
 
     People are asked in the order of presentation, so 1 − p for a pair the other way round is not promised.
     """
@@ -90,6 +91,7 @@ class Mixed(Feedback):
             raw=[json.dumps(said) for said in raw],
             human_labels=people.human_labels,
             source=source,
+            stood_in=int(np.isnan(machine.preference[chosen]).sum()),
         )
 
     def _least_sure(

@@ -36,12 +36,24 @@ def require_labels(labels: Labels) -> None:
     )
 
 
+def stood_in(people: float, unread: float, pairs: float) -> str:
+    """What unread verdicts took of the pairs that people label where the judge is least sure."""
+    left = people - unread
+    return (
+        f"people labelled {people:.0f} of {pairs:.0f} pairs ({100 * people / pairs:.0f} %), {unread:.0f} of them since "
+        f"the judge's verdict could not be read: {left:.0f} ({100 * left / pairs:.0f} %) were left for those of which "
+        "it was least sure"
+    )
+
+
 def _example(raw: Sequence[str]) -> str:
     """One of the raw answers that could not be read: the first that says anything; empty if none does."""
     found = [one for said in raw for one in _excluded(json.loads(said))]
     refused = next((str(one["refused"]) for one in found if one.get("refused")), "")
     if refused:
         return f"a question was not taken: {_shortened(refused)}; "
+    if declined := next((str(one["declined"]) for one in found if one.get("declined")), ""):
+        return f"one answer was declined: “{_shortened(declined)}”; "
     said = [one.get("text") if "text" in one else json.dumps(one.get("logprobs")) for one in found]
     text = next((str(one) for one in said if one and str(one).strip()), None)
     if text is not None:

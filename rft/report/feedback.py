@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from rft.feedback.unread import stood_in
 from rft.report.load import StageUse, StudyResults
 from rft.report.wording import number, shortlist
 
@@ -87,6 +88,10 @@ def excluded(feedback: Mapping[str, Any]) -> list[str]:
                 f"({shortlist(group['arms'])}) {are} excluded{mean}: the judge's verdict could not be read, and no "
                 "label was guessed."
             )
+        if found := group["metrics"].get("people_unread"):
+            people = group["metrics"]["people_pairs"]["mean"]
+            said = stood_in(people, found["mean"], pairs["mean"])
+            told.append(f"Of {group['source']} feedback ({shortlist(group['arms'])}) {said}.")
     for group in feedback.get("revisions", []):
         lost, asked = group["metrics"]["excluded"], group["metrics"]["questions"]
         if lost["max"] > 0:

@@ -32,6 +32,9 @@ class Charge:
         for entry in stages:
             if entry.stage == "preferences":
                 label = Usage.of(entry.metrics[USAGE]).scaled(1 / max(float(entry.metrics["pairs"]), 1))
+                label.flops = (
+                    0.0  # a local judge's are of the stage that labelled, as the reward model's are of its own
+                )
         return cls(budget, shared, label)
 
     def meter(self, usage: Usage, strategy: Strategy, *, offline: bool) -> Meter:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rft.config import build, to_config
+from rft.feedback.judges.placed import Place
 from rft.store.names import VERDICTS_FILE
 from rft.study.parts import part_class, plain, settings_of, version_of
 
@@ -28,6 +29,7 @@ class JudgePart:
     def __init__(self, chosen: Chosen, place: str = "judge") -> None:
         self.chosen, self.place, self.node = chosen, place, chosen.cfg[place]
         self.found = part_class(place, self.node)
+        self.stands = Place(place, str(chosen.cfg.arm))
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -71,7 +73,8 @@ class JudgePart:
         Raises:
             UserError: as the judge says.
         """
-        self.found.check_ready(to_config(self.node))
+        with self.stands.told():
+            self.found.check_ready(to_config(self.node))
 
     def address(self) -> dict[str, Any]:
         """What the address of a stage that asks it takes from it."""
@@ -112,7 +115,9 @@ class JudgePart:
             path = self.chosen.store.root / VERDICTS_FILE
             known |= {"strategy": strategy.identity(distributed=False)} if here else {}
             runtime["verdicts"] = KeptVerdicts(path, known, recall=not (trial and here))
-        judge: Judge = build(self.node, **runtime)
+        with self.stands.told():
+            judge: Judge = build(self.node, **runtime)
+        judge.place = self.stands
         return judge
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from rft.budget import Budget
+from rft.budget.stages import usage_of
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
 from rft.errors import UserError
 from rft.store import Entry, Store
@@ -219,7 +220,19 @@ class Pipeline(Chosen):
             found |= {"feedback": self._part("feedback")[1]} | self._asks("feedback")[0]
         # What fresh verdicts cost may decide where training ends.
         charges = self.judge.charges() if "judge" in found and "money" in self.budget.limits else {}
+        if "flops" in self.budget.limits and (used := self._judge_flops(asked="judge" in found)):
+            charges |= used
         return found | ({"charges": charges} if charges else {})
+
+    def _judge_flops(self, *, asked: bool) -> dict[str, Any]:
+        """What a judge in this process does to where a limit on operations ends training; nothing if there is none."""
+        if not self.judged or "model" not in self.judge.found.needs:
+            return {}
+        asking = {"revisions": "start", "preferences": "feedback", "reward_model": "reward"}
+        asks = {stage for stage, group in asking.items() if "judge" in part_class(group, self.cfg[group]).needs}
+        charged = [entry for entry in self.charged if entry.stage in asks] if self.budget.full else []
+        shared = sum(usage_of(entry).flops for entry in charged)
+        return {"judge_flops": {"shared": shared, "fresh": asked}} if shared or asked else {}
 
     def _policy_inputs(self) -> dict[str, Entry]:
         inputs = {"sft": self.sft}

@@ -35,6 +35,7 @@ from rft.evaluation.evaluate import FinalTest
 from rft.evaluation.judged import JudgedRows
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.base import Answer, or_none
+from rft.feedback.mixed import PEOPLE
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.ratings import human_pairs, read_ratings
 from rft.feedback.unread import require_labels
@@ -169,6 +170,11 @@ def make_labels(source: Feedback, gold: GoldReward, candidates_folder: Path, out
         "ties": int((labels.preference == 0.5).sum()),
         "excluded": int(np.isnan(labels.preference).sum()),
         **({} if labels.source is None else {"labelled_by": dict(Counter(labels.source))}),
+        **(
+            {"people_pairs": Counter(labels.source)[PEOPLE], "people_unread": labels.stood_in}
+            if labels.stood_in
+            else {}
+        ),
         "gold_agreement": agreement,
         USAGE: labels.usage.counted(),
         COST: asked,

@@ -22,6 +22,7 @@ from rft.callbacks.trackers.base import Tracker
 from rft.callbacks.trackers.behind import Behind
 from rft.config import build
 from rft.errors import UserError
+from rft.feedback.unread import stood_in
 from rft.machine import made_here
 from rft.secrets import scrubbed
 from rft.store import Entry, Store
@@ -237,6 +238,10 @@ def run_trial(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     computed = [name for name, stage in record["stages"].items() if stage["computed"]]
     what = f"computed {', '.join(computed)}" if computed else "nothing to compute, all stages were there"
     console.print(f"{cfg.arm} seed {cfg.seed}: {what}", markup=False)
+    labels = record["stages"].get("preferences", {}).get("key")
+    if (found := store.peek("preferences", labels) if labels else None) and found.metrics.get("people_unread"):
+        people, unread, pairs = (found.metrics[name] for name in ("people_pairs", "people_unread", "pairs"))
+        console.print(f"labels: {stood_in(people, unread, pairs)}", markup=False)
     if record["evaluation"]:
         entry = store.find("evaluation", record["evaluation"])
         assert entry is not None

@@ -163,7 +163,7 @@ def test_nobody_there_is_tried_for_as_long_as_there_is_patience(tmp_path: Path) 
     )
     assert told
     assert float(told[2]) <= took + 0.01
-    assert 0.5 < took < 10
+    assert 0.5 < took < 60
 
 
 def test_no_answer_in_time(servers: Servers, tmp_path: Path) -> None:
@@ -206,6 +206,7 @@ def test_a_server_without_log_probabilities_is_told(servers: Servers, tmp_path: 
 def test_what_was_filtered_says_nothing_and_what_was_cut_is_marked(servers: Servers, tmp_path: Path) -> None:
     filtered, _ = asked(backend(servers.start(fault="filtered"), tmp_path), requests(1, options=(), length=4))
     assert (filtered[0].text, filtered[0].written) == ("", 4), "it is paid for all the same"
+    assert len(filtered[0].declined) == 4, "what was said is kept, but no verdict is read from it"
     cut, _ = asked(backend(servers.start(fault="cut"), tmp_path), requests(1, options=(), length=4))
     assert (len(cut[0].text), cut[0].cut) == (4, True)
 

@@ -424,7 +424,7 @@ def test_of_cut_text_only_whole_lines_are_read(said: str, settings: Any, score: 
     assert (read or (math.nan,))[0] == pytest.approx(score, nan_ok=True)
 
 
-def test_a_refused_question_is_asked_once_says_why_and_is_not_kept(tmp_path: Path) -> None:
+def test_a_refused_question_is_asked_once_says_why_and_is_asked_again_later(tmp_path: Path) -> None:
     class Refusing(Known):
         def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
             for place, _ in super().answer(requests):
@@ -436,4 +436,12 @@ def test_a_refused_question_is_asked_once_says_why_and_is_not_kept(tmp_path: Pat
     assert len(backend.asked) == 2
     assert np.isnan(found.orders).all()
     assert found.raw[0]["shown_first"] == {"text": "", "refused": "(400): too long", "excluded": True}
-    assert list(kept.rows()) == []
+    assert [one.reply.refused for one in kept.rows()] == ["(400): too long"] * 2, "it can be read"
+    assert not kept.holds(backend.identity(next(iter(backend.asked)))), "it is no answer"
+    longer_context = Known(longer)
+    again = AskedJudge(AskingConfig(), longer_context, KeptVerdicts(kept.path, {})).compare(ANSWERS, PAIRS[:1])
+    assert len(longer_context.asked) == 2
+    assert np.isfinite(again.orders).all()
+    assert [one.reply.refused for one in kept.rows()] == ["", ""], "the answer takes its place"
+    AskedJudge(AskingConfig(), backend, KeptVerdicts(kept.path, {})).compare(ANSWERS, PAIRS[:1])
+    assert len(backend.asked) == 2, "and is found"

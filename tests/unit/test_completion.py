@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rft.errors import UserError
+from rft.feedback.base import Answer
 from rft.feedback.judges.completion import (
     BELOW,
     UNLISTED,
@@ -124,6 +126,26 @@ def completion(**choice: Any) -> str:
 def test_nothing_and_a_refusal_are_no_text(message: dict[str, Any]) -> None:
     found = read_completion(completion(message=message), ())
     assert (found.text, found.read, found.written, found.cut) == ("", 7, 1, False)
+
+
+@pytest.mark.parametrize("options", [(), ("A", "B")])
+@pytest.mark.parametrize(
+    ("choice", "declined"),
+    [
+        ({"message": {"content": None, "refusal": "I will not choose."}}, "I will not choose."),
+        ({"message": {"content": "A", "refusal": "I will not choose A."}}, "I will not choose A."),
+        ({"message": {"content": "A, since"}, "finish_reason": "content_filter"}, "A, since"),
+        ({"message": {"content": None}, "finish_reason": "content_filter"}, "filtered"),
+        ({"message": {"content": "", "refusal": True}}, "refused"),
+    ],
+)
+def test_what_was_said_in_place_of_an_answer_is_kept_beside_it(
+    choice: dict[str, Any], declined: str, options: tuple[str, ...]
+) -> None:
+    found = read_completion(completion(**choice), options)
+    assert (found.declined, found.logprobs) == (declined, None)
+    assert found.text == ("" if not options else choice["message"].get("content") or found.text)
+    assert read_completion(completion(message={"content": "A"}), ()).declined == ""
 
 
 def test_what_was_cut_is_marked_and_what_was_filtered_is_no_text() -> None:
@@ -329,6 +351,35 @@ def test_a_key_that_is_missing_is_told_before_anything_is_computed(
         Pipeline(cfg, Store(tmp_path / "store"), tmp_path).run("preferences")
     assert not list(tmp_path.glob("store/*/*"))
     Pipeline(cfg, Store(tmp_path / "store"), tmp_path)._check_judges("candidates")
+
+
+def test_of_several_judges_a_fault_says_which_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rft.config import compose
+    from rft.store import Store
+    from rft.study.judging import JudgePart
+    from rft.study.pipeline import Pipeline
+
+    monkeypatch.setenv("JUDGE_KEY", "sk-1b9c03d5aa7e4f26")
+    monkeypatch.delenv("TEST_KEY", raising=False)
+    second = [one.replace("judge", "eval_judge", 1) for one in OPENAI]
+    settings = ["judge.key_env=JUDGE_KEY", "eval_judge.key_env=TEST_KEY", "eval_judge.form=pointwise", "feedback=ai"]
+    nobody = ["base_url=http://judge:9/v1", "patience=0", "concurrency=1"]
+    settings += [f"{place}.{one}" for place in ("judge", "eval_judge") for one in nobody]
+    pipeline = Pipeline(compose([*OPENAI, *second, *settings, "arm=mine"]), Store(tmp_path / "store"), tmp_path)
+    with pytest.raises(
+        UserError, match=r"^arm mine: eval_judge: .* TEST_KEY holds no key.* or eval_judge.key_env=null"
+    ):
+        pipeline._check_judges("evaluation")
+    monkeypatch.setenv("TEST_KEY", "sk-1b9c03d5aa7e4f26")
+    for place in ("judge", "eval_judge"):
+        part = JudgePart(pipeline, place)
+        judge = part.make(part.inputs()).asked_again()
+        answers = [Answer("a", "b"), Answer("a", "c")]
+        with pytest.raises(UserError) as caught:
+            judge.score(answers[:1]) if judge.one_by_one else judge.compare(answers, np.array([[0, 1]]))
+        told = str(caught.value)
+        assert told.startswith(f"arm mine: {place}: http://judge:9/v1 cannot be reached; ")
+        assert f"would pass {place}.patience=0 s; start the server, or correct {place}.base_url; " in told
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from rft.cli.app import app
-from rft.cli.judge_table import markdown, rows, table
+from rft.cli.judge_table import markdown, rows, table, tables
 from rft.errors import UserError
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.request import Message, Reply, Request
@@ -31,11 +33,11 @@ def test_audit_on_the_tiny_model(tmp_path: Path) -> None:
     for words in (
         "few_shot, pointwise, tiny",
         "agrees with people",
-        "people with one another, the ceiling",
         "labels of ai",
         "choose_this",
     ):
         assert words in result.output
+    assert max(len(line) for line in result.output.splitlines() if not line.startswith("written: ")) <= 100
     (audit,) = json.loads((tmp_path / "out" / "audits.json").read_text(encoding="utf-8"))
     assert (audit["human"]["pairs"], audit["order"], audit["self_preference"]) == (20, None, None)
     written = (tmp_path / "out" / "audits.md").read_text(encoding="utf-8")
@@ -129,6 +131,24 @@ def test_judges_stand_side_by_side_and_names_are_no_markup() -> None:
     assert cells[2] == "–"
 
 
+@pytest.mark.parametrize(
+    ("width", "beside"), [(60, [1] * 5), (80, [1] * 5), (100, [2, 2, 1]), (140, [4, 1]), (200, [5])]
+)
+def test_tables_fit_their_width_with_all_their_words(width: int, beside: list[int]) -> None:
+    audits = [audited(f"judge-{name}") for name in "abcde"]
+    found = tables(audits, width)
+    assert [len(one.columns) - 2 for one in found] == beside
+    screen = Console(width=width, file=io.StringIO())
+    for one in found:
+        screen.print(one)
+    written = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, written.splitlines())) <= width
+    assert all(f"judge-{name}," in written for name in "abcde")
+    for row in rows(audits[:1]):
+        for value, _ in row.cells:
+            assert value in written
+
+
 class TestVerdicts:
     @pytest.fixture
     def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -161,7 +181,26 @@ class TestVerdicts:
         assert "\x1b[31m" not in output
         assert " … " in output
         assert output.count("three") < 60
+        assert CliRunner().invoke(app, ["judge", "verdicts", "--whole"]).output.count("three") == 200
         assert "2026-01-03T10:00:00" in output
+        assert max(map(len, output.splitlines())) <= 100
+
+    def test_says_why_there_is_no_verdict(self, store: Path) -> None:
+        kept = KeptVerdicts(store, {})
+        replies = {
+            "long": Reply("", None, 0, 0, 0.0, refused="(400): maximum context length is 8 tokens"),
+            "rude": Reply("", None, 9, 4, 0.1, declined="I will not compare these."),
+            "mute": Reply(" ", None, 9, 1, 0.1),
+        }
+        for name, reply in replies.items():
+            kept.keep({"model": name}, Request((Message(role="user", content=f"Is {name} good?"),)), reply)
+        output = CliRunner().invoke(app, ["judge", "verdicts"]).output
+        assert "answer: (the question was not taken) (400): maximum context length is 8 tokens" in output
+        assert "answer: (declined) I will not compare these." in output
+        assert "answer: (empty)" in output
+        output = CliRunner().invoke(app, ["judge", "verdicts", "--find", "will not compare"]).output
+        assert "Is rude good?" in output
+        assert "Is mute good?" not in output
 
     def test_names_a_model_in_this_process(self, store: Path) -> None:
         """By the asset or the hub id that it is of, else by its digest."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rft.config import compose, to_config
@@ -20,8 +23,11 @@ from rft.feedback.judges.base import Comparisons, Judge
 from rft.feedback.judges.simulated import Config as JudgeConfig
 from rft.feedback.judges.simulated import FormEnum, SimulatedJudge
 from rft.feedback.mixed import Config, Mixed
+from rft.feedback.pairs import Pair, write_pairs
 from rft.feedback.simulated import Config as PeopleConfig
 from rft.feedback.simulated import Simulated
+from rft.report.feedback import excluded
+from rft.study.shared import make_labels
 from rft.tasks.tfidf import TfidfGold
 from rft.testing.parts_judge import feedback_rows
 
@@ -72,6 +78,25 @@ def test_people_get_what_the_judge_is_least_sure_of(share: float, wanted: list[i
     judge = Known(0.0, 0.6, 0.95, NAN, 0.5, 0.3)
     labels = mixed(judge, human_share=share).label(answers(6), pairs(6))
     assert by_people(labels.source) == wanted
+
+
+def test_unread_verdicts_use_up_people_and_that_is_counted(tmp_path: Path) -> None:
+    said, index = answers(8), pairs(8)
+    judge = Known(NAN, 0.6, NAN, NAN, 0.9, 0.3, 0.2, 0.7)
+    assert [mixed(judge, human_share=s).label(said, index).stood_in for s in (0, 0.25, 0.5, 1)] == [0, 2, 3, 3]
+    rows = [{"prompt": one.prompt, "response": one.response} for one in said]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "candidates.parquet")
+    write_pairs([Pair(m, "p", 2 * m, 2 * m + 1, heldout=False) for m in range(8)], tmp_path / "pairs.parquet")
+    found = make_labels(mixed(judge, human_share=0.5), GOLD, tmp_path, tmp_path)
+    assert (found["people_pairs"], found["people_unread"], found["excluded"]) == (4, 3, 0)
+    read = make_labels(mixed(Known(*[0.6] * 8), human_share=0.5), GOLD, tmp_path, tmp_path)
+    assert "people_unread" not in read
+    of_all = {name: dict.fromkeys(("mean", "min", "max"), value) for name, value in found.items() if name != "usage"}
+    group = {"arms": ["dpo"], "source": "mixed", "metrics": of_all}
+    assert excluded({"preferences": [group]}) == [
+        "Of mixed feedback (dpo) people labelled 4 of 8 pairs (50 %), 3 of them since the judge's verdict could "
+        "not be read: 1 (12 %) were left for those of which it was least sure."
+    ]
 
 
 def test_labels_are_those_of_whoever_gave_them() -> None:

@@ -64,6 +64,7 @@ class Asked:
         found |= {} if self.thought is None else {"thought": self.thought}
         found |= {"principles": list(self.question.principles)} if self.question.principles else {}
         found |= {"refused": self.refused} if self.refused else {}
+        found |= {"declined": self.replies[-1][0].declined} if self.replies[-1][0].declined else {}
         found |= {"retried": True} if self.asked > 1 else {}
         return found | ({"excluded": True} if self.value is None else {})
 
@@ -106,6 +107,7 @@ def work_of(replies: Sequence[Sequence[Said]]) -> Work:
         written=sum(reply.written for reply in every),
         seconds=math.fsum(reply.seconds for reply in every),
         money=math.fsum(paid) if paid else None,
+        flops=math.fsum(reply.flops for reply in every),
         unpriced=sum(reply.read + reply.written for reply in every if reply.money is None) if paid else 0,
     )
 

@@ -249,15 +249,13 @@ class AskedJudge(Judge):
         missing = [i for i, reply in enumerate(found) if reply is None]
         fresh: dict[int, Reply] = {}
         if missing:
-            with bar(doing, total=len(missing)) as progress:
+            with self.place.told(), bar(doing, total=len(missing)) as progress:
                 for place, reply in self.backend.answer([requests[i] for i in missing]):
                     identity, request = asked[missing[place]]
                     stale = older[missing[place]]
-                    if reply.refused:  # a server with a longer context may take it another time
-                        pass
-                    elif stale is None:
+                    if stale is None:
                         self.verdicts.keep(identity, request, reply)
-                    else:
+                    elif not reply.refused:
                         self.verdicts.replace(identity, request, stale, reply)
                     fresh[missing[place]] = reply
                     progress.advance()

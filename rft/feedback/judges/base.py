@@ -11,6 +11,7 @@ import numpy as np
 
 from rft.errors import UserError
 from rft.feedback.base import Answer, Work, check_pairs
+from rft.feedback.judges.placed import Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,6 +65,8 @@ class Judge(ABC):
     version: ClassVar[int] = 1
     config: Any = None
     """What it was made with; None if it keeps none."""
+    place: Place = Place()
+    """Where it stands in a study, for what is told of it."""
 
     @classmethod
     def entries(cls, config: Any, store: Store) -> dict[str, Entry]:  # noqa: ARG003

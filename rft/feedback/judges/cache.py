@@ -28,7 +28,11 @@ _TABLE = """CREATE TABLE verdicts (
     reply TEXT NOT NULL,       -- as JSON
     created TEXT NOT NULL      -- UTC
 ) WITHOUT ROWID"""
-_HOLDS = "SELECT 1 FROM verdicts WHERE json_extract(asked, '$.judge') = json(?) LIMIT 1"
+_REFUSED = "json_valid({0}) AND coalesce(json_extract({0}, '$.refused'), '') != ''"
+_HOLDS = f"""SELECT 1 FROM verdicts WHERE json_extract(asked, '$.judge') = json(?) AND NOT ({_REFUSED.format("reply")})
+    LIMIT 1"""
+_KEEP = f"""INSERT INTO verdicts VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE
+    SET reply = excluded.reply, created = excluded.created WHERE {_REFUSED.format("verdicts.reply")}"""
 _ROWS = """SELECT asked, reply, created FROM verdicts
     WHERE instr(lower(asked), lower(:find)) OR instr(lower(reply), lower(:find))
     ORDER BY created DESC, key LIMIT :limit"""
@@ -47,6 +51,9 @@ class Kept:
 
 class KeptVerdicts:
     """Replies in an sqlite file that several processes share. A store that cannot be written to can still be read.
+
+    A reply that says why a question was not taken is there to be read (`rows`) alone: it is never found, since a server
+    with a longer context may take the question another time, and what that answers takes its place.
 
     Args:
         path: of the file, made when the first answer is kept.
@@ -89,11 +96,12 @@ class KeptVerdicts:
                 part = wanted[start : start + AT_ONCE]
                 marks = ", ".join("?" * len(part))
                 rows = connection.execute(f"SELECT key, reply FROM verdicts WHERE key IN ({marks})", part)
-                found |= {key: _reply(json.loads(reply)) for key, reply in rows}
+                replies = ((key, _reply(json.loads(reply))) for key, reply in rows)
+                found |= {key: reply for key, reply in replies if not reply.refused}
         return [found.get(key) for key in keys]
 
     def holds(self, identity: Mapping[str, Any]) -> bool:
-        """Whether any answer of this judge is kept, whatever it was asked.
+        """Whether any answer of this judge is kept, whatever it was asked; that it took no question is no answer.
 
         Raises:
             UserError: if the file is none of kept verdicts, or cannot be read.
@@ -106,7 +114,7 @@ class KeptVerdicts:
             return found.fetchone() is not None
 
     def keep(self, identity: Mapping[str, Any], request: Request, reply: Reply) -> None:
-        """Keep an answer at once; the first of two to the same request stays.
+        """Keep an answer at once; the first of two to the same request stays, but for one that was refused.
 
         Raises:
             UserError: if the file is none of kept verdicts, or cannot be written.
@@ -123,7 +131,7 @@ class KeptVerdicts:
             rows.append([_encodable(one) for one in row])
         with self._told(), closing(self._open_to_write()) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", rows)
+            connection.executemany(_KEEP, rows)
             connection.execute("COMMIT")
         self.own |= {row[0] for row in rows}
 

@@ -35,6 +35,7 @@ class Completion:
     read: int | None  # tokens; None: not said
     written: int | None
     cut: bool = False  # by the limit of what may be written
+    declined: str = ""  # what was said in place of an answer, or that it was filtered; empty if it was neither
 
 
 def read_completion(body: str, options: Sequence[str]) -> Completion:
@@ -59,15 +60,17 @@ def read_completion(body: str, options: Sequence[str]) -> Completion:
         raise NoCompletion("it has no choices with a message")
     usage = whole.get("usage")
     read, written = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
-    refused = bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter"
+    filtered = choice.get("finish_reason") == "content_filter"
+    refused = bool(message.get("refusal")) or filtered
+    declined = (_refusal(message) or ("filtered" if filtered else "refused")) if refused else ""
     if options:
         listed = None if refused else _listed(choice)
         logprobs = None if listed is None else option_logprobs(listed, options)
         # Nobody reads a verdict from it: it is kept for the user to see what was said instead.
-        return Completion(_said(message) if logprobs is None else "", logprobs, read, written)
+        return Completion(_said(message) if logprobs is None else "", logprobs, read, written, declined=declined)
     content = message.get("content")
     text = content if isinstance(content, str) and not refused else ""
-    return Completion(text, None, read, written, choice.get("finish_reason") == "length")
+    return Completion(text, None, read, written, choice.get("finish_reason") == "length", declined)
 
 
 def option_logprobs(listed: Mapping[str, float], options: Sequence[str]) -> tuple[float, ...] | None:
@@ -120,6 +123,12 @@ def _said(message: Mapping[str, Any]) -> str:
     """The content of a message, or the refusal that it has instead."""
     texts = (message.get(name) for name in ("content", "refusal"))
     return next((text for text in texts if isinstance(text, str) and text), "")
+
+
+def _refusal(message: Mapping[str, Any]) -> str:
+    """What a message that refuses says: the refusal, or the content if that says it."""
+    texts = (message.get(name) for name in ("refusal", "content"))
+    return next((text for text in texts if isinstance(text, str) and text.strip()), "")
 
 
 def _logsumexp(values: Sequence[float]) -> float:

@@ -166,10 +166,12 @@ class Endpoint:
         """A server that does not say what it read and wrote is thought to have done as much as it can have."""
         read = at_most[0] if found.read is None else found.read
         written = at_most[1] if found.written is None else found.written
-        text = found.text
+        text, declined = found.text, found.declined
         if self._secret and len(self._secret) >= LEAST_SECRET:
-            text = text.replace(self._secret, "…")  # a proxy may repeat what it was sent, and answers are kept
-        return Reply(text, found.logprobs, read, written, seconds, self._price(read, written), found.cut)
+            # A proxy may repeat what it was sent, and answers are kept.
+            text, declined = (said.replace(self._secret, "…") for said in (text, declined))
+        money = self._price(read, written)
+        return Reply(text, found.logprobs, read, written, seconds, money, found.cut, declined=declined)
 
     def _price(self, read: int, written: int) -> float | None:
         per_read, per_written = self.config.price_read, self.config.price_written

@@ -23,6 +23,7 @@ from rft.feedback.judges.base import PointwiseJudge, Verdicts
 from rft.feedback.judges.batches import answer_in_batches
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.chat import PlainText
+from rft.feedback.judges.operations import Operations
 from rft.feedback.judges.request import Message, Reply, Request
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class FewShotJudge(PointwiseJudge):
     ) -> None:
         _check(config)
         self.config, self.model, self.tokenizer, self.verdicts = config, model, tokenizer, verdicts
-        self._plain = PlainText(tokenizer)
+        self._plain, self._operations = PlainText(tokenizer), Operations(model)
         self._again = 0
         self._shots = "".join(f"Review: {s['text']}\nSentiment: {s['label']}\n\n" for s in config.shots)
         self._prefix = self._encode(f"{self._shots}Review:")
@@ -130,7 +131,8 @@ class FewShotJudge(PointwiseJudge):
         found = np.array([reply.logprobs for reply in replies], dtype=np.float64).reshape(-1, 2)
         raw: list[Mapping[str, Any]] = [{"positive": float(p), "negative": float(n)} for p, n in found]
         seconds = math.fsum(reply.seconds for reply in replies)
-        work = Work(len(rows), kept=kept, read=sum(reply.read for reply in replies), seconds=seconds)
+        read, flops = sum(reply.read for reply in replies), math.fsum(reply.flops for reply in replies)
+        work = Work(len(rows), kept=kept, read=read, seconds=seconds, flops=flops)
         return Verdicts(found[:, 0] - found[:, 1], raw, work)
 
     @contextmanager
@@ -148,7 +150,9 @@ class FewShotJudge(PointwiseJudge):
                 raise UserError("judge: the model gives log-probabilities that are NaN or infinite; choose another one")
             seconds = (time.perf_counter() - began) / len(rows)
             read = [len(self._prefix) + len(row) for row in rows]
-            return [Reply("", (p, n), count, 0, seconds) for count, (p, n) in zip(read, found, strict=True)]
+            flops = [self._operations.rating([count]) for count in read]
+            rows_found = zip(read, flops, found, strict=True)
+            return [Reply("", (p, n), count, 0, seconds, flops=used) for count, used, (p, n) in rows_found]
 
         self.model.eval()
         try:

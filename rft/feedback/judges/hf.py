@@ -21,6 +21,7 @@ from rft.errors import UserError
 from rft.feedback.judges.asking import AskedJudge, AskingConfig
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.chat import Chat
+from rft.feedback.judges.operations import Operations
 from rft.feedback.judges.request import Reply, Request
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class LocalModel:
         seed: int,
     ) -> None:
         self.model, self.tokenizer, self.chat = model, tokenizer, Chat(tokenizer)
+        self._operations = Operations(model)
         self.batch_size, self.temperature, self.seed = batch_size, temperature, seed
         ends = getattr(model.generation_config, "eos_token_id", None)
         listed = ends if isinstance(ends, list) else [ends]
@@ -142,10 +144,19 @@ class LocalModel:
                     )
                     seconds = (time.perf_counter() - began) / len(batch)
                     for i, one in zip(batch, found, strict=True):
-                        yield i, replace(one, read=len(rows[i]), seconds=seconds)
+                        flops = self._operations_of(requests[i], len(rows[i]), one.written)
+                        yield i, replace(one, read=len(rows[i]), seconds=seconds, flops=flops)
                     began = time.perf_counter()
         finally:
             self.model.train(training)
+
+    def _operations_of(self, request: Request, read: int, written: int) -> float:
+        """Of a question of so many tokens, and of its answer."""
+        if not request.options:
+            return self._operations.writing(read, written)
+        shared, rest = self.options(request.options)
+        begun = {ids[:n] for ids in rest for n in range(len(ids))}  # each is read by itself
+        return self._operations.rating([read + len(shared) + len(one) for one in begun])
 
     def _check_length(self, rows: Sequence[list[int]], requests: Sequence[Request]) -> None:
         config = self.model.config

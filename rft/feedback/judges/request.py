@@ -38,7 +38,9 @@ class Reply:
     seconds: float
     money: float | None = None  # None: nobody said
     cut: bool = False  # it came to no end within `max_tokens`: what its last line says is not read
-    refused: str = ""  # why the backend takes no such question, without secrets; such a reply is not kept
+    flops: float = 0.0  # of a model in this process (`rft.feedback.judges.operations`)
+    refused: str = ""  # why the backend takes no such question, without secrets; it is kept to be read, never found
+    declined: str = ""  # what the model said where it refused to answer or was filtered; no verdict is read from it
 
 
 class Backend(Protocol):
