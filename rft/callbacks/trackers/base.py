@@ -46,6 +46,22 @@ class Run:
         return f"{self.arm} · {self.model} · s{self.seed}"
 
 
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Files that a stage made, known by the store's key."""
+
+    name: str
+    """Of the thing, not of the version: ``sft``, ``preferences-1a2b3c4d``. Letters, digits, ``.``, ``_`` and ``-``."""
+    kind: str
+    """What it is: prompts, candidates, preferences, model, reward_model, policy, evaluation or report."""
+    key: str
+    """Of the store's entry, which is the version: equal keys are equal content."""
+    files: Mapping[str, Path]
+    """Name inside the artifact → file. Folders are listed by who tells of them."""
+    metadata: Mapping[str, Any]
+    """Stage, address and numbers of the entry, without secrets."""
+
+
 class Tracker:
     """Base class of all trackers; what one cannot keep, it leaves out by not overriding the method.
 
@@ -74,14 +90,23 @@ class Tracker:
         """
         raise NotImplementedError
 
+    def uses(self, artifact: Artifact) -> None:
+        """Keep what the run was made from."""
+
+    def makes(self, artifact: Artifact) -> None:
+        """Keep what came out of the run."""
+
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Keep a table, such as the samples of an evaluation."""
 
     def histogram(self, name: str, values: Sequence[float], step: int) -> None:
-        """Keep the distribution of a quantity."""
+        """Keep the distribution of a quantity; infinite values and those that are no number count nowhere."""
 
-    def artifact(self, name: str, kind: str, path: Path, inputs: Sequence[str] = ()) -> None:
-        """Keep a file or folder that came out, with the names of the artifacts that it was made from."""
+    def figure(self, name: str, path: Path, step: int) -> None:
+        """Keep a picture, a PNG file."""
+
+    def html(self, name: str, path: Path, step: int) -> None:
+        """Keep a page, an HTML file that needs no other."""
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """End the run; called however the trial ended.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rft.callbacks.trackers.base import Run, Tracker
+from rft.callbacks.trackers.base import Artifact, Run, Tracker
 
 PATIENCE = 5.0
 """Seconds that a whole training waits for one tracker."""
@@ -104,10 +104,25 @@ class Behind(Tracker):
         for one in self._workers:
             one.put(lambda to=one.tracker: to.histogram(name, values, step))  # type: ignore[misc]
 
-    def artifact(self, name: str, kind: str, path: Path, inputs: Sequence[str] = ()) -> None:
-        """Hand over a file or folder."""
+    def uses(self, artifact: Artifact) -> None:
+        """Hand over an input."""
         for one in self._workers:
-            one.put(lambda to=one.tracker: to.artifact(name, kind, path, inputs))  # type: ignore[misc]
+            one.put(lambda to=one.tracker: to.uses(artifact))  # type: ignore[misc]
+
+    def makes(self, artifact: Artifact) -> None:
+        """Hand over a result."""
+        for one in self._workers:
+            one.put(lambda to=one.tracker: to.makes(artifact))  # type: ignore[misc]
+
+    def figure(self, name: str, path: Path, step: int) -> None:
+        """Hand over a picture."""
+        for one in self._workers:
+            one.put(lambda to=one.tracker: to.figure(name, path, step))  # type: ignore[misc]
+
+    def html(self, name: str, path: Path, step: int) -> None:
+        """Hand over a page."""
+        for one in self._workers:
+            one.put(lambda to=one.tracker: to.html(name, path, step))  # type: ignore[misc]
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """End all at once; waits for each as long as it may take."""
