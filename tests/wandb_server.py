@@ -33,6 +33,11 @@ def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
             {"name": name, "uploadUrl": f"{variables['base']}/upload/{name}"} for name in variables.get("files", [])
         ]
         return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+    if "mutation CreateArtifact(" in query:  # it has all of them already
+        made = {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}
+        return {"createArtifact": {"artifact": made}}
+    if "mutation UseArtifact(" in query:
+        return {"useArtifact": {"artifact": {"id": "a"}}}
     if "iewer" in query:
         return {"viewer": user}
     return {}

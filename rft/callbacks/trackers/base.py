@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rft.config import TrackerConfig
 from rft.errors import UserError
 
 STEP = "trainer/global_step"
@@ -47,6 +48,16 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Histogram:
+    """How a quantity is distributed over an iteration."""
+
+    counts: tuple[int, ...]
+    """Values in each bin."""
+    edges: tuple[float, ...]
+    """Of the bins, one more than these; the last bin has its upper edge in it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """Files that a stage made, known by the store's key."""
 
@@ -71,6 +82,17 @@ class Tracker:
 
     patience = LOCAL
     """Seconds that a trial's end waits for ``finish``."""
+    config: Any = None
+    """Its settings."""
+
+    @property
+    def kept(self) -> TrackerConfig:
+        """What it is told besides metrics; of a tracker whose settings do not say, the defaults."""
+        return self.config if isinstance(self.config, TrackerConfig) else TrackerConfig()
+
+    def by_reference(self, path: Path) -> bool:
+        """Whether a file is too large to be copied."""
+        return path.stat().st_size > self.kept.artifact_mb * 1e6
 
     def parts(self) -> Sequence[Tracker]:
         """The trackers that are told; several, one, or none."""
@@ -99,8 +121,8 @@ class Tracker:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Keep a table, such as the samples of an evaluation."""
 
-    def histogram(self, name: str, values: Sequence[float], step: int) -> None:
-        """Keep the distribution of a quantity; infinite values and those that are no number count nowhere."""
+    def histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        """Keep the distribution of a quantity; told before the row of the same step."""
 
     def figure(self, name: str, path: Path, step: int) -> None:
         """Keep a picture, a PNG file."""

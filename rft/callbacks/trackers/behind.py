@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rft.callbacks.trackers.base import Artifact, Run, Tracker
+from rft.callbacks.trackers.base import Artifact, Histogram, Run, Tracker
+from rft.config import TrackerConfig
 
 PATIENCE = 5.0
 """Seconds that a whole training waits for one tracker."""
@@ -83,52 +85,60 @@ class Behind(Tracker):
     def __init__(self, trackers: Sequence[Tracker], patience: float = PATIENCE, waiting: int = WAITING) -> None:
         self._workers = [_Worker(one, patience, waiting) for one in trackers]
 
+    @property
+    def kept(self) -> TrackerConfig:
+        """What the one that is told most is told."""
+        each = [one.tracker.kept for one in self._workers]
+        return TrackerConfig(
+            samples=max((one.samples for one in each), default=0),
+            histograms=max((one.histograms for one in each), default=0),
+            artifacts=any(one.artifacts for one in each),
+            artifact_mb=max((one.artifact_mb for one in each), default=0.0),
+        )
+
+    def _tell(self, do: Callable[[Tracker], None], wanted: Callable[[TrackerConfig], Any] = lambda _: True) -> None:
+        for one in self._workers:
+            if wanted(one.tracker.kept):
+                one.put(partial(do, one.tracker))
+
     def start(self, run: Run) -> None:
         """Begin the run; training does not wait for it."""
-        for one in self._workers:
-            one.put(lambda to=one.tracker: to.start(run))  # type: ignore[misc]
+        self._tell(lambda to: to.start(run))
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Hand over a row."""
         kept = dict(row)
-        for one in self._workers:
-            one.put(lambda to=one.tracker: to.log(kept, step))  # type: ignore[misc]
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        """Hand over a table."""
-        for one in self._workers:
-            one.put(lambda to=one.tracker: to.table(name, columns, rows, step))  # type: ignore[misc]
-
-    def histogram(self, name: str, values: Sequence[float], step: int) -> None:
-        """Hand over a distribution."""
-        for one in self._workers:
-            one.put(lambda to=one.tracker: to.histogram(name, values, step))  # type: ignore[misc]
+        self._tell(lambda to: to.log(kept, step))
 
     def uses(self, artifact: Artifact) -> None:
         """Hand over an input."""
-        for one in self._workers:
-            one.put(lambda to=one.tracker: to.uses(artifact))  # type: ignore[misc]
+        self._tell(lambda to: to.uses(artifact), lambda kept: kept.artifacts)
 
     def makes(self, artifact: Artifact) -> None:
         """Hand over a result."""
-        for one in self._workers:
-            one.put(lambda to=one.tracker: to.makes(artifact))  # type: ignore[misc]
+        self._tell(lambda to: to.makes(artifact), lambda kept: kept.artifacts)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Hand over a table."""
+        self._tell(lambda to: to.table(name, columns, rows, step))
+
+    def histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        """Hand over a distribution."""
+        self._tell(lambda to: to.histogram(name, histogram, step), lambda kept: kept.histograms)
 
     def figure(self, name: str, path: Path, step: int) -> None:
         """Hand over a picture."""
-        for one in self._workers:
-            one.put(lambda to=one.tracker: to.figure(name, path, step))  # type: ignore[misc]
+        self._tell(lambda to: to.figure(name, path, step))
 
     def html(self, name: str, path: Path, step: int) -> None:
         """Hand over a page."""
-        for one in self._workers:
-            one.put(lambda to=one.tracker: to.html(name, path, step))  # type: ignore[misc]
+        self._tell(lambda to: to.html(name, path, step))
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """End all at once; waits for each as long as it may take."""
         begun = time.monotonic()
+        self._tell(lambda to: to.finish(metrics, failed))
         for one in self._workers:
-            one.put(lambda to=one.tracker: to.finish(metrics, failed))  # type: ignore[misc]
             one.put(None)
         for one in self._workers:
             one.end(begun + one.tracker.patience)

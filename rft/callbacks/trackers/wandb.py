@@ -7,21 +7,23 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from rft.callbacks.trackers.base import LOCAL, STEP, Run, Tracker
+from rft.callbacks.trackers.base import LOCAL, STEP, Artifact, Histogram, Run, Tracker
 from rft.callbacks.trackers.behind import PATIENCE, tell
 from rft.callbacks.trackers.reach import unreachable, within
-from rft.config.ranges import number
+from rft.config import TrackerConfig, number
 from rft.machine import uncommitted
 
 LONGEST_TAG = 64  # W&B refuses longer ones
 ENVIRONMENT = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 """By the values of WANDB_MODE that ask for less than a setting does."""
+TABLE = "run_table"
+"""W&B's type of the artifact of a table."""
 NOWHERE = "http://127.0.0.1:9"
 """Asked in place of the address of a certain provider's machines, which W&B looks for on every machine."""
 
@@ -46,7 +48,7 @@ class AxisEnum(str, Enum):
 
 
 @dataclass
-class Config:
+class Config(TrackerConfig):
     """Settings of the W&B tracker."""
 
     mode: ModeEnum = ModeEnum.online
@@ -77,7 +79,7 @@ class Wandb(Tracker):
         self.patience = LOCAL + config.upload_seconds
         self._about: Run | None = None
         self._run: Any = None
-        self._rows: list[tuple[Mapping[str, float], int]] = []
+        self._told: list[Callable[[], None]] = []
         self._from = 0
 
     @property
@@ -94,6 +96,8 @@ class Wandb(Tracker):
         self._about = run
         _surround(run.folder)
         import wandb
+
+        _own_places(run.folder)
 
         if self.online:
             wandb.setup(wandb.Settings(silent=True))
@@ -153,32 +157,107 @@ class Wandb(Tracker):
             self._run.define_metric(group, step_metric=self.config.axis.value)
         self._run.define_metric("budget/*", step_metric=self.config.axis.value, summary="max")
 
-    def log(self, row: Mapping[str, float], step: int) -> None:
-        """A row, under the optimiser's steps; of an online run that goes on, those that the server lacks."""
+    def _tell(self, do: Callable[[], None]) -> None:
+        """Do something with the run that is done again if it must be begun again offline."""
         if self.online:
-            self._rows.append((row, step))
+            self._told.append(do)
         try:
-            self._send(row, step)
+            do()
         except Exception as error:  # the process beside this one that uploads has ended
             if not self.online:
                 raise
             self._go_offline(error)
 
-    def _send(self, row: Mapping[str, float], step: int) -> None:
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """A row, under the optimiser's steps; of an online run that goes on, those that the server lacks."""
+        self._tell(lambda: self._send(row, step))
+
+    def _send(self, row: Mapping[str, Any], step: int) -> None:
         if step >= self._from:
             self._run.log({**row, STEP: step}, step=step)
 
+    def uses(self, artifact: Artifact) -> None:
+        """The artifact as an input; kept as a version of its own, if nobody has yet."""
+        self._keep(artifact, used=True)
+
+    def makes(self, artifact: Artifact) -> None:
+        """The artifact as an output."""
+        self._keep(artifact, used=False)
+
+    def _keep(self, artifact: Artifact, *, used: bool) -> None:
+        import wandb
+
+        made = wandb.Artifact(artifact.name, type=artifact.kind, metadata=dict(artifact.metadata))
+        for name, path in artifact.files.items():
+            # Either way an entry's digest is that of its content, so that it makes no other version. What is not by
+            # reference must be a copy: W&B removes the files that it was given, whether it could upload them or not.
+            if self.by_reference(path):
+                made.add_reference(path.absolute().as_uri(), name=name)
+            else:
+                made.add_file(str(path), name=name, skip_cache=True)
+        made.finalize()
+        aliases = [artifact.key[:16]] if used else ["latest", artifact.key[:16]]
+        self._tell(lambda: self._publish(made, aliases, used=used))
+
+    def _publish(self, made: Any, aliases: Sequence[str], *, used: bool = False) -> None:
+        """Write an artifact into the run's records, from where W&B uploads it at once or by ``wandb sync``.
+
+        This is what ``use_artifact`` and ``log_artifact`` of a new artifact come to. Offline the former is refused;
+        online both ask the server first, however long it takes, and what they send is in no record.
+        """
+        publish = self._run._interface.publish_artifact
+        publish(self._run, made, aliases, is_user_created=made.type != TABLE, use_after_commit=used)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """A table, and the artifact that W&B wants of each."""
+        kept = [list(row) for row in rows]
+        self._tell(lambda: self._send_table(name, list(columns), kept, step))
+
+    def _send_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
+        import wandb
+        from wandb.sdk.artifacts._internal_artifact import InternalArtifact
+
+        if step < self._from:
+            return
+        table: Any = wandb.Table(columns=columns, data=rows)  # type: ignore[arg-type]
+        made = InternalArtifact(f"run-{self._run.id}-{name}", TABLE)
+        made.add(table, name)
+        made.finalize()
+        self._publish(made, ["latest"])
+        table.bind_to_run(self._run, name, step)  # else log would ask the server for the artifact
+        self._send({name: table}, step)
+
+    def histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        """A histogram with its own bins."""
+        import numpy as np
+        import wandb
+
+        told = (np.asarray(histogram.counts), np.asarray(histogram.edges))
+        self._tell(lambda: self._send({name: wandb.Histogram(np_histogram=told)}, step))
+
+    def figure(self, name: str, path: Path, step: int) -> None:
+        """A picture."""
+        import wandb
+
+        self._tell(lambda: self._send({name: wandb.Image(str(path))}, step))
+
+    def html(self, name: str, path: Path, step: int) -> None:
+        """A page, as it is."""
+        import wandb
+
+        self._tell(lambda: self._send({name: wandb.Html(str(path), inject=False)}, step))
+
     def _go_offline(self, error: Exception) -> None:
-        """Begin again offline, with all rows so far."""
+        """Begin again offline, with all that was told so far."""
         import wandb
 
         wandb.teardown()
         wandb.setup(wandb.Settings(silent=True))
         self._say_offline(_first_line(error))
         self._begin()
-        for row, step in self._rows:
-            self._send(row, step)
-        self._rows = []
+        for do in self._told:
+            do()
+        self._told = []
 
     def _say_offline(self, reason: str) -> None:
         assert self._about is not None
@@ -222,6 +301,21 @@ def _refused(base: str) -> str | None:
 
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
+
+
+def _own_places(folder: Path) -> None:
+    """Let W&B lay out media where no other process does.
+
+    It makes its temporary folders when it is imported, so that forked processes share them, and the first that ends
+    removes them.
+    """
+    from wandb.sdk.artifacts.artifact import Artifact as Files
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    for name, temporary in (("media", MEDIA_TMP), ("files", Files._TMP_DIR)):
+        place = folder.absolute() / "wandb" / "data" / name
+        place.mkdir(parents=True, exist_ok=True)
+        temporary.name = str(place)
 
 
 def _surround(folder: Path) -> None:
