@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatch
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rft.callbacks.trackers.base import Artifact
+from rft.callbacks.trackers.base import Artifact, Tracker
+from rft.evaluation.samples import tables
 from rft.secrets import without_secrets
 from rft.store import Entry
+from rft.store.names import HISTORY_FILE, ROWS_FILE, SAMPLES_FILE
 from rft.study.pipeline import STAGES
+
+if TYPE_CHECKING:
+    from rft.study.pipeline import Pipeline
 
 NAMES = {"questions": "prompts"}
 """What the artifacts of a stage are called, where it is not as the stage."""
@@ -19,7 +26,7 @@ KINDS = {"questions": "prompts", "sft": "model", "revisions": "model"}
 OWN = ("policy", "evaluation")
 """Stages that each trial has for itself; the others are shared."""
 LEFT_OUT = {"policy": "policy-*.safetensors"}
-"""Files that are not told of: a policy's snapshots, which are tested, and would make its artifact several times larger."""
+"""Files that are not told of: a policy's snapshots, which are tested, and would be most of its artifact."""
 LONGEST = 128
 """Characters of an artifact's name."""
 
@@ -63,6 +70,34 @@ def _metadata(entry: Entry, told: list[str]) -> dict[str, Any]:
         }
     )
     return found | {"key": entry.key}  # which is no secret, for all its name
+
+
+def tell_results(tracker: Tracker, pipeline: Pipeline, evaluation: Entry | None) -> None:
+    """Tell a tracker of a trial's policy and its final test, and show samples of the answers.
+
+    Args:
+        tracker: of the trial.
+        pipeline: of the trial, whose policy is there.
+        evaluation: its final test; None if it ends before that.
+    """
+    arm, seed = str(pipeline.cfg.arm), int(pipeline.cfg.seed)
+    policy = pipeline.policy
+    assert policy is not None
+    tracker.makes(artifact_of(policy, arm, seed))
+    if evaluation is not None:
+        _show(tracker, pipeline.folder, policy, evaluation)
+        tracker.makes(artifact_of(evaluation, arm, seed))
+
+
+def _show(tracker: Tracker, folder: Path, policy: Entry, evaluation: Entry) -> None:
+    from rft.data.offline import read_table
+
+    rows = json.loads((policy.path / HISTORY_FILE).read_text(encoding="utf-8"))
+    step = int(rows[-1]["step"]) if rows else 0  # a tracker takes no row of a step that is behind
+    if prompts := tracker.kept.samples:
+        stored = read_table(evaluation.path / ROWS_FILE)
+        for name, columns, cells in tables(folder / SAMPLES_FILE, stored, prompts):
+            tracker.table(name, columns, cells, step)
 
 
 def used(inputs: Mapping[str, Entry]) -> list[Artifact]:

@@ -40,6 +40,7 @@ MADE = (
     "eval/",
     "budget/",
     "time/",
+    "distribution/",
 )  # what commands write, and metrics: not what the repository has
 
 
@@ -82,6 +83,8 @@ def paths(text: str) -> list[str]:
         "history.json",
         "evaluation.parquet",
         "diff.patch",
+        "samples.json",
+        "histograms.json",
         "report.html",
         "report.md",
         "summary.json",
