@@ -186,6 +186,9 @@ class TrackerConfig:
     run."""
     artifact_mb: float = number(100.0, at_least=0)
     """Largest file that is copied into an artifact, in MB; larger ones are kept by reference, with their checksum."""
+    stages: bool = True
+    """Whether each stage that a study's trials share has a run, told of when the study is compared. Of W&B and MLflow,
+    where artifacts can be followed from run to run."""
 
 
 @dataclass

@@ -40,11 +40,24 @@ class Run:
     """Commit, machine and package versions, as `rft.machine.made_here` tells them."""
     resumed: bool = False
     """Whether a process before this one has told of it already: all its rows come again."""
+    title: str = ""
+    """What it is called, if it is no trial's."""
+    notes: str = ""
+    """A few sentences on what came out."""
+    home: Path | None = None
+    """The study's folder, if `folder` is not right below it."""
+    anew: bool = False
+    """Whether all of it is told at once: what this machine keeps of an earlier telling is replaced."""
 
     @property
     def name(self) -> str:
         """For people, as in ``ppo · smollm2 · s0``."""
-        return f"{self.arm} · {self.model} · s{self.seed}"
+        return self.title or f"{self.arm} · {self.model} · s{self.seed}"
+
+    @property
+    def study_folder(self) -> Path:
+        """Where what all runs of the study share is kept."""
+        return (self.home or self.folder.parent).absolute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +95,8 @@ class Tracker:
 
     patience = LOCAL
     """Seconds that a trial's end waits for ``finish``."""
+    lineage = False
+    """Whether artifacts can be followed in it from run to run."""
     config: Any = None
     """Its settings."""
 
@@ -89,6 +104,11 @@ class Tracker:
     def kept(self) -> TrackerConfig:
         """What it is told besides metrics; of a tracker whose settings do not say, the defaults."""
         return self.config if isinstance(self.config, TrackerConfig) else TrackerConfig()
+
+    @property
+    def told_of_stages(self) -> bool:
+        """Whether each stage that a study's trials share has a run in it."""
+        return self.lineage and self.kept.artifacts and self.kept.stages
 
     def by_reference(self, path: Path) -> bool:
         """Whether a file is too large to be copied."""
@@ -129,6 +149,9 @@ class Tracker:
 
     def html(self, name: str, path: Path, step: int) -> None:
         """Keep a page, an HTML file that needs no other."""
+
+    def text(self, name: str, text: str) -> None:
+        """Keep a sentence among what sums up the run; a later one of the same name replaces it."""
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """End the run; called however the trial ended.

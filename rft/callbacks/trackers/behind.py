@@ -19,6 +19,8 @@ PATIENCE = 5.0
 """Seconds that a whole training waits for one tracker."""
 WAITING = 10_000
 """Rows that wait for a tracker before training does."""
+WITHOUT = "the trial goes on without it, and its metrics are in the store all the same"
+"""What a tracker that is lost means for a trial."""
 _log = logging.getLogger(__name__)
 
 
@@ -30,10 +32,10 @@ def tell(text: str) -> None:
 class _Worker:
     """One tracker, its thread and what waits for it."""
 
-    def __init__(self, tracker: Tracker, patience: float, waiting: int) -> None:
-        self.tracker, self._patience, self._left = tracker, patience, patience
+    def __init__(self, tracker: Tracker, patience: float, waiting: int, without: str) -> None:
+        self.tracker, self._patience, self._left, self._without = tracker, patience, patience, without
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(waiting)
-        self._lost = False
+        self.lost = False
         self._thread = threading.Thread(target=self._work, name=f"tracker-{self.name}", daemon=True)
         self._thread.start()
 
@@ -44,7 +46,7 @@ class _Worker:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if self._lost:
+            if self.lost:
                 continue
             try:
                 job()
@@ -53,8 +55,8 @@ class _Worker:
                 self._lose(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
 
     def _lose(self, reason: str) -> None:
-        self._lost = True
-        tell(f"{self.name}: {reason}; the trial goes on without it, and its metrics are in the store all the same")
+        self.lost = True
+        tell(f"{self.name}: {reason}; {self._without}")
 
     def put(self, job: Callable[[], None] | None) -> None:
         """Let the thread do something after all else; waits while too much is waiting, in all as long as it may."""
@@ -62,14 +64,14 @@ class _Worker:
         try:
             self._jobs.put(job, timeout=max(0.0, self._left))
         except queue.Full:
-            if not self._lost:
+            if not self.lost:
                 self._lose(f"takes no more for {self._patience:g} s")
         self._left -= time.monotonic() - begun
 
     def end(self, deadline: float) -> None:
         """Wait until all is done, at most until a deadline of the monotonic clock."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._thread.is_alive() and not self._lost:
+        if self._thread.is_alive() and not self.lost:
             self._lose(f"did not end within {self.tracker.patience:g} s")
 
 
@@ -80,10 +82,22 @@ class Behind(Tracker):
         trackers: those that are told.
         patience: seconds that training waits for one of them, in all.
         waiting: rows that may wait for one.
+        without: what the line about one that is lost says of what goes on.
     """
 
-    def __init__(self, trackers: Sequence[Tracker], patience: float = PATIENCE, waiting: int = WAITING) -> None:
-        self._workers = [_Worker(one, patience, waiting) for one in trackers]
+    def __init__(
+        self,
+        trackers: Sequence[Tracker],
+        patience: float = PATIENCE,
+        waiting: int = WAITING,
+        without: str = WITHOUT,
+    ) -> None:
+        self._workers = [_Worker(one, patience, waiting, without) for one in trackers]
+
+    @property
+    def lost(self) -> bool:
+        """Whether one of them has not been told all."""
+        return any(one.lost for one in self._workers)
 
     @property
     def kept(self) -> TrackerConfig:
@@ -133,6 +147,10 @@ class Behind(Tracker):
     def html(self, name: str, path: Path, step: int) -> None:
         """Hand over a page."""
         self._tell(lambda to: to.html(name, path, step))
+
+    def text(self, name: str, text: str) -> None:
+        """Hand over a sentence."""
+        self._tell(lambda to: to.text(name, text))
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """End all at once; waits for each as long as it may take."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from rft.machine import uncommitted
 
 LONGEST_VALUE = 6000  # characters of a parameter
 LONGEST_DIGEST = 36  # characters of a dataset's
-PARAMETERS = 100  # in one request
+PARAMETERS, METRICS = 100, 1000  # in one request
+UNKNOWN = re.compile(r"[^\w. :/-]")
+"""Characters that no metric's name may have."""
 
 
 @dataclass
@@ -38,6 +41,8 @@ class MLflow(Tracker):
     ``histograms.json`` among these.
     """
 
+    lineage = True
+
     def __init__(self, config: Config) -> None:
         require("mlflow", "mlflow")
         self.config = config
@@ -55,7 +60,7 @@ class MLflow(Tracker):
         from mlflow.tracking import MlflowClient
 
         logging.getLogger("alembic").setLevel(logging.ERROR)
-        study = run.folder.absolute().parent
+        study = run.study_folder
         uri = self.config.uri or f"sqlite:///{study / 'mlflow.db'}"
         # Trials that start together would make its tables together.
         with FileLock(study / ".mlflow.lock"):
@@ -63,7 +68,9 @@ class MLflow(Tracker):
             experiment = self._experiment(run.study, study)
         where = f"tags.`rft.id` = '{run.id}'"
         found = self._client.search_runs([experiment], where, max_results=1) if run.resumed else []
-        if found:
+        if found and run.anew:
+            self._client.delete_run(found[0].info.run_id)
+        elif found:
             self._id = found[0].info.run_id
             self._known = {one.step for one in self._client.get_metric_history(self._id, "time/seconds")}
             self._client.update_run(self._id, status="RUNNING")
@@ -71,6 +78,7 @@ class MLflow(Tracker):
         tags = {"rft.id": run.id, "rft.stage": run.stage, "rft.tags": ", ".join(run.tags), "rft.arm": run.arm}
         tags |= {f"rft.{name}": str(value) for name, value in run.made.items()}
         tags |= {"mlflow.source.git.commit": str(run.made["commit"])} if run.made.get("commit") else {}
+        tags |= {"mlflow.note.content": run.notes} if run.notes else {}
         self._id = self._client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
         self._describe(run)
 
@@ -86,11 +94,11 @@ class MLflow(Tracker):
         told = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in flat(run.config).items()]
         for first in range(0, len(told), PARAMETERS):
             self._client.log_batch(self._id, params=told[first : first + PARAMETERS])
-        if diff := uncommitted():
+        if run.made.get("dirty") and (diff := uncommitted()):
             self._client.log_text(self._id, diff, "diff.patch")
 
     def log(self, row: Mapping[str, float], step: int) -> None:
-        """One request a row, of which all is kept or nothing."""
+        """One request a row, of which all is kept or nothing; one that is too long for that takes several."""
         self._step = step
         if step not in self._known:
             self._send(row, step)
@@ -99,7 +107,13 @@ class MLflow(Tracker):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._client.log_batch(self._id, metrics=[Metric(name, value, now, step) for name, value in row.items()])
+        told = [Metric(UNKNOWN.sub("_", name), value, now, step) for name, value in row.items()]
+        for first in range(0, len(told), METRICS):
+            self._client.log_batch(self._id, metrics=told[first : first + METRICS])
+
+    def text(self, name: str, text: str) -> None:
+        """A tag."""
+        self._client.set_tag(self._id, UNKNOWN.sub("_", name), text[:LONGEST_VALUE])
 
     def uses(self, artifact: Artifact) -> None:
         """A dataset that is the run's input; of the same name and digest there is one."""

@@ -58,7 +58,7 @@ class TensorBoard(Tracker):
         self._writer = SummaryWriter(str(place), purge_step=0 if run.resumed else None)
         told = {"run": run.name, "study": run.study, "tags": run.tags, "made": run.made, "config": run.config}
         self.writer.add_text("run", _fenced(told), 0)
-        if diff := uncommitted():
+        if run.made.get("dirty") and (diff := uncommitted()):
             self.writer.add_text("diff", f"```diff\n{diff}\n```", 0)
 
     def log(self, row: Mapping[str, float], step: int) -> None:
@@ -111,6 +111,10 @@ class TensorBoard(Tracker):
         width, height = struct.unpack(">II", png[16:24])  # the first chunk of every PNG file
         image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
         self.writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
+    def text(self, name: str, text: str) -> None:
+        """A text."""
+        self.writer.add_text(name, text, self._step)
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """Write all and close."""

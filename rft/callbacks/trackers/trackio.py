@@ -32,7 +32,7 @@ class Trackio(Tracker):
 
     def start(self, run: Run) -> None:
         """Begin a run, or go on with the one of the same id."""
-        os.environ["TRACKIO_DIR"] = str(run.folder.absolute().parent / "trackio")  # read when it is imported
+        os.environ["TRACKIO_DIR"] = str(run.study_folder / "trackio")  # read when it is imported
         import trackio
         from trackio.sqlite_storage import SQLiteStorage
 

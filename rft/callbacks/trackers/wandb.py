@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -15,7 +13,8 @@ from typing import Any
 
 from rft.callbacks.trackers.base import LOCAL, STEP, Artifact, Histogram, Run, Tracker
 from rft.callbacks.trackers.behind import PATIENCE, tell
-from rft.callbacks.trackers.reach import unreachable, within
+from rft.callbacks.trackers.reach import unreachable
+from rft.callbacks.trackers.upload import UNSENT, first_line, upload, useless
 from rft.config import TrackerConfig, number
 from rft.machine import uncommitted
 
@@ -24,6 +23,8 @@ ENVIRONMENT = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"
 """By the values of WANDB_MODE that ask for less than a setting does."""
 TABLE = "run_table"
 """W&B's type of the artifact of a table."""
+FOLDER = "wandb"
+"""W&B's own in the folder of a trial."""
 NOWHERE = "http://127.0.0.1:9"
 """Asked in place of the address of a certain provider's machines, which W&B looks for on every machine."""
 
@@ -72,6 +73,8 @@ class Wandb(Tracker):
     which is told in a line. W&B writes every row of an online run to this machine too.
     """
 
+    lineage = True
+
     def __init__(self, config: Config) -> None:
         self.config = config
         mode = config.mode.value
@@ -94,6 +97,8 @@ class Wandb(Tracker):
     def start(self, run: Run) -> None:
         """Begin the trial's run, or go on with it: offline as a second part with the same id."""
         self._about = run
+        if run.anew:
+            shutil.rmtree(run.folder / FOLDER, ignore_errors=True)
         _surround(run.folder)
         import wandb
 
@@ -102,8 +107,7 @@ class Wandb(Tracker):
         if self.online:
             wandb.setup(wandb.Settings(silent=True))
             base = str(wandb.setup().settings.base_url)
-            late = f"{base} takes no key within {PATIENCE:g} s"
-            if reason := unreachable(base, PATIENCE) or within(PATIENCE, lambda: _refused(base), late):
+            if reason := useless(base):
                 self._say_offline(reason)
         before = set(run.folder.glob("wandb/run-*"))
         try:
@@ -136,6 +140,7 @@ class Wandb(Tracker):
             name=run.name,
             group=run.study,
             job_type=run.stage,
+            notes=run.notes or None,
             tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in run.tags)),
             dir=run.folder,
             mode="online" if self.online else "offline",
@@ -145,7 +150,7 @@ class Wandb(Tracker):
         self._run.config.update({**run.config, "made": run.made}, allow_val_change=True)
         self._from = int(self._run.step) if self._run.resumed else 0
         self._define()
-        if diff := uncommitted():
+        if run.made.get("dirty") and (diff := uncommitted()):
             (Path(self._run.dir) / "diff.patch").write_text(diff, encoding="utf-8")
             self._run.save(str(Path(self._run.dir) / "diff.patch"), base_path=self._run.dir, policy="now")
 
@@ -206,7 +211,7 @@ class Wandb(Tracker):
         online both ask the server first, however long it takes, and what they send is in no record.
         """
         publish = self._run._interface.publish_artifact
-        publish(self._run, made, aliases, is_user_created=made.type != TABLE, use_after_commit=used)
+        publish(self._run, made, aliases, is_user_created=used, use_after_commit=used)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """A table, and the artifact that W&B wants of each."""
@@ -253,7 +258,7 @@ class Wandb(Tracker):
 
         wandb.teardown()
         wandb.setup(wandb.Settings(silent=True))
-        self._say_offline(_first_line(error))
+        self._say_offline(first_line(error))
         self._begin()
         for do in self._told:
             do()
@@ -262,7 +267,11 @@ class Wandb(Tracker):
     def _say_offline(self, reason: str) -> None:
         assert self._about is not None
         self.mode = "offline"
-        tell(f"W&B: {reason}; the run goes on offline, in {self._about.folder / 'wandb'}: `wandb sync` uploads it")
+        tell(f"W&B: {reason}; the run goes on offline, in {self._about.folder / FOLDER}: `rft sync` uploads it")
+
+    def text(self, name: str, text: str) -> None:
+        """A text in the summary."""
+        self._run.summary[name] = text
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """Add the final test's metrics to the last row and end the run, or a second trial in the process joins it."""
@@ -277,30 +286,13 @@ class Wandb(Tracker):
 
     def _upload(self, folder: Path) -> None:
         """Send a run that ended before all was uploaded, as long as the server answers."""
-        told = f"the run is whole in {folder}: `wandb sync` uploads it"
+        told = f"the run is whole in {folder}: `rft sync` uploads it"
+        (folder / UNSENT).touch()
         if reason := unreachable(str(self._run.settings.base_url), PATIENCE):
             tell(f"W&B: {reason}; {told}")
             return
-        command = [sys.executable, "-m", "wandb", "sync", str(folder)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=self.config.upload_seconds)
-        except (OSError, subprocess.SubprocessError):
-            tell(f"W&B: not all was uploaded within {self.config.upload_seconds:g} s; {told}")
-
-
-def _refused(base: str) -> str | None:
-    """Why a server does not know the user; None if it does."""
-    import wandb
-
-    try:
-        known = wandb.login(prompt=False)
-    except Exception as error:  # of several kinds, by what is wrong with the key
-        return _first_line(error)
-    return None if known else f"there is no key for {base}: run `wandb login`, or set WANDB_API_KEY"
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
+        if reason := upload(folder, str(self._run.settings.base_url), limit=self.config.upload_seconds):
+            tell(f"W&B: {reason}; {told}")
 
 
 def _own_places(folder: Path) -> None:
@@ -313,7 +305,7 @@ def _own_places(folder: Path) -> None:
     from wandb.sdk.data_types._private import MEDIA_TMP
 
     for name, temporary in (("media", MEDIA_TMP), ("files", Files._TMP_DIR)):
-        place = folder.absolute() / "wandb" / "data" / name
+        place = folder.absolute() / FOLDER / "data" / name
         place.mkdir(parents=True, exist_ok=True)
         temporary.name = str(place)
 
@@ -323,5 +315,5 @@ def _surround(folder: Path) -> None:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        os.environ[name] = str(folder.absolute() / "wandb" / name.split("_")[1].lower())
+        os.environ[name] = str(folder.absolute() / FOLDER / name.split("_")[1].lower())
     logging.getLogger("wandb").setLevel(logging.ERROR)
