@@ -41,6 +41,8 @@ MADE = (
     "budget/",
     "time/",
     "distribution/",
+    "verdict/",
+    "test/",
 )  # what commands write, and metrics: not what the repository has
 
 

@@ -94,15 +94,19 @@ def server() -> str:
     return str(wandb.setup().settings.base_url)
 
 
-def useless(base: str) -> str | None:
+def useless(base: str, seconds: float = SECONDS) -> str | None:
     """Why uploading to a server cannot work now: no key, no server, a key that it does not take; None if it may.
 
     Without a key nothing is contacted.
+
+    Args:
+        base: address of the server.
+        seconds: that it has for each answer.
     """
-    late = f"{base} takes no key within {SECONDS:g} s"
+    late = f"{base} takes no key within {seconds:g} s"
     if not _has_key(base):
         return f"there is no key for {base}: run `wandb login`, or set WANDB_API_KEY"
-    return unreachable(base, SECONDS) or within(SECONDS, lambda: _refused(base), late)
+    return unreachable(base, seconds) or within(seconds, lambda: _refused(base), late)
 
 
 def _has_key(base: str) -> bool:
