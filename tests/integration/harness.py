@@ -225,6 +225,8 @@ def tracked(folder: Path) -> list[list[dict[str, Any]]]:
     """The records of each W&B run under a trial's folder, oldest run first, by W&B's own reader."""
     found = []
     for run in sorted(folder.glob("wandb/*run-2*"), key=lambda path: path.name.partition("run-")[2]):
+        if not list(run.glob("*.wandb")):  # of a process that was killed before the file was there
+            continue
         wandb = Path(sys.executable).with_name("wandb")
         done = subprocess.run([wandb, "leet", "inspect", "--json", run], capture_output=True, text=True, check=True)
         found.append([json.loads(line) for line in done.stdout.splitlines()])

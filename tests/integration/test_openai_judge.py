@@ -148,11 +148,11 @@ def test_a_cost_cap_holds_under_concurrency_and_raising_it_goes_on(
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        (f"judge.base_url=https://me:{KEY}@localhost/v1", "judge.base_url: holds the key that is in JUDGE_KEY"),
+        (f"judge.base_url=https://me:{KEY}@localhost/v1", "judge.base_url: holds a key or a password"),
         ("judge.base_url=https://me:4711@localhost/v1", "judge.base_url: holds a key or a password"),
         ("judge.base_url='http://localhost/v1?api_key=4711'", "judge.base_url: holds a key or a password"),
-        (f"judge.key_env={KEY}", "judge.key_env: is no name of an environment variable"),
-        (f"judge.setting='mine is {KEY}'", "judge.setting: holds the key"),
+        (f"judge.key_env={KEY}", "judge.key_env: holds a key or a password"),
+        (f"judge.setting='mine is {KEY}'", "judge.setting: holds a key or a password"),
         ("judge.base_url=localhost:8000", "judge.base_url: is no http or https address"),
         ("judge.max_money=3", "judge.max_money: a cost cap needs price_read and price_written"),
         ("judge.price_read=3", "judge.price_read and price_written: give both or none"),

@@ -51,11 +51,16 @@ class TensorBoard(Tracker):
         return self._writer
 
     def start(self, run: Run) -> None:
-        """Open an event file; of a run that is resumed, whose rows all come again, readers forget the former ones."""
+        """Open an event file; of a run that is resumed, whose rows all come again, in place of the former one.
+
+        Told where it begins again, not all readers forget what came before.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         place = run.folder / self.config.folder
-        self._writer = SummaryWriter(str(place), purge_step=0 if run.resumed else None)
+        for former in place.glob("events.out.tfevents.*") if run.resumed else ():
+            former.unlink()
+        self._writer = SummaryWriter(str(place))
         told = {"run": run.name, "study": run.study, "tags": run.tags, "made": run.made, "config": run.config}
         self.writer.add_text("run", _fenced(told), 0)
         if run.made.get("dirty") and (diff := uncommitted()):
