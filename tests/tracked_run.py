@@ -1,7 +1,8 @@
 """Tells a tracker of one run, as a trial does, in a process of its own.
 
 ``python -m tests.tracked_run JSON`` with ``overrides`` (which tracker), ``folder``, ``rows`` (each with its ``step``),
-and optionally ``resumed``, ``metrics``, ``failed`` and ``end`` (false: the process ends as one that is killed).
+and optionally ``resumed``, ``metrics``, ``failed`` and ``end`` (false: the process ends as one that is killed); of what
+is no metric, ``uses`` and ``makes`` (artifacts), ``histograms`` at each row, and ``tables``, ``figures`` and ``pages``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rft.callbacks.trackers.base import Artifact, Tracker
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -33,9 +37,29 @@ def told(
     return subprocess.run(command, cwd=folder.parent, env=env, capture_output=True, text=True, check=True)
 
 
+def artifact(told: Mapping[str, Any]) -> Artifact:
+    """One that stands for some files."""
+    from rft.callbacks.trackers.base import Artifact
+
+    files = {name: Path(path) for name, path in told["files"].items()}
+    return Artifact(told["name"], told["kind"], told["key"], files, {"stage": told["kind"]})
+
+
+def show(tracker: Tracker, task: Mapping[str, Any], step: int) -> None:
+    """Tell of results, as a trial does at its end."""
+    for name, (columns, rows) in task.get("tables", {}).items():
+        tracker.table(name, columns, rows, step)
+    for name, path in task.get("figures", {}).items():
+        tracker.figure(name, Path(path), step)
+    for name, path in task.get("pages", {}).items():
+        tracker.html(name, Path(path), step)
+    for one in task.get("makes", ()):
+        tracker.makes(artifact(one))
+
+
 def main(task: Mapping[str, Any]) -> None:
     """Do as told; prints how long it waited for rows and for the end."""
-    from rft.callbacks.trackers.base import Run
+    from rft.callbacks.trackers.base import Histogram, Run
     from rft.callbacks.trackers.behind import Behind
     from rft.config import build, compose
     from rft.machine import made_here
@@ -59,9 +83,14 @@ def main(task: Mapping[str, Any]) -> None:
     )
     begun = time.monotonic()
     tracker.start(run)
+    for one in task.get("uses", ()):
+        tracker.uses(artifact(one))
     for row in task["rows"]:
+        for name, (counts, edges) in task.get("histograms", {}).items():
+            tracker.histogram(name, Histogram(tuple(counts), tuple(edges)), int(row["step"]))
         tracker.log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
         time.sleep(float(task.get("pause", 0)))
+    show(tracker, task, int(task["rows"][-1]["step"]))
     waited = time.monotonic()
     if task.get("end", True):
         tracker.finish(task.get("metrics", {}), bool(task.get("failed")))

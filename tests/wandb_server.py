@@ -2,7 +2,9 @@
 
 ``python -m tests.wandb_server FOLDER`` serves on a free port, which it writes to ``FOLDER/port``. What
 ``FOLDER/fault`` holds decides how it answers from then on: nothing (well), ``hang`` (never), ``500``, ``401`` or
-``drop`` (the connection ends). Each row of a run's history that it was sent is a line of ``FOLDER/history``.
+``drop`` (the connection ends). Each row of a run's history that it was sent is a line of ``FOLDER/history``. What it is
+told of runs and artifacts is a line each of ``FOLDER/told``: ``run ID JOB_TYPE``, ``made ARTIFACT RUN`` and
+``used ARTIFACT RUN``, where an artifact is a name and a digest, so that equal ones are one version.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 HANGS = 600.0
+COMMITTED: set[str] = set()
+"""Versions of artifacts that are whole."""
 
 
 def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -33,9 +37,50 @@ def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
             {"name": name, "uploadUrl": f"{variables['base']}/upload/{name}"} for name in variables.get("files", [])
         ]
         return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+    if "mutation CreateArtifact(" in query:  # it has all of them already
+        made = {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}
+        return {"createArtifact": {"artifact": made}}
+    if "mutation UseArtifact(" in query:
+        return {"useArtifact": {"artifact": {"id": "a"}}}
     if "iewer" in query:
         return {"viewer": user}
+    return of_artifacts(query, variables)
+
+
+def of_artifacts(query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """The same for artifacts: their files are taken, and what is whole is not asked for again."""
+    given = variables.get("input") or variables
+    upload = {"uploadUrl": f"{variables['base']}/upload/file", "uploadHeaders": []}
+    if "mutation CreateArtifactFiles" in query:
+        of = {"uploadMultipartUrls": None, "storagePath": "kept"}
+        nodes = [{**upload, **of, "artifact": {"id": one["artifactID"]}} for one in given["artifactFiles"]]
+        return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+    for name in ("createArtifactManifest", "updateArtifactManifest"):
+        if f"{name}(" in query:
+            return {name: {"artifactManifest": {"id": "m", "file": {"id": "f", **upload}}}}
+    if "mutation CreateArtifact " in query:
+        version = f"{given['artifactCollectionName']}:{given['digest']}"
+        state = "COMMITTED" if version in COMMITTED else "PENDING"
+        artifact = {"id": version, "state": state, "artifactSequence": {"latestArtifact": None}}
+        return {"createArtifact": {"artifact": artifact}}
+    if "mutation CommitArtifact" in query:
+        COMMITTED.add(given["artifactID"])
+        return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
+    if "mutation UseArtifact" in query:
+        return {"useArtifact": {"artifact": {"id": given["artifactID"]}}}
     return {}
+
+
+def told(query: str, variables: dict[str, Any]) -> str | None:
+    """What a query tells, as a line; None if it only asks."""
+    given = variables.get("input") or variables
+    if "mutation UpsertBucket" in query and given.get("jobType"):
+        return f"run {given['name']} {given['jobType']}"
+    if "mutation CreateArtifact " in query and given.get("runName"):
+        return f"made {given['artifactCollectionName']}:{given['digest']} {given['runName']}"
+    if "mutation UseArtifact" in query:
+        return f"used {given['artifactID']} {given['runName']}"
+    return None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -84,6 +129,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.path.endswith("/graphql"):
             variables = (body.get("variables") or {}) | {"base": f"http://{self.headers['Host']}"}
+            if line := told(body.get("query", ""), variables):
+                with (self.folder / "told").open("a", encoding="utf-8") as file:
+                    file.write(f"{line}\n")
             self.send({"data": answer(body.get("query", ""), variables)})
             return
         lines = body.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
@@ -121,6 +169,11 @@ class Server:
         """Steps of the rows that it was sent."""
         file = self.folder / "history"
         return [json.loads(line)["_step"] for line in file.read_text().splitlines()] if file.exists() else []
+
+    def told(self) -> list[list[str]]:
+        """What it was told of runs and artifacts, the words of a line each."""
+        file = self.folder / "told"
+        return [line.split() for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
     def asked(self) -> list[str]:
         """What it was asked, a line each: method, path and how it failed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ from safetensors.torch import save
 
 from rft.algorithms.base import Algorithm
 from rft.budget import Meter
-from rft.callbacks.trackers.base import Tracker
+from rft.callbacks.distributions import Distributions
+from rft.callbacks.trackers.base import Histogram, Tracker
 from rft.models.backbone import Role
 from rft.progress import bar
 from rft.store.entry import file_sha256
@@ -109,18 +110,27 @@ class History(lightning.Callback):
     Args:
         meter: of the run.
         tracker: is told; None: nobody is, as in all processes of a trial but the first.
+        distributions: of rollouts, which the tracker is told too.
     """
 
-    def __init__(self, meter: Meter, tracker: Tracker | None = None) -> None:
-        self.meter, self.tracker = meter, tracker
+    def __init__(
+        self, meter: Meter, tracker: Tracker | None = None, distributions: Distributions | None = None
+    ) -> None:
+        self.meter, self.tracker, self.distributions = meter, tracker, distributions
         self.rows: list[dict[str, float]] = []
         self.clock: list[dict[str, float]] = []
         """Seconds, device seconds and money at each row."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Hand over the rows of a checkpoint."""
-        if self.tracker is not None:
-            track(self.tracker, self.rows, self.clock)
+        self._tell(0)
+
+    def _tell(self, first: int) -> None:
+        """Hand over the rows from one on."""
+        if self.tracker is None:
+            return
+        at = None if self.distributions is None else self.distributions.at
+        track(self.tracker, self.rows[first:], self.clock[first:], at)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Add the epoch's means of what the algorithm logged, and what the rollouts measured."""
@@ -132,8 +142,7 @@ class History(lightning.Callback):
         self.rows.append(row)
         times = {"seconds": round(used.seconds, 3), "device_seconds": round(used.device_seconds, 3)}
         self.clock.append(times | {"money": self.meter.prices.money(used)})
-        if self.tracker is not None:
-            track(self.tracker, self.rows[-1:], self.clock[-1:])
+        self._tell(-1)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -144,9 +153,16 @@ class History(lightning.Callback):
         self.rows, self.clock = list(state_dict["rows"]), list(state_dict["clock"])
 
 
-def track(tracker: Tracker, rows: Sequence[Mapping[str, float]], clock: Sequence[Mapping[str, float]]) -> None:
-    """Hand rows of a history, with their times and money, to a tracker."""
+def track(
+    tracker: Tracker,
+    rows: Sequence[Mapping[str, float]],
+    clock: Sequence[Mapping[str, float]],
+    distributions: Callable[[int], Mapping[str, Histogram]] | None = None,
+) -> None:
+    """Hand rows of a history, with their times and money, to a tracker, and the distributions at their steps."""
     for row, spent in zip(rows, clock, strict=True):
+        for name, histogram in ({} if distributions is None else distributions(int(row["step"]))).items():
+            tracker.histogram(name, histogram, int(row["step"]))
         told = {"time/seconds": spent["seconds"], "budget/money": spent.get("money", 0.0)}
         tracker.log({k: v for k, v in row.items() if k != "step"} | told, step=int(row["step"]))
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rft.cli import assets, judge, new, plugins, runs, store, sweeps, wandb_sweep, watch
+from rft.cli import assets, judge, new, plugins, runs, store, sweeps, sync, wandb_sweep, watch
 
 app = typer.Typer(
     name="rft",
@@ -90,6 +90,7 @@ def compare(
 
 sweeps.add_to(app)
 watch.add_to(app)
+sync.add_to(app)
 wandb_sweep.add_to(app)
 
 

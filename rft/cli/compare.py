@@ -80,6 +80,7 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
     except UserError as error:
         raise stopped or error from None
     from rft.report import print_table, summarise, write_report
+    from rft.study.compared import tell_study
 
     summary = summarise(results)
     if options.strict:
@@ -89,6 +90,8 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
     for warning in results.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    for fault in tell_study(results, summary, out):
+        console.print(Text(f"warning: {fault}", style="yellow"), soft_wrap=True)
     if stopped:
         raise stopped
     if failures:

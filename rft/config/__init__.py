@@ -19,6 +19,7 @@ from rft.config.schemas import (
     PreferenceConfig,
     RunConfig,
     SFTConfig,
+    TrackerConfig,
 )
 from rft.config.search import choice, integers, loguniform, searched, uniform
 
@@ -32,6 +33,7 @@ __all__ = [
     "PreferenceConfig",
     "RunConfig",
     "SFTConfig",
+    "TrackerConfig",
     "build",
     "choice",
     "compose",

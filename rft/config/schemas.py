@@ -173,6 +173,25 @@ class EvaluationConfig:
 
 
 @dataclass
+class TrackerConfig:
+    """What every tracker is told besides metrics, as far as it can keep it."""
+
+    samples: int = number(16, at_least=0)
+    """Prompts of each evaluation whose answers are shown in a table, beside the SFT policy's; 0: none."""
+    histograms: int = number(200, at_least=0)
+    """Rollout iterations, evenly spread, of which the distributions of rewards, advantages, ratios, lengths and KL are
+    kept; 0: none."""
+    artifacts: bool = True
+    """Whether the files that a run is made from and makes are kept with it, so that they can be followed from run to
+    run."""
+    artifact_mb: float = number(100.0, at_least=0)
+    """Largest file that is copied into an artifact, in MB; larger ones are kept by reference, with their checksum."""
+    stages: bool = True
+    """Whether each stage that a study's trials share has a run, told of when the study is compared. Of W&B and MLflow,
+    where artifacts can be followed from run to run."""
+
+
+@dataclass
 class AuditConfig:
     """The audit of the judge, where labels or rewards come from one. It measures; nothing else depends on it."""
 

@@ -137,6 +137,8 @@ class RolloutStream(IterableDataset[Batch]):
         self.meter = meter or Meter(algorithm.backbone.usage, Prices(0.0, 0.0, 0.0))
         self.taken = 0
         """Optimiser steps of the first pass over the last iteration: how much of it was made."""
+        self.measured: dict[str, Tensor] = {}
+        """What the last iteration's responses on this rank came to, [B] each, and the ``advantage`` of each token."""
         self.algorithm, self.engine, self.prompts, self.config = algorithm, engine, prompts, config
         self.reward, self.feedback = reward, feedback
         self.response_tokens, self.seed, self.accumulate = response_tokens, seed, accumulate
@@ -247,6 +249,7 @@ class RolloutStream(IterableDataset[Batch]):
         if ref is not None:
             measured["kl"] = sequence_kl(logprobs, ref, seq.response_mask)
         metrics = self._means(measured) | self._missing(rewards, labels)
+        self.measured = measured
         if labels is not None:
             labels = labels.nan_to_num(nan=0.5).to(logprobs)
         made = Rollouts(seq, logprobs, rewards, truncated, group, ref, values, greedy, metrics, labels)
@@ -295,6 +298,8 @@ class RolloutStream(IterableDataset[Batch]):
         rollouts = self.collect(iteration)
         batch = self.algorithm.assign_credit(rollouts)
         self.algorithm.rollout_metrics = dict(rollouts.metrics)
+        if isinstance(batch, OnPolicyBatch):
+            self.measured["advantage"] = batch.advantages[batch.sequences.response_mask]
         # Every rank holds the rows of all, so that a minibatch has the same rows however many ranks there are.
         yield from self.minibatches(all_rows(batch, self.world), iteration)
 

@@ -22,6 +22,7 @@ from rft.store.names import ROWS_FILE
 if TYPE_CHECKING:
     from rft.data.on_policy import RewardSource
     from rft.evaluation.judged import JudgedRows
+    from rft.evaluation.samples import Samples
     from rft.tasks.base import GoldReward
 
 
@@ -37,6 +38,7 @@ class FinalTest:
         config: how much is tested.
         response_tokens: longest answer.
         seed: of the trial.
+        samples: takes some of the rows, if given.
 
     The sampling numbers come from (config.seed, seed, split) and the row: the same for every arm. KL is k1 against the
     reference at temperature 1, in nats per sequence.
@@ -53,10 +55,11 @@ class FinalTest:
         *,
         response_tokens: int,
         seed: int,
+        samples: Samples | None = None,
     ) -> None:
         self.backbone, self.engine, self.questions = backbone, engine, questions
         self.gold, self.proxy, self.config = gold, proxy, config
-        self.response_tokens, self.seed = response_tokens, seed
+        self.response_tokens, self.seed, self.samples = response_tokens, seed, samples
 
     def _asked(self, split: str) -> list[dict[str, Any]]:
         """The questions of a split, each as often as it is answered."""
@@ -95,8 +98,27 @@ class FinalTest:
             row["gold_logit"] = float(logit)
             row["gold"] = float(expit(logit))
 
+    def answers(self, split: str, prompts: int) -> dict[Any, str]:
+        """What the engine, as it is, answers first to the first questions of a split, by ``prompt_id``.
+
+        It samples as the final test does.
+        """
+        every, backbone = self.config.samples_per_prompt, self.backbone
+        asked = self._asked(split)[: prompts * every]
+        draws, asked = self._draws(split, len(asked))[::every], asked[::every]
+        found: dict[Any, str] = {}
+        for start in range(0, len(asked), self.config.batch_size):
+            part = asked[start : start + self.config.batch_size]
+            ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
+            uniform_BR = draws[start : start + len(part)].to(backbone.device)
+            seq = self.engine.generate(ids, mask, uniform_BR, self.config.temperature)
+            tokens = [ids_R[mask_R] for ids_R, mask_R in zip(seq.response_ids, seq.response_mask, strict=True)]
+            texts = [backbone.tokenizer.decode(one, skip_special_tokens=True) for one in tokens]
+            found |= {q["prompt_id"]: str(text) for q, text in zip(part, texts, strict=True)}
+        return found
+
     @torch.no_grad()
-    def checkpoint(self) -> list[dict[str, Any]]:
+    def checkpoint(self, step: int = 0) -> list[dict[str, Any]]:
         """Rows of the policy at a point of training: the first questions of the first split, one answer each.
 
         It is the final test's first answer to the same question, but for the weights.
@@ -110,6 +132,8 @@ class FinalTest:
             part = slice(start, start + self.config.batch_size)
             rows += self._sample(asked[part], draws[part])
         self._score(rows)
+        if self.samples is not None:
+            self.samples.at_point([row | {"sample": 0} for row in rows], step)
         kept = ("split", "prompt_id", "proxy", "kl", "length", "truncated", "gold")
         return [{name: row[name] for name in kept} | {"sample": 0} for row in rows]
 
@@ -139,6 +163,8 @@ class FinalTest:
                         rows.append(best | {"sample": sample, "kl": kl})
                     progress.advance(len(of_split[part]))
         self._score(rows)
+        if self.samples is not None:
+            self.samples.at_end(rows)
         means: dict[str, Any] = judge.add(rows) if judge else {}
         pq.write_table(pa.Table.from_pylist(rows), out / ROWS_FILE)
         for split in config.splits:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
@@ -117,6 +117,8 @@ class Backbone(nn.Module):
         self._flags = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
         self.flops = DecoderFlops.of(model, self._decoder_layers)
         self.usage = Usage()
+        self.watch: Callable[[Role, Sequences, Tensor], None] | None = None
+        """Is given all log-probabilities, [B, R] each, without gradient: for who measures training from outside."""
         self._activate(Role.reference)
 
     def _add_adapters(self) -> None:
@@ -294,7 +296,10 @@ class Backbone(nn.Module):
     def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R]."""
         hidden, head = self._before_tokens(role, seq)
-        return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature)
+        logprobs = token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature)
+        if self.watch is not None:
+            self.watch(role, seq, logprobs.detach())
+        return logprobs
 
     def entropy(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """Entropy of the distribution of each counted response token, nats, zero elsewhere. Shape [B, R]."""

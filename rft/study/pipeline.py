@@ -21,7 +21,7 @@ from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_
 from rft.errors import UserError
 from rft.store import Entry, Store
 from rft.store.assets import fetch
-from rft.store.names import CURVES_FILE
+from rft.store.names import CURVES_FILE, SAMPLES_FILE
 from rft.study.chosen import Chosen
 from rft.study.diverged import diverges_once
 from rft.study.final_judge import FinalJudge, refuse_own_judge
@@ -204,7 +204,7 @@ class Pipeline(Chosen):
     @property
     def charged(self) -> list[Entry]:
         """The shared stages that the policy depends on."""
-        found, inputs = [self.sft], self._policy_inputs()
+        found, inputs = [self.sft], self.policy_inputs()
         labelled = bool({"preferences", "reward_model"} & set(inputs))
         found += [self.candidates] if labelled or "revisions" in inputs else []
         found += [inputs["revisions"]] if "revisions" in inputs else []
@@ -234,7 +234,8 @@ class Pipeline(Chosen):
         shared = sum(usage_of(entry).flops for entry in charged)
         return {"judge_flops": {"shared": shared, "fresh": asked}} if shared or asked else {}
 
-    def _policy_inputs(self) -> dict[str, Entry]:
+    def policy_inputs(self) -> dict[str, Entry]:
+        """What the policy is made from, by the names in its entry."""
         inputs = {"sft": self.sft}
         kind, needs = self.algorithm_class.data_kind, self.algorithm_class.needs
         if kind == "on_policy":
@@ -250,7 +251,7 @@ class Pipeline(Chosen):
     @cached_property
     def policy(self) -> Entry | None:
         """Step 5: the algorithm under comparison; None in a DDP child, which only helps its parent to train."""
-        inputs = self._policy_inputs()
+        inputs = self.policy_inputs()
         trains = self.algorithm_class.data_kind != "none"
         address: dict[str, Any] = {"algorithm": settings_of(self.cfg.algorithm), "lora": asdict(self.lora)}
         address |= {"strategy": self.strategy.identity(distributed=trains)} | self._policy_address()
@@ -326,9 +327,11 @@ class Pipeline(Chosen):
         judges = judge.inputs()
 
         def make(out: Path) -> Mapping[str, Any]:
+            from rft.evaluation.samples import Samples
             from rft.study.shared import make_evaluation
 
-            self.make_tracker()
+            tracker = self.make_tracker()
+            shown = 0 if tracker is None else tracker.kept.samples
             return make_evaluation(
                 config,
                 self.cfg.reward,
@@ -342,6 +345,7 @@ class Pipeline(Chosen):
                 runtime=self._runtime(inputs),
                 best_of=self.algorithm_class.best_of(to_config(self.cfg.algorithm)),
                 judge=judge.make(judges, self._trained_on),
+                samples=Samples(shown, self.folder / SAMPLES_FILE) if shown else None,
             )
 
         return self._stage("evaluation", address, inputs | {f"eval_{name}": one for name, one in judges.items()}, make)

@@ -33,6 +33,7 @@ from rft.data.offline import (
 from rft.errors import UserError
 from rft.evaluation.evaluate import FinalTest
 from rft.evaluation.judged import JudgedRows
+from rft.evaluation.samples import Samples
 from rft.feedback.agreement import human_ceiling
 from rft.feedback.base import Answer, or_none
 from rft.feedback.mixed import PEOPLE
@@ -300,17 +301,22 @@ def make_evaluation(
     runtime: Mapping[str, Any],
     best_of: int = 1,
     judge: Callable[[], JudgedRows] | None = None,
+    samples: Samples | None = None,
 ) -> dict[str, Any]:
     """Evaluate a policy entry on the unseen questions.
 
-    `runtime` is what the reward source is given by its needs; `judge` makes the one that scores the answers too.
+    `runtime` is what the reward source is given by its needs; `judge` makes the one that scores the answers too;
+    `samples` takes some of the answers beside what is kept.
     """
     scorer = [Role.reward] if "role" in target_class(reward_node).needs else []
     backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, [Role.policy, *scorer])
     reward = load_reward(inputs["reward_model"].path, reward_node, backbone, runtime)
     questions = read_table(inputs["questions"].path / "questions.parquet")
     gold = task.load_gold(inputs["gold"].path)
-    test = FinalTest(backbone, engine, questions, gold, reward, config, response_tokens=response_tokens, seed=seed)
+    share: dict[str, Any] = {"response_tokens": response_tokens, "seed": seed, "samples": samples}
+    test = FinalTest(backbone, engine, questions, gold, reward, config, **share)
+    if samples is not None:
+        samples.ask(test)  # before the engine takes over a policy's weights
     _test_snapshots(test, inputs["policy"].path, out)
     backbone.load_role(Role.policy, load_file(inputs["policy"].path / "policy.safetensors"))
     judged = judge() if judge else None
@@ -326,7 +332,7 @@ def _test_snapshots(test: FinalTest, policy: Path, out: Path) -> None:
         for number, point in enumerate(points):
             test.backbone.load_role(Role.policy, load_file(policy / point["file"]))
             where = {"checkpoint": number, "step": int(point["step"]), "fraction": float(point["fraction"])}
-            rows += [where | row for row in test.checkpoint()]
+            rows += [where | row for row in test.checkpoint(int(point["step"]))]
             progress.advance()
     if rows:
         pq.write_table(pa.Table.from_pylist(rows), out / CHECKPOINTS_FILE)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from rft.algorithms.base import Algorithm
 from rft.budget import USAGE, Meter, Usage
 from rft.callbacks.curves import Curves
+from rft.callbacks.distributions import Distributions
 from rft.callbacks.training import BudgetKeeper, History, KeepLast, Snapshots, TrainingBar
 from rft.checkpoint import last_good
 from rft.config import OnPolicyConfig, PreferenceConfig, build
@@ -44,7 +45,7 @@ from rft.rollout import RolloutEngine
 from rft.runtime import cores
 from rft.store import Entry
 from rft.store.cost import COST
-from rft.store.names import HISTORY_FILE
+from rft.store.names import DISTRIBUTIONS_FILE, HISTORY_FILE
 from rft.store.whole import clear_unfinished
 from rft.strategy import Strategy
 from rft.study.charge import Charge, refuse_spent
@@ -225,11 +226,20 @@ def begin(
     return reward
 
 
-def _keep(out: Path, backbone: Backbone, history: History, taken: Snapshots) -> None:
-    """Write what training made into the entry of the policy."""
+def _rows(history: History, stream: RolloutStream | OfflineStream, curves: Path | None) -> list[Any]:
+    """What makes rows of metrics, and before them the distributions that a tracker is told of with each."""
+    if history.tracker is not None and isinstance(stream, RolloutStream):
+        history.distributions = Distributions(stream, history.tracker.kept.histograms)
+    return [*([history.distributions] if history.distributions else []), history, Curves(history, curves)]
+
+
+def _keep(out: Path, backbone: Backbone, history: History, taken: Snapshots, curves: Path | None) -> None:
+    """Write what training made into the entry of the policy, and what only trackers are told beside the `curves`."""
     save_file(backbone.role_state(Role.policy), out / "policy.safetensors")
     (out / HISTORY_FILE).write_text(json.dumps(history.rows, indent=1), encoding="utf-8")
     taken.keep(out)
+    if curves is not None and history.distributions is not None:
+        history.distributions.write(curves.with_name(DISTRIBUTIONS_FILE))
 
 
 def train_policy(
@@ -280,11 +290,11 @@ def train_policy(
             feedback=teachers.feedback,
         )
         meter.prepared()
-        watch = [BudgetKeeper(meter, data.stream, charge.budget.share), taken, history, Curves(history, curves)]
+        watch = [BudgetKeeper(meter, data.stream, charge.budget.share), taken, *_rows(history, data.stream, curves)]
         title = f"{config.name} seed {seed}"
         fit_policy(algorithm, data, watch, strategy, title, checkpoints, charge.budget.share)
     if out is not None:
-        _keep(out, backbone, history, taken)
+        _keep(out, backbone, history, taken, curves)
     used = meter.last
     return (history.rows[-1] if history.rows else {}) | {
         USAGE: used.counted(),

@@ -26,10 +26,11 @@ from rft.feedback.unread import stood_in
 from rft.machine import made_here
 from rft.secrets import scrubbed
 from rft.store import Entry, Store
-from rft.store.names import CURVES_FILE, HISTORY_FILE, INTERRUPTED, RECORD, ROWS_FILE
+from rft.store.names import CURVES_FILE, DISTRIBUTIONS_FILE, HISTORY_FILE, INTERRUPTED, RECORD, ROWS_FILE
 from rft.store.running import at_work
 from rft.store.space import DAMAGED, FULL
 from rft.store.whole import write_whole
+from rft.study.lineage import tell_results, used
 from rft.study.parts import plain
 from rft.study.pipeline import Pipeline
 from rft.study.tracked import TRACKED, run_of
@@ -71,11 +72,14 @@ class Trial:
         self.cfg, self.folder, self.store, self.overrides = cfg, folder, store, list(overrides)
         self._trackers: Sequence[Tracker] = ()
         self.tracker: Tracker | None = None
+        self.pipeline = Pipeline(self.cfg, store, folder, self._make_tracker)
 
     def _make_tracker(self) -> Tracker:
         if self.tracker is None:
             self.tracker = Behind(self._trackers)
             self.tracker.start(run_of(self.cfg, self.folder))
+            for artifact in used(self.pipeline.policy_inputs()):
+                self.tracker.uses(artifact)
         return self.tracker
 
     def _record(self, pipeline: Pipeline, status: str, error: str | None, evaluation: str | None) -> dict[str, Any]:
@@ -113,7 +117,7 @@ class Trial:
         """
         until = self.cfg.until.value if hasattr(self.cfg.until, "value") else str(self.cfg.until)
         self.folder.mkdir(parents=True, exist_ok=True)
-        pipeline = Pipeline(self.cfg, self.store, self.folder, self._make_tracker)
+        pipeline = self.pipeline
         if not (child := int(os.environ.get("LOCAL_RANK", "0")) > 0):
             self._trackers = build(self.cfg.tracker).parts()
         try:
@@ -129,6 +133,8 @@ class Trial:
             return None
         if until == "evaluation":
             self._track_found(pipeline)
+        if self.tracker is not None:
+            tell_results(self.tracker, pipeline, entry if until == "evaluation" else None)
         metrics = entry.metrics if until == "evaluation" else {}
         metrics = {k: float(v) for k, v in metrics.items()}
         record = self._record(pipeline, "done", None, entry.key if until == "evaluation" else None)
@@ -138,7 +144,8 @@ class Trial:
             self._copy(entry, ROWS_FILE)
             write_json(self.folder / RECORD, record | {"metrics": metrics})
             with suppress(OSError):  # the history is there
-                (self.folder / CURVES_FILE).unlink(missing_ok=True)
+                for name in (CURVES_FILE, DISTRIBUTIONS_FILE):
+                    (self.folder / name).unlink(missing_ok=True)
         return record
 
     def _copy(self, entry: Entry | None, name: str) -> None:
@@ -157,10 +164,13 @@ class Trial:
         policy = pipeline.policy
         if policy is None or policy.key in self.store.computed or not (self.folder / TRACKED).exists():
             return
+        from rft.callbacks.distributions import Distributions
         from rft.callbacks.training import track
 
+        measured = Distributions()
+        measured.read(self.folder / DISTRIBUTIONS_FILE)
         rows = json.loads((policy.path / HISTORY_FILE).read_text(encoding="utf-8"))
-        track(self._make_tracker(), rows, policy.cost.get("clock", []))
+        track(self._make_tracker(), rows, policy.cost.get("clock", []), measured.at)
 
 
 @contextmanager

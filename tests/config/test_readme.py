@@ -40,6 +40,9 @@ MADE = (
     "eval/",
     "budget/",
     "time/",
+    "distribution/",
+    "verdict/",
+    "test/",
 )  # what commands write, and metrics: not what the repository has
 
 
@@ -82,6 +85,8 @@ def paths(text: str) -> list[str]:
         "history.json",
         "evaluation.parquet",
         "diff.patch",
+        "samples.json",
+        "histograms.json",
         "report.html",
         "report.md",
         "summary.json",

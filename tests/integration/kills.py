@@ -15,8 +15,8 @@ from rft.store.whole import UNFINISHED
 from rft.study.pipeline import STAGES
 from tests.integration.harness import Result, Warm, tracked
 
-# Of a tracked row, what tells the time.
-CLOCKS = ("time/", "budget/money", "_timestamp", "_runtime", "_wandb")
+# Of a tracked row, what tells the time, and where its tables are.
+CLOCKS = ("time/", "budget/money", "_timestamp", "_runtime", "_wandb", "samples_")
 SHARED = frozenset(("questions", "gold", "annotators", *STAGES)) - {"policy", "evaluation"}
 MADE = ("model", "questions", "gold", "annotators", *STAGES)  # in about the order in which a trial asks for them
 

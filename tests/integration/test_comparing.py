@@ -33,6 +33,11 @@ def summary(folder: Path) -> dict[str, Any]:
     return found
 
 
+def folders_of_trials(runs: Path) -> set[Path]:
+    """All but those of what the tracker is told of the comparison."""
+    return {path for path in runs.rglob("*") if path.is_dir() and runs / "comparison" not in (path, *path.parents)}
+
+
 def test_of_a_study_that_grows_only_what_is_there_is_compared(filled: Path, warm: Warm, tmp_path: Path) -> None:
     arms = {name: OF[name] for name in ("sft", "dpo")}
     where = study(tmp_path / "small", arms=arms)
@@ -41,7 +46,7 @@ def test_of_a_study_that_grows_only_what_is_there_is_compared(filled: Path, warm
     assert (summary(runs)["incomplete"], summary(runs)["warnings"], summary(runs)["failed"]) == (None, [], [])
 
     study(where, arms=arms, seeds=[0, 1])
-    store, folders = files_under(filled), {path for path in runs.rglob("*") if path.is_dir()}
+    store, folders = files_under(filled), folders_of_trials(runs)
     outcome = warm(["compare", str(where), "--no-run"], tmp_path, filled)
     assert outcome.code == 0, outcome.stderr
     said = "2 of 4 planned trials have finished; not there: sft seed 1, dpo seed 1"
@@ -50,7 +55,7 @@ def test_of_a_study_that_grows_only_what_is_there_is_compared(filled: Path, warm
     assert summary(runs)["incomplete"]["missing"] == [{"arm": "sft", "seed": 1}, {"arm": "dpo", "seed": 1}]
     assert summary(runs)["arms"]["dpo"]["seeds"] == [0]
     assert files_under(filled) == store
-    assert {path for path in runs.rglob("*") if path.is_dir()} == folders
+    assert folders_of_trials(runs) == folders
 
     before = (runs / "summary.json").read_bytes()
     outcome = warm(["compare", str(where), "--no-run", "--strict"], tmp_path, filled)

@@ -2,19 +2,129 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import socket
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from rft.data.offline import read_table
 from tests.integration.conftest import Sweep
 from tests.integration.harness import OF, TINY, Outcome, Result, Warm, files_under, tracked, trial_folder
 from tests.wandb_server import Server
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+
+
+ON_POLICY = ("ppo", "rlaif")
+SHOWN = ("prompt_id", "prompt", "response", "gold", "proxy", "kl", "length", "truncated")
+
+
+def rows_of(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record["history"]["item"] for record in records if record["type"] == "history"]
+
+
+def test_the_samples_are_rows_of_the_evaluation_beside_what_the_sft_policy_says(sweep: Sweep) -> None:
+    answers = {}
+    for name, trial in sweep.trials.items():
+        (records,) = tracked(trial.folder)
+        last, stored = rows_of(records)[-1], read_table(trial.folder / "evaluation.parquet")
+        files = next(trial.folder.glob("wandb/offline-run-*")) / "files"
+        for split in ("test", "ood"):
+            table = json.loads((files / last[f"samples_{split}.path"]).read_text(encoding="utf-8"))
+            wanted = [row for row in stored if row["split"] == split]
+            shown = [dict(zip(table["columns"], cells, strict=True)) for cells in table["data"]]
+            assert len(shown) == len(wanted) > 1, "fewer prompts than would be shown"
+            for row, one in zip(shown, wanted, strict=True):
+                assert {key: row[key] for key in SHOWN} == {key: one[key] for key in SHOWN}
+                answers.setdefault((split, row["prompt_id"]), set()).add(row["sft_response"])
+                if name == "sft":
+                    assert row["sft_response"] == row["response"], "it is the SFT policy"
+        points = trial.entry("evaluation") / "checkpoints.parquet"
+        assert ("samples_training.path" in last) == points.exists()
+        if points.exists():
+            table = json.loads((files / last["samples_training.path"]).read_text(encoding="utf-8"))
+            shown = [dict(zip(table["columns"], cells, strict=True)) for cells in table["data"]]
+            kept = ("step", "split", "prompt_id", "gold", "proxy", "kl", "length", "truncated")
+            wanted = read_table(points)
+            assert [[row[key] for key in kept] for row in shown] == [[row[key] for key in kept] for row in wanted]
+            assert all(row["prompt"] and row["sft_response"] is not None for row in shown)
+    assert {len(texts) for texts in answers.values()} == {1}, "the same of every trial"
+
+
+def test_artifacts_lead_from_what_a_policy_is_made_of_to_its_evaluation(sweep: Sweep) -> None:
+    for name, trial in sweep.trials.items():
+        (records,) = tracked(trial.folder)
+        told = [record["artifact"] for record in records if record["type"] == "artifact"]
+        used = {one["name"]: one for one in told if one.get("use_after_commit")}
+        made = {one["type"]: one for one in told if not one.get("use_after_commit") and one["type"] != "run_table"}
+        wanted = {"sft": {"sft"}, "dpo": {"sft", "candidates", "preferences"}}
+        assert used.keys() == wanted.get(name, {"sft", "prompts", "reward_model"})
+        assert made.keys() == {"policy", "evaluation"}
+        stages = {**{"questions" if one == "prompts" else one: used[one] for one in used}, **made}
+        for stage, artifact in stages.items():
+            entry = trial.entry(stage)
+            about = json.loads(artifact["metadata"])
+            assert (about["key"], about["digest"]) == tuple(trial.record["stages"][stage][k] for k in ("key", "digest"))
+            assert about["key"][:16] in artifact["aliases"]
+            assert artifact["manifest"]["contents"]
+            for file in artifact["manifest"]["contents"]:
+                content = (entry / file["path"]).read_bytes()
+                assert base64.b64decode(file["digest"]) == hashlib.md5(content).digest()
+                assert about["sha256"][file["path"]] == hashlib.sha256(content).hexdigest()
+                assert Path(file["local_path"]).read_bytes() == content
+                assert Path(file["local_path"]).is_relative_to(trial.folder.absolute())
+
+
+def test_histograms_count_what_the_metrics_are_means_of(sweep: Sweep) -> None:
+    for name, trial in sweep.trials.items():
+        (records,) = tracked(trial.folder)
+        rows = [row for row in rows_of(records) if "train/loss" in row]
+        seen = {key.split(".")[0] for row in rows for key in row if key.startswith("distribution/")}
+        parts = ("reward", "length", "kl", "advantage", "ratio") if name in ON_POLICY else ()
+        assert seen == {f"distribution/{part}" for part in parts}
+        for row in rows if parts else ():
+            for part, metric in {part: f"rollout/{part}" for part in parts[:3]}.items() | {("ratio", "train/ratio")}:
+                counts, edges = row[f"distribution/{part}.values"], row[f"distribution/{part}.bins"]
+                middles = [(low + high) / 2 for low, high in pairwise(edges)]
+                mean = sum(n * x for n, x in zip(counts, middles, strict=True)) / sum(counts)
+                assert mean == pytest.approx(row[metric], abs=edges[1] - edges[0] + 1e-6)
+            tokens, passes = sum(row["distribution/advantage.values"]), trial.record["config"]["algorithm"]["epochs"]
+            assert sum(row["distribution/ratio.values"]) == passes * tokens
+
+
+def test_what_is_shown_changes_no_result(sweep: Sweep, shared: Path, warm: Warm, tmp_path: Path) -> None:
+    outcome = warm(["run", "algorithm=ppo", "seed=0", "tracker=none", "arm=blind", *TINY], tmp_path, shared)
+    assert outcome.code == 0, outcome.stderr
+    trial = Result(trial_folder(tmp_path, "blind"), shared)
+    assert {"policy", "evaluation"} <= trial.computed
+    assert trial.digests == sweep.trials["ppo"].digests
+    assert not (trial.folder / "samples.json").exists()
+
+
+def test_as_much_is_shown_as_is_asked_for(shared: Path, warm: Warm, tmp_path: Path) -> None:
+    few = ("tracker.samples=2", "tracker.histograms=2", "tracker.artifact_mb=0.01")
+    outcome = warm(["run", *OF["ppo"], "seed=0", "arm=few", *few, *TINY], tmp_path, shared)
+    assert (outcome.code, outcome.stderr) == (0, "")
+    trial = Result(trial_folder(tmp_path, "few"), shared)
+    (records,) = tracked(trial.folder)
+    rows = rows_of(records)
+    assert [rows[-1][f"samples_{name}.nrows"] for name in ("test", "ood", "training")] == [2, 2, 2 * 3]
+    assert ["distribution/ratio.values" in row for row in rows] == [True, False, True], "of three, every second"
+    assert ["distribution/reward.values" in row for row in rows] == [True, False, True]
+    entries = [e for r in records if r["type"] == "artifact" for e in r["artifact"]["manifest"]["contents"]]
+    references = {entry["path"]: entry["ref"] for entry in entries if "ref" in entry}
+    assert {"model.safetensors", "reward.safetensors", "policy.safetensors"} <= references.keys()
+    place = Path(unquote(urlsplit(references["policy.safetensors"]).path))
+    assert place == (trial.entry("policy") / "policy.safetensors").absolute()
 
 
 def test_each_trial_has_one_run_in_the_group_of_its_study(sweep: Sweep) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rft.config import TrackerConfig
 from rft.errors import UserError
 
 STEP = "trainer/global_step"
@@ -39,11 +40,50 @@ class Run:
     """Commit, machine and package versions, as `rft.machine.made_here` tells them."""
     resumed: bool = False
     """Whether a process before this one has told of it already: all its rows come again."""
+    title: str = ""
+    """What it is called, if it is no trial's."""
+    notes: str = ""
+    """A few sentences on what came out."""
+    home: Path | None = None
+    """The study's folder, if `folder` is not right below it."""
+    anew: bool = False
+    """Whether all of it is told at once: what this machine keeps of an earlier telling is replaced."""
 
     @property
     def name(self) -> str:
         """For people, as in ``ppo · smollm2 · s0``."""
-        return f"{self.arm} · {self.model} · s{self.seed}"
+        return self.title or f"{self.arm} · {self.model} · s{self.seed}"
+
+    @property
+    def study_folder(self) -> Path:
+        """Where what all runs of the study share is kept."""
+        return (self.home or self.folder.parent).absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How a quantity is distributed over an iteration."""
+
+    counts: tuple[int, ...]
+    """Values in each bin."""
+    edges: tuple[float, ...]
+    """Of the bins, one more than these; the last bin has its upper edge in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Files that a stage made, known by the store's key."""
+
+    name: str
+    """Of the thing, not of the version: ``sft``, ``preferences-1a2b3c4d``. Letters, digits, ``.``, ``_`` and ``-``."""
+    kind: str
+    """What it is: prompts, candidates, preferences, model, reward_model, policy, evaluation or report."""
+    key: str
+    """Of the store's entry, which is the version: equal keys are equal content."""
+    files: Mapping[str, Path]
+    """Name inside the artifact → file. Folders are listed by who tells of them."""
+    metadata: Mapping[str, Any]
+    """Stage, address and numbers of the entry, without secrets."""
 
 
 class Tracker:
@@ -55,6 +95,24 @@ class Tracker:
 
     patience = LOCAL
     """Seconds that a trial's end waits for ``finish``."""
+    lineage = False
+    """Whether artifacts can be followed in it from run to run."""
+    config: Any = None
+    """Its settings."""
+
+    @property
+    def kept(self) -> TrackerConfig:
+        """What it is told besides metrics; of a tracker whose settings do not say, the defaults."""
+        return self.config if isinstance(self.config, TrackerConfig) else TrackerConfig()
+
+    @property
+    def told_of_stages(self) -> bool:
+        """Whether each stage that a study's trials share has a run in it."""
+        return self.lineage and self.kept.artifacts and self.kept.stages
+
+    def by_reference(self, path: Path) -> bool:
+        """Whether a file is too large to be copied."""
+        return path.stat().st_size > self.kept.artifact_mb * 1e6
 
     def parts(self) -> Sequence[Tracker]:
         """The trackers that are told; several, one, or none."""
@@ -74,14 +132,26 @@ class Tracker:
         """
         raise TypeError(f"{type(self).__name__} must define log()")
 
+    def uses(self, artifact: Artifact) -> None:
+        """Keep what the run was made from."""
+
+    def makes(self, artifact: Artifact) -> None:
+        """Keep what came out of the run."""
+
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Keep a table, such as the samples of an evaluation."""
 
-    def histogram(self, name: str, values: Sequence[float], step: int) -> None:
-        """Keep the distribution of a quantity."""
+    def histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        """Keep the distribution of a quantity; told before the row of the same step."""
 
-    def artifact(self, name: str, kind: str, path: Path, inputs: Sequence[str] = ()) -> None:
-        """Keep a file or folder that came out, with the names of the artifacts that it was made from."""
+    def figure(self, name: str, path: Path, step: int) -> None:
+        """Keep a picture, a PNG file."""
+
+    def html(self, name: str, path: Path, step: int) -> None:
+        """Keep a page, an HTML file that needs no other."""
+
+    def text(self, name: str, text: str) -> None:
+        """Keep a sentence among what sums up the run; a later one of the same name replaces it."""
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """End the run; called however the trial ended.

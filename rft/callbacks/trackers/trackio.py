@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from rft.callbacks.trackers.base import Run, Tracker, flat, require
+from rft.callbacks.trackers.base import Artifact, Histogram, Run, Tracker, flat, require
+from rft.config import TrackerConfig
 
 
 @dataclass
-class Config:
+class Config(TrackerConfig):
     """Settings of the Trackio tracker."""
 
     project: str | None = None
@@ -30,7 +32,7 @@ class Trackio(Tracker):
 
     def start(self, run: Run) -> None:
         """Begin a run, or go on with the one of the same id."""
-        os.environ["TRACKIO_DIR"] = str(run.folder.absolute().parent / "trackio")  # read when it is imported
+        os.environ["TRACKIO_DIR"] = str(run.study_folder / "trackio")  # read when it is imported
         import trackio
         from trackio.sqlite_storage import SQLiteStorage
 
@@ -48,6 +50,53 @@ class Trackio(Tracker):
         self._step = step
         if step not in self._known:
             self._run.log(dict(row), step=step)
+
+    def uses(self, artifact: Artifact) -> None:
+        """The artifact as an input; kept first if no run of the project has, which makes it that run's output too."""
+        try:
+            self._run.use_artifact(f"{artifact.name}:{artifact.key[:16]}")
+        except ValueError:  # there is none
+            self._run.use_artifact(self._keep(artifact))
+
+    def makes(self, artifact: Artifact) -> None:
+        """The artifact as an output; of the same content there is one version."""
+        self._keep(artifact)
+
+    def _keep(self, artifact: Artifact) -> Any:
+        import trackio
+
+        kept = trackio.Artifact(artifact.name, type=artifact.kind, metadata=dict(artifact.metadata))
+        for name, path in artifact.files.items():
+            if self.by_reference(path):
+                kept.add_reference(path.absolute().as_uri(), name=name)
+            else:
+                kept.add_file(path, name=name)
+        return self._run.log_artifact(kept, aliases=[artifact.key[:16]])
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """A table."""
+        import trackio
+
+        self._run.log({name: trackio.Table(columns=list(columns), data=[list(row) for row in rows])}, step=step)
+
+    def histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        """A histogram with its own bins, unless the run has the row."""
+        import trackio
+
+        if step not in self._known:
+            self._run.log({name: trackio.Histogram(np_histogram=(histogram.counts, histogram.edges))}, step=step)
+
+    def figure(self, name: str, path: Path, step: int) -> None:
+        """A picture."""
+        import trackio
+
+        self._run.log({name: trackio.Image(str(path))}, step=step)
+
+    def html(self, name: str, path: Path, step: int) -> None:
+        """A page."""
+        import trackio
+
+        self._run.log({name: trackio.Html(path)}, step=step)
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """Keep the final test's metrics; it has no mark for a run that failed."""

@@ -5,23 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from rft.callbacks.trackers.base import LOCAL, STEP, Run, Tracker
+from rft.callbacks.trackers.base import LOCAL, STEP, Artifact, Histogram, Run, Tracker
 from rft.callbacks.trackers.behind import PATIENCE, tell
-from rft.callbacks.trackers.reach import unreachable, within
-from rft.config.ranges import number
+from rft.callbacks.trackers.reach import unreachable
+from rft.callbacks.trackers.upload import UNSENT, first_line, upload, useless
+from rft.config import TrackerConfig, number
 from rft.machine import uncommitted
 
 LONGEST_TAG = 64  # W&B refuses longer ones
 ENVIRONMENT = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 """By the values of WANDB_MODE that ask for less than a setting does."""
+TABLE = "run_table"
+"""W&B's type of the artifact of a table."""
+FOLDER = "wandb"
+"""W&B's own in the folder of a trial."""
 NOWHERE = "http://127.0.0.1:9"
 """Asked in place of the address of a certain provider's machines, which W&B looks for on every machine."""
 
@@ -46,7 +49,7 @@ class AxisEnum(str, Enum):
 
 
 @dataclass
-class Config:
+class Config(TrackerConfig):
     """Settings of the W&B tracker."""
 
     mode: ModeEnum = ModeEnum.online
@@ -70,6 +73,8 @@ class Wandb(Tracker):
     which is told in a line. W&B writes every row of an online run to this machine too.
     """
 
+    lineage = True
+
     def __init__(self, config: Config) -> None:
         self.config = config
         mode = config.mode.value
@@ -77,7 +82,7 @@ class Wandb(Tracker):
         self.patience = LOCAL + config.upload_seconds
         self._about: Run | None = None
         self._run: Any = None
-        self._rows: list[tuple[Mapping[str, float], int]] = []
+        self._told: list[Callable[[], None]] = []
         self._from = 0
 
     @property
@@ -92,14 +97,17 @@ class Wandb(Tracker):
     def start(self, run: Run) -> None:
         """Begin the trial's run, or go on with it: offline as a second part with the same id."""
         self._about = run
+        if run.anew:
+            shutil.rmtree(run.folder / FOLDER, ignore_errors=True)
         _surround(run.folder)
         import wandb
+
+        _own_places(run.folder)
 
         if self.online:
             wandb.setup(wandb.Settings(silent=True))
             base = str(wandb.setup().settings.base_url)
-            late = f"{base} takes no key within {PATIENCE:g} s"
-            if reason := unreachable(base, PATIENCE) or within(PATIENCE, lambda: _refused(base), late):
+            if reason := useless(base):
                 self._say_offline(reason)
         before = set(run.folder.glob("wandb/run-*"))
         try:
@@ -132,6 +140,7 @@ class Wandb(Tracker):
             name=run.name,
             group=run.study,
             job_type=run.stage,
+            notes=run.notes or None,
             tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in run.tags)),
             dir=run.folder,
             mode="online" if self.online else "offline",
@@ -141,7 +150,7 @@ class Wandb(Tracker):
         self._run.config.update({**run.config, "made": run.made}, allow_val_change=True)
         self._from = int(self._run.step) if self._run.resumed else 0
         self._define()
-        if diff := uncommitted():
+        if run.made.get("dirty") and (diff := uncommitted()):
             (Path(self._run.dir) / "diff.patch").write_text(diff, encoding="utf-8")
             self._run.save(str(Path(self._run.dir) / "diff.patch"), base_path=self._run.dir, policy="now")
 
@@ -153,37 +162,116 @@ class Wandb(Tracker):
             self._run.define_metric(group, step_metric=self.config.axis.value)
         self._run.define_metric("budget/*", step_metric=self.config.axis.value, summary="max")
 
-    def log(self, row: Mapping[str, float], step: int) -> None:
-        """A row, under the optimiser's steps; of an online run that goes on, those that the server lacks."""
+    def _tell(self, do: Callable[[], None]) -> None:
+        """Do something with the run that is done again if it must be begun again offline."""
         if self.online:
-            self._rows.append((row, step))
+            self._told.append(do)
         try:
-            self._send(row, step)
+            do()
         except Exception as error:  # the process beside this one that uploads has ended
             if not self.online:
                 raise
             self._go_offline(error)
 
-    def _send(self, row: Mapping[str, float], step: int) -> None:
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """A row, under the optimiser's steps; of an online run that goes on, those that the server lacks."""
+        self._tell(lambda: self._send(row, step))
+
+    def _send(self, row: Mapping[str, Any], step: int) -> None:
         if step >= self._from:
             self._run.log({**row, STEP: step}, step=step)
 
+    def uses(self, artifact: Artifact) -> None:
+        """The artifact as an input; kept as a version of its own, if nobody has yet."""
+        self._keep(artifact, used=True)
+
+    def makes(self, artifact: Artifact) -> None:
+        """The artifact as an output."""
+        self._keep(artifact, used=False)
+
+    def _keep(self, artifact: Artifact, *, used: bool) -> None:
+        import wandb
+
+        made = wandb.Artifact(artifact.name, type=artifact.kind, metadata=dict(artifact.metadata))
+        for name, path in artifact.files.items():
+            # Either way an entry's digest is that of its content, so that it makes no other version. What is not by
+            # reference must be a copy: W&B removes the files that it was given, whether it could upload them or not.
+            if self.by_reference(path):
+                made.add_reference(path.absolute().as_uri(), name=name)
+            else:
+                made.add_file(str(path), name=name, skip_cache=True)
+        made.finalize()
+        aliases = [artifact.key[:16]] if used else ["latest", artifact.key[:16]]
+        self._tell(lambda: self._publish(made, aliases, used=used))
+
+    def _publish(self, made: Any, aliases: Sequence[str], *, used: bool = False) -> None:
+        """Write an artifact into the run's records, from where W&B uploads it at once or by ``wandb sync``.
+
+        This is what ``use_artifact`` and ``log_artifact`` of a new artifact come to. Offline the former is refused;
+        online both ask the server first, however long it takes, and what they send is in no record.
+        """
+        publish = self._run._interface.publish_artifact
+        publish(self._run, made, aliases, is_user_created=used, use_after_commit=used)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """A table, and the artifact that W&B wants of each."""
+        kept = [list(row) for row in rows]
+        self._tell(lambda: self._send_table(name, list(columns), kept, step))
+
+    def _send_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
+        import wandb
+        from wandb.sdk.artifacts._internal_artifact import InternalArtifact
+
+        if step < self._from:
+            return
+        table: Any = wandb.Table(columns=columns, data=rows)  # type: ignore[arg-type]
+        made = InternalArtifact(f"run-{self._run.id}-{name}", TABLE)
+        made.add(table, name)
+        made.finalize()
+        self._publish(made, ["latest"])
+        table.bind_to_run(self._run, name, step)  # else log would ask the server for the artifact
+        self._send({name: table}, step)
+
+    def histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        """A histogram with its own bins."""
+        import numpy as np
+        import wandb
+
+        told = (np.asarray(histogram.counts), np.asarray(histogram.edges))
+        self._tell(lambda: self._send({name: wandb.Histogram(np_histogram=told)}, step))
+
+    def figure(self, name: str, path: Path, step: int) -> None:
+        """A picture."""
+        import wandb
+
+        self._tell(lambda: self._send({name: wandb.Image(str(path))}, step))
+
+    def html(self, name: str, path: Path, step: int) -> None:
+        """A page, as it is."""
+        import wandb
+
+        self._tell(lambda: self._send({name: wandb.Html(str(path), inject=False)}, step))
+
     def _go_offline(self, error: Exception) -> None:
-        """Begin again offline, with all rows so far."""
+        """Begin again offline, with all that was told so far."""
         import wandb
 
         wandb.teardown()
         wandb.setup(wandb.Settings(silent=True))
-        self._say_offline(_first_line(error))
+        self._say_offline(first_line(error))
         self._begin()
-        for row, step in self._rows:
-            self._send(row, step)
-        self._rows = []
+        for do in self._told:
+            do()
+        self._told = []
 
     def _say_offline(self, reason: str) -> None:
         assert self._about is not None
         self.mode = "offline"
-        tell(f"W&B: {reason}; the run goes on offline, in {self._about.folder / 'wandb'}: `wandb sync` uploads it")
+        tell(f"W&B: {reason}; the run goes on offline, in {self._about.folder / FOLDER}: `rft sync` uploads it")
+
+    def text(self, name: str, text: str) -> None:
+        """A text in the summary."""
+        self._run.summary[name] = text
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """Add the final test's metrics to the last row and end the run, or a second trial in the process joins it."""
@@ -198,30 +286,28 @@ class Wandb(Tracker):
 
     def _upload(self, folder: Path) -> None:
         """Send a run that ended before all was uploaded, as long as the server answers."""
-        told = f"the run is whole in {folder}: `wandb sync` uploads it"
+        told = f"the run is whole in {folder}: `rft sync` uploads it"
+        (folder / UNSENT).touch()
         if reason := unreachable(str(self._run.settings.base_url), PATIENCE):
             tell(f"W&B: {reason}; {told}")
             return
-        command = [sys.executable, "-m", "wandb", "sync", str(folder)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=self.config.upload_seconds)
-        except (OSError, subprocess.SubprocessError):
-            tell(f"W&B: not all was uploaded within {self.config.upload_seconds:g} s; {told}")
+        if reason := upload(folder, str(self._run.settings.base_url), limit=self.config.upload_seconds):
+            tell(f"W&B: {reason}; {told}")
 
 
-def _refused(base: str) -> str | None:
-    """Why a server does not know the user; None if it does."""
-    import wandb
+def _own_places(folder: Path) -> None:
+    """Let W&B lay out media where no other process does.
 
-    try:
-        known = wandb.login(prompt=False)
-    except Exception as error:  # of several kinds, by what is wrong with the key
-        return _first_line(error)
-    return None if known else f"there is no key for {base}: run `wandb login`, or set WANDB_API_KEY"
+    It makes its temporary folders when it is imported, so that forked processes share them, and the first that ends
+    removes them.
+    """
+    from wandb.sdk.artifacts.artifact import Artifact as Files
+    from wandb.sdk.data_types._private import MEDIA_TMP
 
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
+    for name, temporary in (("media", MEDIA_TMP), ("files", Files._TMP_DIR)):
+        place = folder.absolute() / FOLDER / "data" / name
+        place.mkdir(parents=True, exist_ok=True)
+        temporary.name = str(place)
 
 
 def _surround(folder: Path) -> None:
@@ -229,5 +315,5 @@ def _surround(folder: Path) -> None:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        os.environ[name] = str(folder.absolute() / "wandb" / name.split("_")[1].lower())
+        os.environ[name] = str(folder.absolute() / FOLDER / name.split("_")[1].lower())
     logging.getLogger("wandb").setLevel(logging.ERROR)
