@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rft.budget import Usage
 from rft.errors import UserError
 from rft.models.flops import DecoderFlops
+from rft.models.mixed import ShorterWeights
 from rft.models.pretrained import LoraConfig
 from rft.ops.logprobs import token_entropy, token_logprobs
 from rft.types import Sequences, to_device
@@ -57,6 +58,20 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     if len(stacks) != 1:
         raise UserError(f"model: {type(model).__name__} is no stack of decoder layers; choose another causal LM")
     return list(stacks[0])
+
+
+def _softcap(model: PreTrainedModel) -> float | None:
+    """The bound of a model's logits; None if it has none.
+
+    Raises:
+        UserError: if the logits are more than a product with a matrix.
+    """
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise UserError(
+            f"model: {type(model).__name__} adds a bias to its logits, which log-probs leave out; choose another one"
+        )
+    bound: float | None = model.config.get_text_config().to_dict().get("final_logit_softcapping")
+    return bound
 
 
 def _counted(seq: Sequences) -> Tensor:
@@ -103,6 +118,7 @@ class Backbone(nn.Module):
         self.trained = tuple(r for r in self.roles if r in trained)
         self.base = model.requires_grad_(False)
         self.copies = nn.ModuleDict()
+        self._shorter: dict[Role, ShorterWeights] = {}
         self._layers: list[tuple[str, Any]] = []
         self._decoder_layers = decoder_layers(model)
         self._trunk_depth = _trunk_depth(len(self._decoder_layers), lora)
@@ -117,6 +133,7 @@ class Backbone(nn.Module):
         self._flags = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
         self.flops = DecoderFlops.of(model, self._decoder_layers)
         self.usage = Usage()
+        self._softcap = _softcap(model)
         self._activate(Role.reference)
 
     def _add_adapters(self) -> None:
@@ -163,8 +180,10 @@ class Backbone(nn.Module):
 
     def _add_copies(self) -> None:
         for role in self.roles:
-            weights = copy.deepcopy(self.base)
-            self.copies[role.value] = weights.float() if role in self.trained else weights
+            weights, trained = copy.deepcopy(self.base), role in self.trained
+            self.copies[role.value] = weights.float() if trained else weights
+            if trained and torch.finfo(self.base.dtype).bits < 32:
+                self._shorter[role] = ShorterWeights(weights, self.base.dtype)
 
     def _wants_grad(self, name: str) -> bool:
         parts = name.split(".")
@@ -185,7 +204,8 @@ class Backbone(nn.Module):
         """The model that plays a role; peft's switches also toggle requires_grad, which is put back."""
         if self._layers:
             self._activate(role)
-        yield self.copies[role.value] if role.value in self.copies else self.base  # type: ignore[misc]
+        with self._shorter[role].in_place() if role in self._shorter else nullcontext():
+            yield self.copies[role.value] if role.value in self.copies else self.base  # type: ignore[misc]
 
     @property
     def eos_id(self) -> int:
@@ -250,7 +270,7 @@ class Backbone(nn.Module):
     def hidden(self, role: Role, seq: Sequences) -> Tensor:
         """Last hidden states [B, P + R, H], counted in ``usage``."""
         self._count(role, seq)
-        return self._states(role, seq)
+        return self._states(role, seq)[0]
 
     def _count(self, role: Role, seq: Sequences) -> None:
         per_row = _counted(seq)
@@ -263,8 +283,8 @@ class Backbone(nn.Module):
         if role is Role.policy:
             self.usage.trained_tokens += tokens
 
-    def _states(self, role: Role, seq: Sequences) -> Tensor:
-        """Last hidden states [B, P + R, H].
+    def _states(self, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
+        """Last hidden states [B, P + R, H], and the vocabulary projection [V, H].
 
         Padding on the right needs no mask under causal attention; the mask is given only where a prompt is padded
         on the left.
@@ -278,28 +298,27 @@ class Backbone(nn.Module):
                 mask = torch.cat([seq.prompt_mask, torch.ones_like(seq.response_mask)], 1).long()
                 positions = (mask.cumsum(-1) - 1).clamp(min=0)
                 out = model.get_decoder()(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        states: Tensor = out.last_hidden_state
-        return states
+            return out.last_hidden_state, model.get_output_embeddings().weight
 
     def _before_tokens(self, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
         """Hidden states before each response token [B, R, H], and the vocabulary projection [V, H]."""
-        model = self.copies[role.value] if role.value in self.copies else self.base
-        head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
         passes = 1  # forward; then the gradients of its inputs and, if it is trained, of its weights
         if torch.is_grad_enabled() and role in self.trained:
             passes += 1 if self.lora.enabled else 2
         self.usage.flops += passes * self.flops.head(int(seq.response_mask.sum()))
-        return self.hidden(role, seq)[:, seq.prompt_ids.shape[1] - 1 : -1], head
+        self._count(role, seq)
+        hidden, head = self._states(role, seq)
+        return hidden[:, seq.prompt_ids.shape[1] - 1 : -1], head
 
     def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R]."""
         hidden, head = self._before_tokens(role, seq)
-        return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature)
+        return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature, self._softcap)
 
     def entropy(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """Entropy of the distribution of each counted response token, nats, zero elsewhere. Shape [B, R]."""
         hidden, head = self._before_tokens(role, seq)
-        return token_entropy(hidden, head, seq.response_mask, temperature)
+        return token_entropy(hidden, head, seq.response_mask, temperature, self._softcap)
 
     def values(self, seq: Sequences) -> Tensor:
         """The critic's value of the state before each response token. Shape [B, R]."""

@@ -5,12 +5,14 @@ vocabulary.
 
 Logits are z = W h / temperature, made from counted tokens only, in chunks, on a contiguous matrix (a strided
 three-dimensional input takes a path ten times slower on CPUs when the head is frozen). They are float32 for float32 and
-shorter hidden states, and float64 for float64 ones.
+shorter hidden states, and float64 for float64 ones. Some models bound them: z = c tanh(W h / c) / temperature (Gemma 2,
+arXiv 2408.00118, section 2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,9 +28,25 @@ def _precision(hidden: Tensor) -> torch.dtype:
     return torch.float64 if hidden.dtype is torch.float64 else torch.float32
 
 
-def _logits(hidden_CH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
-    z_CV = torch.nn.functional.linear(hidden_CH, head_VH).to(_precision(hidden_CH))
-    return z_CV if temperature == 1.0 else z_CV.div_(temperature)
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """What makes logits of W h."""
+
+    temperature: float
+    softcap: float | None
+
+    def logits(self, hidden_CH: Tensor, head_VH: Tensor) -> Tensor:
+        """z, [C, V]."""
+        z_CV = torch.nn.functional.linear(hidden_CH, head_VH).to(_precision(hidden_CH))
+        if self.softcap is not None:
+            z_CV.div_(self.softcap).tanh_().mul_(self.softcap)
+        return z_CV if self.temperature == 1.0 else z_CV.div_(self.temperature)
+
+    def slope(self, z_CV: Tensor) -> Tensor | float:
+        """∂z/∂(W h), which is (1 − (z · temperature / c)²) / temperature where logits are bounded."""
+        if self.softcap is None:
+            return 1 / self.temperature
+        return (1 - (z_CV * (self.temperature / self.softcap)).square_()).div_(self.temperature)
 
 
 def _through_head(
@@ -54,14 +72,14 @@ class _ChunkedLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, ids_N: Tensor, temperature: float) -> Tensor:
+    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, ids_N: Tensor, scale: _Scale) -> Tensor:
         logprobs, normalisers = [], []
         for hidden_CH, ids_C in zip(hidden_NH.split(CHUNK), ids_N.split(CHUNK), strict=True):
-            z_CV = _logits(hidden_CH, head_VH, temperature)
+            z_CV = scale.logits(hidden_CH, head_VH)
             lse_C = z_CV.logsumexp(-1)
             logprobs.append(z_CV.gather(1, ids_C[:, None])[:, 0] - lse_C)
             normalisers.append(lse_C)
-        ctx.temperature = temperature
+        ctx.scale = scale
         ctx.save_for_backward(hidden_NH, head_VH, ids_N, torch.cat(normalisers))
         return torch.cat(logprobs)
 
@@ -71,9 +89,10 @@ class _ChunkedLogprobs(torch.autograd.Function):
         hidden_NH, head_VH, ids_N, lse_N = ctx.saved_tensors
 
         def logit_grads(rows: slice) -> Tensor:
-            grad_C1 = (grads[0][rows] / ctx.temperature)[:, None]
-            p_CV = _logits(hidden_NH[rows], head_VH, ctx.temperature).sub_(lse_N[rows, None]).exp_()
-            return p_CV.mul_(-grad_C1).scatter_add_(1, ids_N[rows, None], grad_C1)
+            z_CV: Tensor = ctx.scale.logits(hidden_NH[rows], head_VH)
+            grad_C1, slope_CV = grads[0][rows, None], ctx.scale.slope(z_CV)
+            p_CV = z_CV.sub_(lse_N[rows, None]).exp_()
+            return p_CV.mul_(-grad_C1).scatter_add_(1, ids_N[rows, None], grad_C1).mul_(slope_CV)
 
         return *_through_head(ctx, hidden_NH, head_VH, logit_grads), None, None
 
@@ -85,16 +104,16 @@ class _ChunkedEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
+    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, scale: _Scale) -> Tensor:
         entropies, normalisers = [], []
         for hidden_CH in hidden_NH.split(CHUNK):
-            z_CV = _logits(hidden_CH, head_VH, temperature)
+            z_CV = scale.logits(hidden_CH, head_VH)
             lse_C = z_CV.logsumexp(-1)
             logp_CV = z_CV.sub_(lse_C[:, None])
             entropies.append(-(logp_CV.exp() * logp_CV).sum(-1))
             normalisers.append(lse_C)
         entropy_N = torch.cat(entropies)
-        ctx.temperature = temperature
+        ctx.scale = scale
         ctx.save_for_backward(hidden_NH, head_VH, entropy_N, torch.cat(normalisers))
         return entropy_N
 
@@ -104,9 +123,10 @@ class _ChunkedEntropy(torch.autograd.Function):
         hidden_NH, head_VH, entropy_N, lse_N = ctx.saved_tensors
 
         def logit_grads(rows: slice) -> Tensor:
-            grad_C1 = (grads[0][rows] / ctx.temperature)[:, None]
-            logp_CV = _logits(hidden_NH[rows], head_VH, ctx.temperature).sub_(lse_N[rows, None])
-            return logp_CV.exp().mul_(logp_CV.add_(entropy_N[rows, None])).mul_(-grad_C1)
+            z_CV: Tensor = ctx.scale.logits(hidden_NH[rows], head_VH)
+            slope_CV, logp_CV = ctx.scale.slope(z_CV), z_CV.sub_(lse_N[rows, None])
+            p_CV = logp_CV.exp()
+            return p_CV.mul_(logp_CV.add_(entropy_N[rows, None])).mul_(-grads[0][rows, None]).mul_(slope_CV)
 
         return *_through_head(ctx, hidden_NH, head_VH, logit_grads), None
 
@@ -131,11 +151,17 @@ def _check(hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperature: fl
 
 
 def token_logprobs(
-    hidden_BRH: Tensor, head_VH: Tensor, token_ids_BR: Tensor, mask_BR: Tensor, temperature: float = 1.0
+    hidden_BRH: Tensor,
+    head_VH: Tensor,
+    token_ids_BR: Tensor,
+    mask_BR: Tensor,
+    temperature: float = 1.0,
+    softcap: float | None = None,
 ) -> Tensor:
     """log p(token) = z_y − logsumexp(z) in nats at counted positions, zero elsewhere. Shape [B, R].
 
     float32 whatever the hidden states' dtype, but float64 for float64. Differentiable once, in hidden states and head.
+    ``softcap`` is the bound c of the logits, None for most models.
 
     Raises:
         TypeError: unless hidden states and head are floating-point, tokens whole numbers, the mask boolean.
@@ -147,11 +173,15 @@ def token_logprobs(
     check_same_shape(token_ids=token_ids_BR, mask=mask_BR)
     out = torch.zeros(mask_BR.shape, dtype=_precision(hidden_BRH), device=hidden_BRH.device)
     ids_N = token_ids_BR[mask_BR].long()
-    logprob_N: Tensor = _ChunkedLogprobs.apply(hidden_BRH[mask_BR], head_VH, ids_N, temperature)  # type: ignore[no-untyped-call]
+    logprob_N: Tensor = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden_BRH[mask_BR], head_VH, ids_N, _Scale(temperature, softcap)
+    )
     return out.masked_scatter(mask_BR, logprob_N)
 
 
-def token_entropy(hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperature: float = 1.0) -> Tensor:
+def token_entropy(
+    hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperature: float = 1.0, softcap: float | None = None
+) -> Tensor:
     """H = −Σ_v p_v log p_v in nats, p = softmax(z), at counted positions, zero elsewhere. Shape [B, R].
 
     The entropy of the distribution that is sampled from at each token, temperature included (Williams & Peng 1991;
@@ -165,5 +195,5 @@ def token_entropy(hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperat
     """
     _check(hidden_BRH, head_VH, mask_BR, temperature)
     out = torch.zeros(mask_BR.shape, dtype=_precision(hidden_BRH), device=hidden_BRH.device)
-    entropy_N: Tensor = _ChunkedEntropy.apply(hidden_BRH[mask_BR], head_VH, temperature)  # type: ignore[no-untyped-call]
+    entropy_N: Tensor = _ChunkedEntropy.apply(hidden_BRH[mask_BR], head_VH, _Scale(temperature, softcap))  # type: ignore[no-untyped-call]
     return out.masked_scatter(mask_BR, entropy_N)
