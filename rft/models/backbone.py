@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rft.budget import Usage
 from rft.errors import UserError
+from rft.models.adapters import adapt_in_type
 from rft.models.flops import DecoderFlops
 from rft.models.mixed import ShorterWeights
 from rft.models.pretrained import LoraConfig
@@ -157,6 +158,8 @@ class Backbone(nn.Module):
         for name, parameter in self.base.named_parameters():
             if ".lora_" in name:
                 parameter.data = parameter.data.float()
+        for _, layer in self._layers:
+            adapt_in_type(layer)
 
     def _targets(self) -> list[str]:
         """Full names of the modules that get an adapter.

@@ -11,7 +11,7 @@ arXiv 2408.00118, section 2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,86 +49,74 @@ class _Scale:
         return (1 - (z_CV * (self.temperature / self.softcap)).square_()).div_(self.temperature)
 
 
-def _through_head(
-    ctx: Any, hidden_NH: Tensor, head_VH: Tensor, logit_grads: Callable[[slice], Tensor]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients [N, H] and [V, H] from those of W h, which exist for a chunk [C, V] at a time."""
-    grad_hidden = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
-    grad_head = torch.zeros_like(head_VH, dtype=_precision(hidden_NH)) if ctx.needs_input_grad[1] else None
-    for start in range(0, len(hidden_NH), CHUNK):
-        rows = slice(start, start + CHUNK)
-        grad_CV = logit_grads(rows).to(head_VH.dtype)
-        if grad_hidden is not None:
-            grad_hidden[rows] = grad_CV @ head_VH
-        if grad_head is not None:
-            grad_head += (grad_CV.T @ hidden_NH[rows]).to(grad_head.dtype)
-    return grad_hidden, None if grad_head is None else grad_head.to(head_VH.dtype)
+_Number = Callable[[Tensor, _Scale, slice, bool], tuple[Tensor, Tensor | None]]
+"""Of logits [C, V], which are the rows of a slice, a number each [C] and if asked for ∂number/∂(W h) [C, V]."""
 
 
-class _ChunkedLogprobs(torch.autograd.Function):
-    """z_y − logsumexp(z) without ever holding the logits of all tokens; the backward computes them again.
+class _ChunkedHead(torch.autograd.Function):
+    """A number of each token's logits, without ever holding the logits of all tokens.
 
-    ∂/∂z_v = 1[v = y] − softmax(z)_v.
+    With a frozen head a token's gradient is known but for a factor: it is made with the number, and the backward needs
+    no logits again. A head that is trained wants the gradients of its logits, which are then made again by chunks.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, ids_N: Tensor, scale: _Scale) -> Tensor:
-        logprobs, normalisers = [], []
-        for hidden_CH, ids_C in zip(hidden_NH.split(CHUNK), ids_N.split(CHUNK), strict=True):
-            z_CV = scale.logits(hidden_CH, head_VH)
-            lse_C = z_CV.logsumexp(-1)
-            logprobs.append(z_CV.gather(1, ids_C[:, None])[:, 0] - lse_C)
-            normalisers.append(lse_C)
-        ctx.scale = scale
-        ctx.save_for_backward(hidden_NH, head_VH, ids_N, torch.cat(normalisers))
-        return torch.cat(logprobs)
+    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, scale: _Scale, number: _Number) -> Tensor:
+        found_N = hidden_NH.new_empty(len(hidden_NH), dtype=_precision(hidden_NH))
+        ahead = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
+        gradients_NH = torch.empty_like(hidden_NH) if ahead else None
+        for rows in _chunks(hidden_NH):
+            found_N[rows], slopes_CV = number(scale.logits(hidden_NH[rows], head_VH), scale, rows, ahead)
+            if gradients_NH is not None and slopes_CV is not None:
+                gradients_NH[rows] = slopes_CV.to(head_VH.dtype) @ head_VH
+        ctx.scale, ctx.number = scale, number
+        ctx.save_for_backward(hidden_NH, head_VH, gradients_NH)
+        return found_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden_NH, head_VH, ids_N, lse_N = ctx.saved_tensors
+        hidden_NH, head_VH, gradients_NH = ctx.saved_tensors
+        if gradients_NH is not None:
+            return (gradients_NH * grads[0][:, None]).to(gradients_NH.dtype), None, None, None
+        grad_hidden = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
+        grad_head = torch.zeros_like(head_VH, dtype=_precision(hidden_NH))
+        for rows in _chunks(hidden_NH):
+            _, slopes_CV = ctx.number(ctx.scale.logits(hidden_NH[rows], head_VH), ctx.scale, rows, True)
+            grad_CV = slopes_CV.mul_(grads[0][rows, None]).to(head_VH.dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad_CV @ head_VH
+            grad_head += (grad_CV.T @ hidden_NH[rows]).to(grad_head.dtype)
+        return grad_hidden, grad_head.to(head_VH.dtype), None, None
 
-        def logit_grads(rows: slice) -> Tensor:
-            z_CV: Tensor = ctx.scale.logits(hidden_NH[rows], head_VH)
-            grad_C1, slope_CV = grads[0][rows, None], ctx.scale.slope(z_CV)
-            p_CV = z_CV.sub_(lse_N[rows, None]).exp_()
-            return p_CV.mul_(-grad_C1).scatter_add_(1, ids_N[rows, None], grad_C1).mul_(slope_CV)
 
-        return *_through_head(ctx, hidden_NH, head_VH, logit_grads), None, None
+def _chunks(hidden_NH: Tensor) -> Iterator[slice]:
+    return (slice(start, start + CHUNK) for start in range(0, len(hidden_NH), CHUNK))
 
 
-class _ChunkedEntropy(torch.autograd.Function):
-    """−Σ_v p_v log p_v without ever holding the logits of all tokens; the backward computes them again.
+def _logprobs(ids_N: Tensor) -> _Number:
+    """z_y − logsumexp(z); ∂/∂z_v = 1[v = y] − softmax(z)_v. Works within the memory of the logits."""
 
-    ∂H/∂z_v = −p_v (log p_v + H).
-    """
+    def number(z_CV: Tensor, scale: _Scale, rows: slice, sloped: bool) -> tuple[Tensor, Tensor | None]:
+        ids_C1 = ids_N[rows, None]
+        chosen_C1, most_C1, slope = z_CV.gather(1, ids_C1), z_CV.amax(-1, keepdim=True), scale.slope(z_CV)
+        e_CV = z_CV.sub_(most_C1).exp_()
+        sum_C1 = e_CV.sum(-1, keepdim=True)
+        logprob_C = (chosen_C1 - most_C1 - sum_C1.log())[:, 0]
+        if not sloped:
+            return logprob_C, None
+        return logprob_C, e_CV.div_(-sum_C1).scatter_add_(1, ids_C1, torch.ones_like(sum_C1)).mul_(slope)
 
-    @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, scale: _Scale) -> Tensor:
-        entropies, normalisers = [], []
-        for hidden_CH in hidden_NH.split(CHUNK):
-            z_CV = scale.logits(hidden_CH, head_VH)
-            lse_C = z_CV.logsumexp(-1)
-            logp_CV = z_CV.sub_(lse_C[:, None])
-            entropies.append(-(logp_CV.exp() * logp_CV).sum(-1))
-            normalisers.append(lse_C)
-        entropy_N = torch.cat(entropies)
-        ctx.scale = scale
-        ctx.save_for_backward(hidden_NH, head_VH, entropy_N, torch.cat(normalisers))
-        return entropy_N
+    return number
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        hidden_NH, head_VH, entropy_N, lse_N = ctx.saved_tensors
 
-        def logit_grads(rows: slice) -> Tensor:
-            z_CV: Tensor = ctx.scale.logits(hidden_NH[rows], head_VH)
-            slope_CV, logp_CV = ctx.scale.slope(z_CV), z_CV.sub_(lse_N[rows, None])
-            p_CV = logp_CV.exp()
-            return p_CV.mul_(logp_CV.add_(entropy_N[rows, None])).mul_(-grads[0][rows, None]).mul_(slope_CV)
-
-        return *_through_head(ctx, hidden_NH, head_VH, logit_grads), None
+def _entropies(z_CV: Tensor, scale: _Scale, _: slice, sloped: bool) -> tuple[Tensor, Tensor | None]:
+    """H = −Σ_v p_v log p_v; ∂H/∂z_v = −p_v (log p_v + H)."""
+    logp_CV = z_CV.log_softmax(-1)
+    p_CV = logp_CV.exp()
+    entropy_C1 = -(p_CV * logp_CV).sum(-1, keepdim=True)
+    slopes = p_CV.mul_(logp_CV.add_(entropy_C1)).neg_().mul_(scale.slope(z_CV)) if sloped else None
+    return entropy_C1[:, 0], slopes
 
 
 def _check(hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperature: float) -> None:
@@ -173,8 +161,8 @@ def token_logprobs(
     check_same_shape(token_ids=token_ids_BR, mask=mask_BR)
     out = torch.zeros(mask_BR.shape, dtype=_precision(hidden_BRH), device=hidden_BRH.device)
     ids_N = token_ids_BR[mask_BR].long()
-    logprob_N: Tensor = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden_BRH[mask_BR], head_VH, ids_N, _Scale(temperature, softcap)
+    logprob_N: Tensor = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
+        hidden_BRH[mask_BR], head_VH, _Scale(temperature, softcap), _logprobs(ids_N)
     )
     return out.masked_scatter(mask_BR, logprob_N)
 
@@ -195,5 +183,7 @@ def token_entropy(
     """
     _check(hidden_BRH, head_VH, mask_BR, temperature)
     out = torch.zeros(mask_BR.shape, dtype=_precision(hidden_BRH), device=hidden_BRH.device)
-    entropy_N: Tensor = _ChunkedEntropy.apply(hidden_BRH[mask_BR], head_VH, _Scale(temperature, softcap))  # type: ignore[no-untyped-call]
+    entropy_N: Tensor = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
+        hidden_BRH[mask_BR], head_VH, _Scale(temperature, softcap), _entropies
+    )
     return out.masked_scatter(mask_BR, entropy_N)
