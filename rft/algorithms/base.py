@@ -171,7 +171,7 @@ class Algorithm(Module):
         groups: list[dict[str, Any]] = [{"params": self.backbone.parameters_of(Role.policy), "lr": self.config.lr}]
         if Role.critic in self.backbone.trained:
             groups.append({"params": self.backbone.parameters_of(Role.critic), "lr": self.critic_lr})
-        return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, betas=(0.9, 0.95))
+        return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, betas=(0.9, 0.95), fused=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained and the algorithm's own buffers.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rft.budget import Usage
 from rft.errors import UserError
 from rft.models.adapters import adapt_in_type
+from rft.models.ahead import Ahead
 from rft.models.flops import DecoderFlops
 from rft.models.mixed import ShorterWeights
 from rft.models.pretrained import LoraConfig
@@ -135,6 +136,7 @@ class Backbone(nn.Module):
         self.flops = DecoderFlops.of(model, self._decoder_layers)
         self.usage = Usage()
         self._softcap = _softcap(model)
+        self.ahead = Ahead([p for p, trained in self._flags if trained])
         self._activate(Role.reference)
 
     def _add_adapters(self) -> None:
@@ -315,8 +317,12 @@ class Backbone(nn.Module):
 
     def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R]."""
-        hidden, head = self._before_tokens(role, seq)
-        return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature, self._softcap)
+
+        def make() -> Tensor:
+            hidden, head = self._before_tokens(role, seq)
+            return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature, self._softcap)
+
+        return self.ahead.once(f"log-probs of {role.value} at {temperature}", seq, make)
 
     def entropy(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """Entropy of the distribution of each counted response token, nats, zero elsewhere. Shape [B, R]."""
@@ -325,10 +331,14 @@ class Backbone(nn.Module):
 
     def values(self, seq: Sequences) -> Tensor:
         """The critic's value of the state before each response token. Shape [B, R]."""
-        hidden = self.hidden(Role.critic, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
-        head = self.heads[Role.critic.value]
-        values: Tensor = head(hidden.to(head.weight.dtype))[..., 0] * seq.response_mask  # type: ignore[arg-type]
-        return values
+
+        def make() -> Tensor:
+            hidden = self.hidden(Role.critic, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
+            head = self.heads[Role.critic.value]
+            values: Tensor = head(hidden.to(head.weight.dtype))[..., 0] * seq.response_mask  # type: ignore[arg-type]
+            return values
+
+        return self.ahead.once("values", seq, make)
 
     def scores(self, seq: Sequences, pooling: PoolingEnum = PoolingEnum.last) -> Tensor:
         """The reward model's raw score of each prompt with its response. Shape [B].

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rft.models.changed import state_of
+
 
 class _Shorter(torch.autograd.Function):
     """A parameter's copy in a shorter type, whose gradient becomes the parameter's."""
@@ -44,16 +46,17 @@ class ShorterWeights:
             for name, parameter in owner._parameters.items()
             if parameter is not None
         ]
-        self._copies: dict[nn.Parameter, tuple[Tensor, int]] = {}
+        self._copies: dict[nn.Parameter, tuple[Tensor, tuple[int, int]]] = {}
 
     def _copy(self, parameter: nn.Parameter) -> Tensor:
         """The copy, of the weights as they are now."""
-        copy, version = self._copies.get(parameter, (None, -1))
+        copy, state = self._copies.get(parameter, (None, None))
+        now = state_of([parameter])
         if copy is None or copy.device != parameter.device:
             copy = parameter.detach().to(self._dtype)
-        elif version != parameter._version:
+        elif state != now:
             copy.copy_(parameter.detach())
-        self._copies[parameter] = copy, parameter._version
+        self._copies[parameter] = copy, now
         return copy
 
     @contextmanager

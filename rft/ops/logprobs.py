@@ -1,7 +1,7 @@
 """Log-probabilities and entropies of tokens.
 
-Dimensions: ``N`` counted tokens, ``C`` tokens of a chunk, ``B`` sequences, ``R`` response tokens, ``H`` hidden, ``V``
-vocabulary.
+Dimensions: ``N`` counted tokens, ``C`` tokens of a chunk, ``K`` tokens of a block, ``B`` sequences, ``R`` response
+tokens, ``H`` hidden, ``V`` vocabulary.
 
 Logits are z = W h / temperature, made from counted tokens only, in chunks, on a contiguous matrix (a strided
 three-dimensional input takes a path ten times slower on CPUs when the head is frozen). They are float32 for float32 and
@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from rft.ops.masked import check_boolean, check_dimensions, check_floating, check_integer, check_same_shape, shown
 
 CHUNK = 128  # tokens whose logits exist at once: CHUNK × V numbers
+KEPT = 2**27  # numbers in the head's type that exist at once where the head is trained: 256 MiB of bfloat16
 
 
 def _precision(hidden: Tensor) -> torch.dtype:
@@ -54,44 +55,66 @@ _Number = Callable[[Tensor, _Scale, slice, bool], tuple[Tensor, Tensor | None]]
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """A number of each token's logits, without ever holding the logits of all tokens.
+    """A number of each token's logits, without ever holding the float32 logits of all tokens.
 
-    With a frozen head a token's gradient is known but for a factor: it is made with the number, and the backward needs
-    no logits again. A head that is trained wants the gradients of its logits, which are then made again by chunks.
+    A token's gradient is known but for a factor. With a frozen head it is made with the number, so that the backward
+    needs no logits again. A head that is trained wants what its logits' gradients are made of: kept in the head's type
+    if that is little, else made again by blocks.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, scale: _Scale, number: _Number) -> Tensor:
         found_N = hidden_NH.new_empty(len(hidden_NH), dtype=_precision(hidden_NH))
-        ahead = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
-        gradients_NH = torch.empty_like(hidden_NH) if ahead else None
-        for rows in _chunks(hidden_NH):
-            found_N[rows], slopes_CV = number(scale.logits(hidden_NH[rows], head_VH), scale, rows, ahead)
+        of_hidden, of_head = ctx.needs_input_grad[:2]
+        gradients_NH = torch.empty_like(hidden_NH) if of_hidden and not of_head else None
+        keeps = of_head and len(hidden_NH) <= _block(head_VH)
+        slopes_NV = head_VH.new_empty(len(hidden_NH), len(head_VH)) if keeps else None
+        for rows in _chunks(len(hidden_NH)):
+            z_CV = scale.logits(hidden_NH[rows], head_VH)
+            found_N[rows], slopes_CV = number(z_CV, scale, rows, keeps or gradients_NH is not None)
             if gradients_NH is not None and slopes_CV is not None:
                 gradients_NH[rows] = slopes_CV.to(head_VH.dtype) @ head_VH
+            if slopes_NV is not None and slopes_CV is not None:
+                slopes_NV[rows] = slopes_CV
         ctx.scale, ctx.number = scale, number
-        ctx.save_for_backward(hidden_NH, head_VH, gradients_NH)
+        ctx.save_for_backward(hidden_NH, head_VH, gradients_NH, slopes_NV)
         return found_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden_NH, head_VH, gradients_NH = ctx.saved_tensors
+        hidden_NH, head_VH, gradients_NH, slopes_NV = ctx.saved_tensors
+        grads_N1 = grads[0][:, None]
         if gradients_NH is not None:
-            return (gradients_NH * grads[0][:, None]).to(gradients_NH.dtype), None, None, None
+            return (gradients_NH * grads_N1).to(gradients_NH.dtype), None, None, None
         grad_hidden = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
-        grad_head = torch.zeros_like(head_VH, dtype=_precision(hidden_NH))
-        for rows in _chunks(hidden_NH):
-            _, slopes_CV = ctx.number(ctx.scale.logits(hidden_NH[rows], head_VH), ctx.scale, rows, True)
-            grad_CV = slopes_CV.mul_(grads[0][rows, None]).to(head_VH.dtype)
+        grad_head: Tensor | None = None
+        for rows in _chunks(len(hidden_NH), _block(head_VH)):
+            slopes_KV = _slopes(ctx, hidden_NH, head_VH, rows) if slopes_NV is None else slopes_NV
             if grad_hidden is not None:
-                grad_hidden[rows] = grad_CV @ head_VH
-            grad_head += (grad_CV.T @ hidden_NH[rows]).to(grad_head.dtype)
-        return grad_hidden, grad_head.to(head_VH.dtype), None, None
+                grad_hidden[rows] = (slopes_KV @ head_VH) * grads_N1[rows]
+            part = slopes_KV.T @ (hidden_NH[rows] * grads_N1[rows]).to(head_VH.dtype)
+            grad_head = part if grad_head is None else grad_head.to(_precision(part)).add_(part)
+        return grad_hidden, torch.zeros_like(head_VH) if grad_head is None else grad_head.to(head_VH.dtype), None, None
 
 
-def _chunks(hidden_NH: Tensor) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, len(hidden_NH), CHUNK))
+def _slopes(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, block: slice) -> Tensor:
+    """The slopes of a block, made again, in the head's type. Shape [K, V]."""
+    found = []
+    for start in range(block.start, min(block.stop, len(hidden_NH)), CHUNK):
+        rows = slice(start, min(start + CHUNK, block.stop))
+        _, slopes_CV = ctx.number(ctx.scale.logits(hidden_NH[rows], head_VH), ctx.scale, rows, True)
+        found.append(slopes_CV.to(head_VH.dtype))
+    return torch.cat(found)
+
+
+def _block(head_VH: Tensor) -> int:
+    """Tokens of a block."""
+    return max(KEPT // len(head_VH), CHUNK)
+
+
+def _chunks(tokens: int, size: int = CHUNK) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, tokens, size))
 
 
 def _logprobs(ids_N: Tensor) -> _Number:

@@ -57,7 +57,7 @@ class RewardModelTraining(Module):
     def configure_optimizers(self) -> Any:
         """AdamW with a linear decay to a tenth."""
         optimizer = torch.optim.AdamW(
-            self.backbone.parameters_of(Role.reward), lr=self.config.lr, weight_decay=0.0, betas=(0.9, 0.95)
+            self.backbone.parameters_of(Role.reward), lr=self.config.lr, weight_decay=0.0, betas=(0.9, 0.95), fused=True
         )
         return linear_decay(optimizer, self.steps)
 

@@ -87,6 +87,21 @@ def test_gradients_are_those_of_finite_differences(name: str, temperature: float
 
 
 @pytest.mark.parametrize("name", BOTH)
+def test_blocks_that_are_made_again_give_the_gradients_of_those_kept(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, head, ids = inputs(9, 40, 12, 50, torch.float64)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = []
+    for kept in (9 * 40 * 50, 130 * 50):  # all; blocks of 130 tokens, which are no whole chunks
+        monkeypatch.setattr("rft.ops.logprobs.KEPT", kept)
+        found.append(torch.autograd.grad((BOTH[name](hidden, head, ids, mask) * weight).sum(), [hidden, head]))
+    for whole, made_again in zip(*found, strict=True):
+        torch.testing.assert_close(made_again, whole)
+
+
+@pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("trained", ["hidden", "head"])
 def test_what_is_frozen_gets_no_gradient_and_the_other_the_same(name: str, trained: str) -> None:
     hidden, head, ids = inputs(3, 4, 3, 5, torch.float64)

@@ -85,6 +85,20 @@ def test_the_copies_are_made_again_only_for_weights_that_have_changed(sequences:
     assert [id(p) for p, (copy_, _) in shorter._copies.items() if copy_._version != held[id(p)][1]] == [id(changed)]
 
 
+@pytest.mark.parametrize("way", [{}, {"foreach": True}, {"fused": True}])
+def test_every_way_of_stepping_is_seen(way: dict[str, bool], sequences: Sequences) -> None:
+    backbone = trained_backbone("llama")
+    optimizer = torch.optim.AdamW(backbone.parameters_of(Role.policy), lr=0.1, **way)
+    before = backbone.logprobs(Role.policy, sequences)
+    before.sum().backward()
+    optimizer.step()
+    after = backbone.logprobs(Role.policy, sequences)
+    assert (before.sum() - after.sum()) > 1
+    policy = backbone.copies[Role.policy.value].to(torch.bfloat16)
+    alone = Backbone(policy, TOKENIZER, FULL, [])
+    torch.testing.assert_close(after, alone.logprobs(Role.reference, sequences), rtol=0, atol=0)
+
+
 def test_a_tied_matrix_has_one_copy_and_one_gradient(sequences: Sequences) -> None:
     backbone = trained_backbone("llama")
     policy = backbone.copies[Role.policy.value]

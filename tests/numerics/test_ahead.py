@@ -1,0 +1,80 @@
+"""Passes made ahead of the loss: made once, right, and never those of other rows or weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from rft.models.backbone import Backbone, Role
+from rft.models.pretrained import LoraConfig
+from rft.types import Sequences
+from tests.numerics.backbones import make_backbone
+
+ASK: dict[str, Callable[[Backbone, Sequences], Tensor]] = {
+    "logprobs": lambda backbone, seq: backbone.logprobs(Role.policy, seq),
+    "values": lambda backbone, seq: backbone.values(seq),
+}
+
+
+class Passes:
+    """Counts the passes through the decoder of a backbone."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.count = 0
+        backbone.base.get_decoder().register_forward_hook(self._one_more)
+
+    def _one_more(self, *_: object) -> None:
+        self.count += 1
+
+
+def start() -> tuple[Backbone, Passes]:
+    backbone = make_backbone("llama", LoraConfig(rank=4), trained=(Role.policy, Role.critic))
+    return backbone, Passes(backbone)
+
+
+def gradients(backbone: Backbone, result: Tensor) -> dict[str, Tensor]:
+    backbone.zero_grad()
+    result.pow(2).sum().backward()
+    return {name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", ASK)
+def test_the_loss_takes_the_graph_of_the_same_rows(name: str, sequences: Sequences) -> None:
+    backbone, passes = start()
+    ask = ASK[name]
+    wanted = gradients(backbone, plain := ask(backbone, sequences))
+    with torch.no_grad(), backbone.ahead.before_loss():
+        ahead = ask(backbone, sequences).detach()
+    made = passes.count
+    taken = ask(backbone, sequences[slice(None)])
+    assert passes.count == made
+    assert torch.equal(taken, ahead)
+    assert torch.equal(taken, plain)
+    got = gradients(backbone, taken)
+    assert got.keys() == wanted.keys()
+    assert got
+    assert all(torch.equal(got[key], wanted[key]) for key in wanted)
+    ask(backbone, sequences)
+    assert passes.count == made + 1  # a graph is used once
+
+
+@pytest.mark.parametrize("change", ["rows", "weights", "temperature", "gradient"])
+def test_nothing_else_takes_it(change: str, sequences: Sequences) -> None:
+    backbone, passes = start()
+    with backbone.ahead.before_loss():
+        backbone.logprobs(Role.policy, sequences)
+    made, seq, temperature = passes.count, sequences, 1.0
+    if change == "rows":
+        seq = sequences[torch.tensor([1, 0])]
+    elif change == "weights":
+        with torch.no_grad():
+            backbone.parameters_of(Role.policy)[0].mul_(1.0)
+    elif change == "temperature":
+        temperature = 0.5
+    with torch.set_grad_enabled(change != "gradient"):
+        found = backbone.logprobs(Role.policy, seq, temperature)
+    assert passes.count == made + 1
+    assert found.requires_grad is (change != "gradient")
