@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,10 @@ class Ahead:
         self._parameters = parameters
         self._open = False
         self._kept: dict[str, tuple[Sequences, tuple[int, int], Tensor]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ahead:
+        """Nothing kept: a graph has no copy."""
+        return Ahead(copy.deepcopy(self._parameters, memo))
 
     @contextmanager
     def before_loss(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -78,3 +79,17 @@ def test_nothing_else_takes_it(change: str, sequences: Sequences) -> None:
         found = backbone.logprobs(Role.policy, seq, temperature)
     assert passes.count == made + 1
     assert found.requires_grad is (change != "gradient")
+
+
+def test_a_copy_of_the_backbone_has_nothing_kept_and_looks_at_its_own_weights(sequences: Sequences) -> None:
+    backbone, _ = start()
+    with backbone.ahead.before_loss():
+        backbone.logprobs(Role.policy, sequences)
+    other = copy.deepcopy(backbone)
+    passes = Passes(other)
+    with other.ahead.before_loss():
+        other.logprobs(Role.policy, sequences)
+    with torch.no_grad():
+        other.parameters_of(Role.policy)[0].mul_(1.0)
+    other.logprobs(Role.policy, sequences)
+    assert passes.count == 2
