@@ -1,17 +1,23 @@
-"""Attention of short sequences as two batched products a group of heads.
+"""Attention of short sequences as two batched products a group of heads, and of sequences packed without padding.
 
 torch's fused kernel for CPUs is made for long sequences: at 96 tokens its backward takes five times as long as plain
 products do, of which none repeats a key for the heads of its group.
-Dimensions: ``B`` sequences, ``T`` tokens, ``H`` query heads, ``K`` key and value heads, ``P`` sequences × ``K``, ``D``
-head width.
+Dimensions: ``B`` sequences, ``T`` tokens, ``N`` counted tokens of all, ``H`` query heads, ``K`` key and value heads,
+``P`` sequences × ``K``, ``D`` head width.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from rft.models.decoder import windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,10 +53,59 @@ def grouped_attention(
     return mixed.view(batch, heads, tokens, width).transpose(1, 2).contiguous()
 
 
+class Packing:
+    """The counted tokens of a batch side by side, as one row without padding; only attention sees the batch.
+
+    Args:
+        mask_BT: bool, true on counted tokens.
+    """
+
+    def __init__(self, mask_BT: Tensor) -> None:
+        self._shape = mask_BT.shape
+        self._place_N = mask_BT.flatten().nonzero()[:, 0]
+        self.positions_1N = self.pack((mask_BT.long().cumsum(-1) - 1)[..., None])[..., 0]
+        places = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+        # Padding sees itself: a row that sees nothing has no softmax.
+        sees = (places[:, None] > places) & mask_BT[:, None] | (places[:, None] == places)
+        self.mask_B1TT = sees[:, None]
+
+    def pack(self, x: Tensor) -> Tensor:
+        """[B, T, …] to [1, N, …]."""
+        return x.reshape(-1, *x.shape[2:])[self._place_N][None]
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[1, N, …] to [B, T, …], zero where nothing is counted."""
+        whole = x.new_zeros(self._shape.numel(), *x.shape[2:])
+        return whole.index_copy(0, self._place_N, x[0]).view(*self._shape, *x.shape[2:])
+
+    @contextmanager
+    def attending(self) -> Iterator[None]:
+        """While open, attention takes its rows for packed ones."""
+        token = _packing.set(self)
+        try:
+            yield
+        finally:
+            _packing.reset(token)
+
+
+_packing: ContextVar[Packing | None] = ContextVar("packing", default=None)
+
+
 def _attend(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
 ) -> tuple[Tensor, None]:
-    """What transformers calls; whatever is no whole short sequence on a CPU goes the usual way."""
+    """What transformers calls: queries, keys and values [B, heads, T, D], the result [B, T, heads, D]."""
+    if (packing := _packing.get()) is None:
+        return _attend_whole(module, query, key, value, attention_mask, **given)
+    q, k, v = (packing.spread(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))
+    mixed, _ = _attend_whole(module, q, k, v, packing.mask_B1TT, **given)
+    return packing.pack(mixed), None
+
+
+def _attend_whole(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
+) -> tuple[Tensor, None]:
+    """Whatever is no whole short sequence on a CPU goes the usual way."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     tokens = query.shape[2]
@@ -73,3 +128,14 @@ def attend_in_groups(model: PreTrainedModel) -> None:
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+
+
+def packs(model: PreTrainedModel, layers: int) -> bool:
+    """Whether tokens of different sequences may stand in one row: they meet in attention alone, and that is ours.
+
+    Args:
+        model: after ``attend_in_groups``.
+        layers: how many it has.
+    """
+    takes_positions = "position_ids" in inspect.signature(model.get_decoder().forward).parameters
+    return model.config._attn_implementation == NAME and takes_positions and windows(model) == [None] * layers

@@ -21,6 +21,8 @@ from rft.budget import Usage
 from rft.errors import UserError
 from rft.models.adapters import adapt_in_type
 from rft.models.ahead import Ahead
+from rft.models.attention import Packing, packs
+from rft.models.decoder import decoder_layers, logit_bound
 from rft.models.flops import DecoderFlops
 from rft.models.mixed import ShorterWeights
 from rft.models.pretrained import LoraConfig
@@ -48,32 +50,7 @@ class PoolingEnum(str, Enum):
 
 
 _HEADS = (Role.reward, Role.critic)
-
-
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The blocks of a decoder, lowest first.
-
-    Raises:
-        UserError: if the model is not a stack of blocks.
-    """
-    stacks = [m for m in model.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m)]
-    if len(stacks) != 1:
-        raise UserError(f"model: {type(model).__name__} is no stack of decoder layers; choose another causal LM")
-    return list(stacks[0])
-
-
-def _softcap(model: PreTrainedModel) -> float | None:
-    """The bound of a model's logits; None if it has none.
-
-    Raises:
-        UserError: if the logits are more than a product with a matrix.
-    """
-    if getattr(model.get_output_embeddings(), "bias", None) is not None:
-        raise UserError(
-            f"model: {type(model).__name__} adds a bias to its logits, which log-probs leave out; choose another one"
-        )
-    bound: float | None = model.config.get_text_config().to_dict().get("final_logit_softcapping")
-    return bound
+WORTH_PACKING = 7 / 8  # of a batch's tokens counted, above which its padding is computed along
 
 
 def _counted(seq: Sequences) -> Tensor:
@@ -135,7 +112,7 @@ class Backbone(nn.Module):
         self._flags = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
         self.flops = DecoderFlops.of(model, self._decoder_layers)
         self.usage = Usage()
-        self._softcap = _softcap(model)
+        self._softcap, self._packs = logit_bound(model), packs(model, len(self._decoder_layers))
         self.ahead = Ahead([p for p, trained in self._flags if trained])
         self._activate(Role.reference)
 
@@ -261,7 +238,10 @@ class Backbone(nn.Module):
             layer.forward = lambda hidden_states, *_, **__: hidden_states
         try:
             for start in range(0, len(seq), batch_size):
-                self._states(Role.reference, to_device(seq[slice(start, start + batch_size)], self.device))
+                part = to_device(seq[slice(start, start + batch_size)], self.device)
+                self._states(Role.reference, part)
+                if (packing := self._packing(part)) is not None:
+                    parts[-1] = packing.spread(parts[-1])
         finally:
             watch.remove()
             for layer in above:
@@ -288,21 +268,31 @@ class Backbone(nn.Module):
         if role is Role.policy:
             self.usage.trained_tokens += tokens
 
+    def _packing(self, seq: Sequences) -> Packing | None:
+        """How to leave out the padding, where it is worth it."""
+        mask = torch.cat([seq.prompt_mask, seq.response_mask], 1)
+        worth = self._packs and int(mask.sum()) <= WORTH_PACKING * mask.numel()
+        return Packing(mask) if worth else None
+
     def _states(self, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
         """Last hidden states [B, P + R, H], and the vocabulary projection [V, H].
 
         Padding on the right needs no mask under causal attention; the mask is given only where a prompt is padded
         on the left.
         """
-        ids = torch.cat([seq.prompt_ids, seq.response_ids], 1)
-        padded = not bool(seq.prompt_mask.all())
+        ids, packing = torch.cat([seq.prompt_ids, seq.response_ids], 1), self._packing(seq)
+        if packing is not None:
+            trunk = None if seq.trunk is None else packing.pack(seq.trunk)
+            where = {"attention_mask": packing.mask_B1TT, "position_ids": packing.positions_1N}
+            with self._as(role) as model, self._resumed(trunk), packing.attending():
+                out = model.get_decoder()(input_ids=packing.pack(ids), use_cache=False, **where)
+                return packing.spread(out.last_hidden_state), model.get_output_embeddings().weight
+        where = {}
+        if not bool(seq.prompt_mask.all()):
+            mask = torch.cat([seq.prompt_mask, torch.ones_like(seq.response_mask)], 1).long()
+            where = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
         with self._as(role) as model, self._resumed(seq.trunk):
-            if not padded:
-                out = model.get_decoder()(input_ids=ids, use_cache=False)
-            else:
-                mask = torch.cat([seq.prompt_mask, torch.ones_like(seq.response_mask)], 1).long()
-                positions = (mask.cumsum(-1) - 1).clamp(min=0)
-                out = model.get_decoder()(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+            out = model.get_decoder()(input_ids=ids, use_cache=False, **where)
             return out.last_hidden_state, model.get_output_embeddings().weight
 
     def _before_tokens(self, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rft.budget import Usage
-from rft.models.backbone import Backbone, Role, decoder_layers
+from rft.models.backbone import Backbone, Role
+from rft.models.decoder import decoder_layers
 from rft.models.flops import DecoderFlops
 from rft.ops.sampling import WHOLE, Truncation
 from rft.rollout.decoding import decode

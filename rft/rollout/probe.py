@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rft.models.backbone import decoder_layers
+from rft.models.decoder import decoder_layers
 from rft.rollout.decoding import Decoding
 from rft.rollout.structure import Structure, UnknownStructureError, read_structure
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rft.models.backbone import decoder_layers
+from rft.models.decoder import decoder_layers, windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -149,17 +149,9 @@ def read_structure(model: PreTrainedModel) -> Structure:
 
 
 def _windows(model: PreTrainedModel) -> list[int | None]:
-    """Of each layer, as the cache of transformers reads them."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-    found: list[int | None] = []
-    for layer in DynamicCache(config=model.config).layers:
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-            raise UnknownStructureError(f"its cache has a {type(layer).__name__}")
-        found.append(layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None)
-    if len(found) != len(decoder_layers(model)):
-        raise UnknownStructureError("its cache has another number of layers")
+    found = windows(model)
+    if found is None or len(found) != len(decoder_layers(model)):
+        raise UnknownStructureError("its cache holds more than the keys and values of its layers")
     return found
 
 
