@@ -100,6 +100,11 @@ class Algorithm(Module):
         """Responses sampled for each answer given in the final test, of which the reward source picks the best."""
         return 1
 
+    @classmethod
+    def critic_on_policy(cls, config: Any) -> bool:  # noqa: ARG003 - a subclass reads it there
+        """Whether the critic is a head on the policy's hidden states, and no adapter or copy of its own."""
+        return False
+
     @torch.no_grad()
     def assign_credit(self, rollouts: Rollouts) -> OnPolicyBatch | PreferenceBatch:
         """``prepare``, its result checked.

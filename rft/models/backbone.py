@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rft.budget import Usage
 from rft.errors import UserError
 from rft.models.adapters import adapt_in_type
-from rft.models.ahead import Ahead
+from rft.models.ahead import Ahead, Latest
 from rft.models.attention import Packing, packs
 from rft.models.decoder import decoder_layers, logit_bound
 from rft.models.flops import DecoderFlops
@@ -77,6 +77,7 @@ class Backbone(nn.Module):
         roles: the roles to make besides the reference.
         trained: the roles whose parameters require gradients.
         seed: of the adapters' and heads' start.
+        critic_on_policy: the critic is a head on the policy's hidden states and no adapter or copy of its own.
 
     Every pass adds its operations, and the tokens that it trains the policy on, to ``usage``.
     """
@@ -89,12 +90,16 @@ class Backbone(nn.Module):
         roles: Collection[Role],
         trained: Collection[Role] = (),
         seed: int = 0,
+        *,
+        critic_on_policy: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.lora = lora
         self.roles = tuple(r for r in Role if r in roles and r is not Role.reference)
         self.trained = tuple(r for r in self.roles if r in trained)
+        self.critic_on_policy = critic_on_policy
+        self._bodies = tuple(r for r in self.roles if r is not Role.critic or not critic_on_policy)
         self.base = model.requires_grad_(False)
         self.copies = nn.ModuleDict()
         self._shorter: dict[Role, ShorterWeights] = {}
@@ -113,7 +118,8 @@ class Backbone(nn.Module):
         self.flops = DecoderFlops.of(model, self._decoder_layers)
         self.usage = Usage()
         self._softcap, self._packs = logit_bound(model), packs(model, len(self._decoder_layers))
-        self.ahead = Ahead([p for p, trained in self._flags if trained])
+        changing = [p for p, trained in self._flags if trained]
+        self.ahead, self._latest = Ahead(changing), Latest(changing)
         self._activate(Role.reference)
 
     def _add_adapters(self) -> None:
@@ -131,7 +137,7 @@ class Backbone(nn.Module):
         with warnings.catch_warnings():
             # peft warns of the second adapter on one model, and of GPT-2's transposed layers, which it then handles.
             warnings.simplefilter("ignore", UserWarning)
-            for role in self.roles:
+            for role in self._bodies:
                 inject_adapter_in_model(config, self.base, adapter_name=role.value)
         self._layers = [(n, m) for n, m in self.base.named_modules() if isinstance(m, BaseTunerLayer)]
         for name, parameter in self.base.named_parameters():
@@ -161,7 +167,7 @@ class Backbone(nn.Module):
         return found
 
     def _add_copies(self) -> None:
-        for role in self.roles:
+        for role in self._bodies:
             weights, trained = copy.deepcopy(self.base), role in self.trained
             self.copies[role.value] = weights.float() if trained else weights
             if trained and torch.finfo(self.base.dtype).bits < 32:
@@ -254,8 +260,16 @@ class Backbone(nn.Module):
 
     def hidden(self, role: Role, seq: Sequences) -> Tensor:
         """Last hidden states [B, P + R, H], counted in ``usage``."""
-        self._count(role, seq)
-        return self._states(role, seq)[0]
+        return self._read("hidden", role, seq)[0]
+
+    def _read(self, reader: str, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
+        """Last hidden states and the vocabulary projection, for one of their readers; counted if they are made."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            self._count(role, seq)
+            return self._states(role, seq)
+
+        return self._latest.read(reader, seq, make) if role is Role.policy else make()
 
     def _count(self, role: Role, seq: Sequences) -> None:
         per_row = _counted(seq)
@@ -295,35 +309,35 @@ class Backbone(nn.Module):
             out = model.get_decoder()(input_ids=ids, use_cache=False, **where)
             return out.last_hidden_state, model.get_output_embeddings().weight
 
-    def _before_tokens(self, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
+    def _before_tokens(self, reader: str, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
         """Hidden states before each response token [B, R, H], and the vocabulary projection [V, H]."""
         passes = 1  # forward; then the gradients of its inputs and, if it is trained, of its weights
         if torch.is_grad_enabled() and role in self.trained:
             passes += 1 if self.lora.enabled else 2
         self.usage.flops += passes * self.flops.head(int(seq.response_mask.sum()))
-        self._count(role, seq)
-        hidden, head = self._states(role, seq)
+        hidden, head = self._read(reader, role, seq)
         return hidden[:, seq.prompt_ids.shape[1] - 1 : -1], head
 
     def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R]."""
 
         def make() -> Tensor:
-            hidden, head = self._before_tokens(role, seq)
+            hidden, head = self._before_tokens("log-probs", role, seq)
             return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature, self._softcap)
 
         return self.ahead.once(f"log-probs of {role.value} at {temperature}", seq, make)
 
     def entropy(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """Entropy of the distribution of each counted response token, nats, zero elsewhere. Shape [B, R]."""
-        hidden, head = self._before_tokens(role, seq)
+        hidden, head = self._before_tokens("entropy", role, seq)
         return token_entropy(hidden, head, seq.response_mask, temperature, self._softcap)
 
     def values(self, seq: Sequences) -> Tensor:
         """The critic's value of the state before each response token. Shape [B, R]."""
 
         def make() -> Tensor:
-            hidden = self.hidden(Role.critic, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
+            role = Role.policy if self.critic_on_policy else Role.critic
+            hidden = self._read("values", role, seq)[0][:, seq.prompt_ids.shape[1] - 1 : -1]
             head = self.heads[Role.critic.value]
             values: Tensor = head(hidden.to(head.weight.dtype))[..., 0] * seq.response_mask  # type: ignore[arg-type]
             return values

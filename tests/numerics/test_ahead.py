@@ -12,7 +12,7 @@ from torch import Tensor
 from rft.models.backbone import Backbone, Role
 from rft.models.pretrained import LoraConfig
 from rft.types import Sequences
-from tests.numerics.backbones import make_backbone
+from tests.numerics.backbones import TOKENIZER, make_backbone, make_model
 
 ASK: dict[str, Callable[[Backbone, Sequences], Tensor]] = {
     "logprobs": lambda backbone, seq: backbone.logprobs(Role.policy, seq),
@@ -93,3 +93,58 @@ def test_a_copy_of_the_backbone_has_nothing_kept_and_looks_at_its_own_weights(se
         other.parameters_of(Role.policy)[0].mul_(1.0)
     other.logprobs(Role.policy, sequences)
     assert passes.count == 2
+
+
+def head_critic() -> tuple[Backbone, Passes]:
+    backbone = Backbone(
+        make_model("llama"),
+        TOKENIZER,
+        LoraConfig(enabled=False),
+        [Role.policy, Role.critic],
+        [Role.policy, Role.critic],
+        critic_on_policy=True,
+    )
+    passes = Passes(backbone)
+    backbone.copies[Role.policy.value].get_decoder().register_forward_hook(passes._one_more)
+    return backbone, passes
+
+
+def test_a_critic_on_the_policy_is_a_head_and_takes_no_pass_of_its_own(sequences: Sequences) -> None:
+    backbone, passes = head_critic()
+    assert list(backbone.copies) == [Role.policy.value]
+    assert [p.shape for p in backbone.parameters_of(Role.critic)] == [(1, 32), (1,)]
+    logprobs, values = backbone.logprobs(Role.policy, sequences), backbone.values(sequences)
+    entropy = backbone.entropy(Role.policy, sequences)
+    assert passes.count == 1
+    (logprobs.sum() + values.pow(2).sum() + entropy.sum()).backward()
+    states = backbone.copies[Role.policy.value].get_decoder()
+    ids = torch.cat([sequences.prompt_ids, sequences.response_ids], 1)[1:]
+    hidden = states(input_ids=ids).last_hidden_state[:, 2:-1]
+    torch.testing.assert_close(values[1], backbone.heads[Role.critic.value](hidden)[0, :, 0])
+    assert all(p.grad is not None for p in backbone.parameters_of(Role.policy) + backbone.parameters_of(Role.critic))
+
+
+def test_a_reader_that_asks_again_has_a_graph_of_its_own(sequences: Sequences) -> None:
+    backbone, passes = head_critic()
+    for count in (1, 2):
+        (backbone.logprobs(Role.policy, sequences).sum() + backbone.values(sequences).sum()).backward()
+        assert passes.count == count
+
+
+def test_what_is_counted_is_what_is_made(sequences: Sequences) -> None:
+    spent = []
+    for own in (True, False):
+        backbone, _ = head_critic() if not own else (make_full(), None)
+        before = backbone.usage.flops
+        with torch.no_grad():
+            backbone.logprobs(Role.policy, sequences)
+            one = backbone.usage.flops - before
+            backbone.values(sequences)
+        spent.append((backbone.usage.flops - before) / one)
+    assert spent[1] == 1
+    assert spent[0] > 1.5
+
+
+def make_full() -> Backbone:
+    roles = [Role.policy, Role.critic]
+    return Backbone(make_model("llama"), TOKENIZER, LoraConfig(enabled=False), roles, roles)
