@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from experiments.benchmarks import report
-from experiments.benchmarks.cases import CASES, ROOT, Job, Prepared, Shape
+from experiments.benchmarks.cases import ADAPTER_ALPHA, ADAPTER_RANK, CASES, ROOT, Job, Prepared, Shape, adapted_layers
 from experiments.benchmarks.costs import kind_of
+from rft.config.compose import compose
 
 SHAPE = Shape(sequences=8, prompt=6, response=8)
 STEPS = 2
@@ -134,6 +135,14 @@ def test_operators_are_of_a_kind() -> None:
         "filling with zeros",
     ]
     assert kind_of("Optimizer.step#AdamW.step") == "Optimizer.step#AdamW.step"
+
+
+@pytest.mark.parametrize("model", ["smollm2", "tiny"])
+def test_other_sides_have_the_adapters_of_ours(model: str) -> None:
+    ours = compose([f"model={model}"]).model.lora
+    assert (ours.rank, ours.alpha, ours.targets) == (ADAPTER_RANK, ADAPTER_ALPHA, "all-linear")
+    assert adapted_layers(30, model, lora=True) == (30 - ours.top_layers if ours.top_layers else 0)
+    assert adapted_layers(30, model, lora=False) == 0
 
 
 def test_a_shape_grows_in_one_direction() -> None:

@@ -144,9 +144,11 @@ class Ours:
         return Path(self.job.known.folder)
 
     def backbone(self, roles: Sequence[Role], trained: Sequence[Role]) -> tuple[Backbone, RolloutEngine]:
-        """As a trial makes them; responses are of full length."""
+        """As a trial makes them, but with an end token that the model does not have: responses are of full length."""
         backbone, engine = make_backbone(self.folder, self.strategy, self.lora, roles, trained, 0)
-        engine.eos_id = NO_TOKEN
+        backbone.tokenizer.add_special_tokens({"eos_token": "<never sampled>"})
+        engine.eos_id = backbone.eos_id
+        assert engine.eos_id >= engine.model.get_output_embeddings().weight.shape[0]
         return backbone, engine
 
     def run(self) -> None:
@@ -158,9 +160,12 @@ class Ours:
         """Responses of the policy, its adapters merged."""
         backbone, engine = self.backbone([Role.policy], [Role.policy])
         engine.sync(backbone)
-        engine.eos_id = self.job.known.ending_token if self.case.name == "decode_ending" else NO_TOKEN
-        shape, vocabulary = self.job.shape, len(backbone.tokenizer)
-        ids = prompts(self.case.prompts(shape), shape.prompt, vocabulary).repeat_interleave(self.case.samples, 0)
+        if self.case.name == "decode_ending":
+            engine.eos_id = self.job.known.ending_token
+        shape = self.job.shape
+        ids = prompts(self.case.prompts(shape), shape.prompt, self._vocabulary()).repeat_interleave(
+            self.case.samples, 0
+        )
         done = iter(range(self.job.steps))
 
         def step() -> None:
