@@ -15,8 +15,8 @@ What each case holds:
   ``dpo_kept``, which keeps their output as it keeps the reference.
 - ``reward`` as a case: one update with a scalar head at the last token in place of the vocabulary.
 - ``ppo``: policy and critic share a backbone, so its update is one forward and one backward with a scalar head beside
-  the vocabulary. Told apart, and not counted: ``own_critic``, the update of a critic with a backbone of its own, which
-  what is timed against this floor has.
+  the vocabulary. Told apart, measured once before the first step and not counted: ``own_critic``, the update of a
+  critic with a backbone of its own, which the other two sides have.
 """
 
 from __future__ import annotations
