@@ -43,6 +43,6 @@ def draw(bars: Mapping[tuple[str, str], Mapping[str, float | None]], title: str,
         axes.set_ylabel("relative to TRL" if any(sides.get(PEER) for sides in rows.values()) else "relative to rft")
         axes.set_title(TITLES[kind], fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, ncols=3)
+        axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     figure.supxlabel("\n".join(textwrap.wrap(foot, 140)), fontsize=7)
     figure.savefig(file, dpi=120)
