@@ -64,6 +64,7 @@ CASES = (
     Case("grpo", "grpo", Figures(2.2, 1.25, 0.6), samples=4),
     Case("rloo", "rloo", Figures(), samples=4),
     Case("ppo", "ppo", Figures(2.0, 1.25, 0.5)),
+    Case("ppo_head", "ppo", Figures(2.0, 1.25, 0.5)),
 )
 BY_NAME = {case.name: case for case in CASES}
 

@@ -160,7 +160,7 @@ def versions(one: dict[str, Any]) -> dict[str, str]:
     for part in parts:
         own = dict(part["versions"])
         if "trl" in own:
-            own[f"trl ({one['case']})" if one["case"] == "ppo" else "trl"] = own.pop("trl")
+            own[f"trl ({one['case']})" if one["case"].startswith("ppo") else "trl"] = own.pop("trl")
         found |= own
     return found
 

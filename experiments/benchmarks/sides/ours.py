@@ -136,7 +136,10 @@ class Ours:
         found += [f"algorithm.iterations={job.steps}", "algorithm.minibatches=1", "algorithm.epochs=1"]
         found += [f"algorithm.prompts_per_iteration={case.prompts(job.shape)}"]
         found += [f"algorithm.samples_per_prompt={case.samples}"]
-        return [*found, f"algorithm.critic_lr={LR}"] if case.algorithm == "ppo" else found
+        if case.algorithm != "ppo":
+            return found
+        on_policy = str(case.name == "ppo_head").lower()
+        return [*found, f"algorithm.critic_lr={LR}", f"algorithm.critic_on_policy={on_policy}"]
 
     @cached_property
     def folder(self) -> Path:
@@ -145,7 +148,9 @@ class Ours:
 
     def backbone(self, roles: Sequence[Role], trained: Sequence[Role]) -> tuple[Backbone, RolloutEngine]:
         """As a trial makes them, but with an end token that the model does not have: responses are of full length."""
-        backbone, engine = make_backbone(self.folder, self.strategy, self.lora, roles, trained, 0)
+        backbone, engine = make_backbone(
+            self.folder, self.strategy, self.lora, roles, trained, critic_on_policy=self.case.name == "ppo_head"
+        )
         backbone.tokenizer.add_special_tokens({"eos_token": "<never sampled>"})
         engine.eos_id = backbone.eos_id
         assert engine.eos_id >= engine.model.get_output_embeddings().weight.shape[0]
