@@ -22,5 +22,10 @@ def nearest(name: str, valid: Collection[str] | Mapping[str, str]) -> str:
     if not valid:
         return "there is none to set"
     to_write = valid if isinstance(valid, Mapping) else {one: one for one in valid}
-    close = difflib.get_close_matches(name, sorted(to_write), n=1, cutoff=0.5)
-    return f"did you mean {to_write[close[0]]!r}?" if close else f"valid are {', '.join(sorted(to_write.values()))}"
+    folded = {one.casefold(): one for one in sorted(to_write, reverse=True)}
+    close = difflib.get_close_matches(name.casefold(), sorted(folded), n=1, cutoff=0.5)
+    return (
+        f"did you mean {to_write[folded[close[0]]]!r}?"
+        if close
+        else f"valid are {', '.join(sorted(to_write.values()))}"
+    )

@@ -54,6 +54,7 @@ from rft.config.source import SCHEME, SchemaSource
 from rft.errors import UserError, nearest
 
 LONGEST_ARM = 48  # characters; longer ones are no names that a table can show
+_CHOSEN = "|".join([GROUP, *GROUPS, *SECOND])
 _COSMETIC = {"algorithm", "seed", "replicate", "study", "arm", "until", "evaluation.same_judge"}
 
 
@@ -155,6 +156,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> UserError:
     if isinstance(error.__cause__, UserError):
         return error.__cause__
     text = f"{error}\n{error.__cause__ or ''}"
+    if found := re.search(rf"Could not (?:find|load) '(?:schema/)?({_CHOSEN})/([^']*)'", text):
+        return _no_option(*found.groups())
     if found := re.search(r"Could not find '(?:schema/)?([\w/]+)/([^/']+)'", text):
         return _no_option(*found.groups())
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
@@ -262,16 +265,25 @@ def _first_option(group: str) -> str:
 
 
 def _refuse_nameless(overrides: Sequence[str]) -> None:
-    """Refuse a group that an override gives what is no name, such as null: Hydra would end in a traceback."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException:  # composing says what is wrong with it
-        return
-    for one in parsed:
-        group, value = one.key_or_group, one.value()
-        plain = value is None or isinstance(value, int | float | dict)
-        if plain and not one.is_delete() and group in (*GROUPS, *SECOND, GROUP):
-            raise _no_option(group, str(one.input_line).partition("=")[2])
+    """Refuse what gives a group no name of one option: Hydra would speak of its own files, or end in a traceback."""
+    for text in overrides:
+        if text.startswith("~") and text[1:] in GROUPS:
+            group = text[1:]
+            raise UserError(
+                f"{text}: {group} cannot be left out; choose an option, as in {group}={_first_option(group)}"
+            )
+        named = re.fullmatch(rf"(\+{{0,2}})({_CHOSEN})(@[^=]*)?=(.*)", text, re.DOTALL)
+        if named is None:
+            continue
+        signs, group, place, given = named.groups()
+        if signs == "++" or place:
+            raise UserError(f"{text}: an option of {group} is chosen by {group}={given}; write it so")
+        try:
+            one = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            raise _no_option(group, given) from error
+        if not one.is_sweep_override() and (not isinstance(one.value(), str) or not given.strip() or "${" in given):
+            raise _no_option(group, given)
 
 
 def _asked(overrides: Sequence[str]) -> set[tuple[str, str]]:
@@ -334,6 +346,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """The runs of a sweep: the product of every comma-separated override, in Hydra's order."""
+    _refuse_nameless(with_nobody(overrides))
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:

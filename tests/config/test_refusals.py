@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -324,6 +325,31 @@ def test_what_is_no_name_of_an_option_is_refused_in_a_line(override: str) -> Non
     with pytest.raises(UserError, match=f"^{override}: no such option; ") as caught:
         compose([override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("judge=", "judge=: no such option; valid are constitution, few_shot, hf"),
+        ("judge=FewShot", "judge=FewShot: no such option; did you mean 'few_shot'?"),
+        ("judge=FEW_SHOT", "judge=FEW_SHOT: no such option; did you mean 'few_shot'?"),
+        ("judge=openai/gpt-4o", "judge=openai/gpt-4o: no such option; did you mean 'openai'?"),
+        ("judge=http://localhost:8000/v1", "judge=http://localhost:8000/v1: no such option; valid are "),
+        ("judge=[fewshot]", r"judge=[fewshot]: no such option; did you mean 'few_shot'?"),
+        ("judge=few_shot,", "judge=few_shot,: no such option; did you mean 'few_shot'?"),
+        ("judge=${model}", "judge=${model}: no such option; "),
+        ("judge=ü", "judge=ü: no such option; valid are "),
+        ("eval_judge=", "eval_judge=: no such option; valid are constitution, few_shot, hf, listwise, none"),
+        ("++judge=hf", "++judge=hf: an option of judge is chosen by judge=hf; "),
+        ("judge@other=hf", "judge@other=hf: an option of judge is chosen by judge=hf; "),
+        ("~judge", "~judge: judge cannot be left out; choose an option, as in judge="),
+    ],
+)
+def test_whatever_stands_for_an_option_is_refused_in_our_words(override: str, told: str) -> None:
+    for refuse in (lambda: compose([override]), lambda: [compose(run) for run in expand_sweep([override])]):
+        with pytest.raises(UserError, match=f"^{re.escape(told)}") as caught:
+            refuse()
+        assert "\n" not in str(caught.value)
 
 
 def test_labels_that_depend_on_what_else_is_asked_are_refused_for_fresh_pairs() -> None:

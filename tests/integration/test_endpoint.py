@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -113,7 +114,9 @@ def test_no_question_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("JUDGE_KEY")
     one = backend("http://127.0.0.1:9/v1", tmp_path, key_env="JUDGE_KEY")
     assert list(one.answer([])) == []
-    with pytest.raises(UserError, match=r"JUDGE_KEY holds no key; set it, or .*judge.key_env=null"):
+    with pytest.raises(
+        UserError, match=r"JUDGE_KEY holds no key; set it, as in `export JUDGE_KEY=…`.*judge.key_env=null"
+    ):
         list(one.answer(requests(1)))
 
 
@@ -152,14 +155,35 @@ def test_an_unknown_model_ends_it_at_once(plain: Running, tmp_path: Path) -> Non
 def test_nobody_there_is_tried_for_as_long_as_there_is_patience(tmp_path: Path) -> None:
     started = time.monotonic()
     _, fault = asked(backend("http://127.0.0.1:9/v1", tmp_path, patience=1.5), requests(2))
-    assert "http://127.0.0.1:9/v1 cannot be reached, tried for 1.5 s (judge.patience)" in fault
-    assert 0.5 < time.monotonic() - started < 10
+    took = time.monotonic() - started
+    told = re.search(
+        r"http://127.0.0.1:9/v1 cannot be reached; a chat completion was asked for (once|\d times), in ([\d.]+) s, and "
+        r"another try would pass judge.patience=1.5 s; start the server",
+        fault,
+    )
+    assert told
+    assert float(told[2]) <= took + 0.01
+    assert 0.5 < took < 10
 
 
 def test_no_answer_in_time(servers: Servers, tmp_path: Path) -> None:
     hanging = servers.start(fault="hang")
-    _, fault = asked(backend(hanging, tmp_path, timeout=0.3, patience=1.0), requests(2))
-    assert "gave no answer within 0.3 s (judge.timeout), tried for 1 s" in fault
+    _, fault = asked(backend(hanging, tmp_path, timeout=0.3, patience=4.0, concurrency=1), requests(1))
+    told = re.search(r"within 0.3 s \(judge.timeout\); a chat completion was asked for (\d+) times, in ", fault)
+    assert told
+    assert int(told[1]) == len(hanging.lines("came")) > 1
+
+
+def test_one_try_that_outlasts_the_patience_is_said_to_be_one(servers: Servers, tmp_path: Path) -> None:
+    hanging = servers.start(fault="hang")
+    _, fault = asked(backend(hanging, tmp_path, timeout=0.7, patience=0.1, concurrency=1), requests(2))
+    told = re.search(
+        r"\(judge.timeout\); a chat completion was asked for once, in ([\d.]+) s, and another try would", fault
+    )
+    assert told
+    assert float(told[1]) >= 0.7
+    assert "judge.patience=0.1 s" in fault
+    assert len(hanging.lines("came")) == 1
 
 
 @pytest.mark.parametrize(("fault", "words"), [("html", "it is no JSON"), ("no_choices", "no choices with a message")])
@@ -169,7 +193,8 @@ def test_what_is_no_completion_ends_it_after_a_few_tries(
     server = servers.start(fault=fault)
     _, told = asked(backend(server, tmp_path, concurrency=1), requests(2))
     assert words in told
-    assert "correct judge.base_url" in told
+    assert "; a chat completion was asked for 3 times, in " in told
+    assert told.split(";")[2].startswith(" correct judge.base_url")
     assert len(server.lines("came")) == 3
 
 
@@ -221,7 +246,7 @@ def test_a_rate_limit_longer_than_patience_ends_it(servers: Servers, tmp_path: P
     server = servers.start(limit_every=3)
     started = time.monotonic()
     found, fault = asked(backend(server, tmp_path, concurrency=1, patience=0.9), requests(6))
-    assert "limits the rate (429) for longer than 0.9 s (judge.patience)" in fault
+    assert "limits the rate (429); a chat completion was asked for once, in " in fault
     assert "2 answers are kept" in fault
     assert len(found) == 2
     assert time.monotonic() - started < 0.9
@@ -365,6 +390,57 @@ class _Echo(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         """Quiet."""
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        (
+            "{other}/v1/chat/completions",
+            "redirects ({status}) to {other}/v1/chat/completions, which is not followed; if "
+            "you trust that address, set judge.base_url={other}/v1;",
+        ),
+        ("/api/v2/chat/completions?sig=s3cr3t", "set judge.base_url={own}/api/v2;"),
+        (
+            "https://user:s3cr3t@sso.example.org/login?to=x",
+            "to https://sso.example.org/login, which is not followed: "
+            "that is no address of chat completions; correct judge.base_url;",
+        ),
+        ("/v1/chat/completions/", "that is no address of chat completions; correct judge.base_url;"),
+    ],
+)
+def test_a_redirect_is_not_followed_but_named(status: int, location: str, told: str, tmp_path: Path) -> None:
+    class Elsewhere(_Echo):
+        def do_POST(self) -> None:
+            came.append(f"{self.server.server_port}{self.path}")  # type: ignore[attr-defined]
+            if self.server is other:
+                super().do_POST()
+                return
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(status)
+            self.send_header("location", location.format(**at))
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        do_GET = do_POST
+
+    came: list[str] = []
+    own, other = (ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) for _ in range(2))
+    at = {"own": f"http://127.0.0.1:{own.server_port}", "other": f"http://127.0.0.1:{other.server_port}"}
+    for server in (own, other):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        one = backend(f"{at['own']}/v1", tmp_path, key_env="JUDGE_KEY", concurrency=1)
+        found, fault = asked(one, requests(2, options=(), length=4))
+    finally:
+        for server in (own, other):
+            server.shutdown()
+            server.server_close()
+    assert found == {}
+    assert came == [f"{own.server_port}/v1/chat/completions"], "it is asked once, and no other address"
+    assert told.format(status=status, **at) in fault
+    assert "s3cr3t" not in fault
 
 
 def test_an_answer_that_repeats_the_key_is_kept_without_it(tmp_path: Path) -> None:

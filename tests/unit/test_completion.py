@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import threading
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from rft.feedback.judges.completion import (
 from rft.feedback.judges.cost_cap import CostCap
 from rft.feedback.judges.endpoint import Unfit
 from rft.feedback.judges.in_flight import Asking
-from rft.feedback.judges.openai import Config, OpenAIBackend
+from rft.feedback.judges.openai import Config, OpenAIBackend, key_of
 from rft.feedback.judges.rate_limiter import RateLimiter
 from rft.feedback.judges.request import Reply, Request
 
@@ -328,6 +329,33 @@ def test_a_key_that_is_missing_is_told_before_anything_is_computed(
         Pipeline(cfg, Store(tmp_path / "store"), tmp_path).run("preferences")
     assert not list(tmp_path.glob("store/*/*"))
     Pipeline(cfg, Store(tmp_path / "store"), tmp_path)._check_judges("candidates")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "near"),
+    [
+        ("OPENAI_KEY", {"OPENAI_API_KEY": 1, "WANDB_API_KEY": 1, "PATH_OF_OPENAI": 1}, "OPENAI_API_KEY"),
+        ("OPEN_AI_API_KEY", {"WANDB_API_KEY": 1, "OPENAI_TOKEN": 1}, "OPENAI_TOKEN"),
+        ("OPENAI_API_KEY", {"OPENROUTER_API_KEY": 1, "HF_TOKEN": 1, "MONKEY": 1}, "OPENROUTER_API_KEY"),
+        ("OPENAI_API_KEY", {"OPENAI_API_KEY_FILE": 0, "OPENAI_KEY_PATH": 0, "MONKEYS": 1, "openai_key": 1}, None),
+        ("OPENAI_API_KEY", {}, None),
+    ],
+)
+def test_a_missing_key_names_the_nearest_that_is_set_and_no_value(
+    wanted: str, there: dict[str, int], near: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    for name, is_key in there.items():
+        monkeypatch.setenv(name, "sk-1b9c03d5aa7e4f26" if is_key else "/run/secrets/sk-1b9c03d5aa7e4f26")
+    with pytest.raises(UserError) as caught:
+        key_of(Config(model="m", key_env=wanted, base_url="http://localhost:8000/v1"))
+    said = str(caught.value)
+    assert said.startswith(f"judge: the environment variable {wanted} holds no key; set it, as in `export {wanted}=…`")
+    assert "1b9c" not in said
+    instead = f", or judge.key_env={near}, which is set, if that is the key for http://localhost:8000/v1, or"
+    assert (instead in said) == (near is not None)
+    assert said.count("is set") == (near is not None)
 
 
 class Refusing:

@@ -9,7 +9,7 @@ import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import openai
 import tenacity
@@ -29,6 +29,7 @@ CUT_BY_GATEWAY = frozenset({502, 504})
 """Status codes of what stands between: the model behind it may have answered, and what it did may be charged."""
 UNFIT = frozenset({400, 413, 422})
 """What servers answer to a question that they do not take, such as one that is too long for the model."""
+ASKED_AT = "/chat/completions"
 PASSING = frozenset({408, 409, 425, 429})
 """Faults below 500 that may pass by themselves."""
 MALFORMED_TRIES = 3
@@ -65,10 +66,15 @@ class Endpoint:
     """
 
     def __init__(self, config: Config, key: str | None, ledger: Path) -> None:
-        self.config, self._secret = config, key
+        self.config, self._secret, self._where = config, key, config.where
         # The client wants a key, or takes what it finds in the environment. No retries but those counted here.
+        # No redirect is followed: questions and key go where the user said, and a redirected question is often lost.
         self._client = openai.OpenAI(
-            api_key=key or "none", base_url=config.base_url, timeout=config.timeout, max_retries=0
+            api_key=key or "none",
+            base_url=config.base_url,
+            timeout=config.timeout,
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False, timeout=config.timeout),
         )
         self._rate = RateLimiter(config.requests_per_minute, config.tokens_per_minute)
         priced = config.price_read is not None
@@ -100,16 +106,16 @@ class Endpoint:
         )
         at_most = self._tokens_at_most(request)
         self._rate.take(sum(at_most), gone)  # outside of the tries: to wait for its turn costs no patience
-        unused = sum(at_most)
+        unused, began = sum(at_most), time.monotonic()
         try:
             reply: Reply = trying(self._try, request, at_most, gone)
             unused -= reply.read + reply.written
         except openai.APIStatusError as error:
             if error.status_code in UNFIT:
                 raise self._unfit(error, request) from None
-            raise UserError(f"judge: {self._status_fault(error)}") from None
+            raise UserError(f"judge: {self._status_fault(error, self._tried(trying, began))}") from None
         except (openai.APIConnectionError, NoCompletion, NoLogprobs) as error:
-            raise UserError(f"judge: {self._fault(error)}") from None
+            raise UserError(f"judge: {self._fault(error, self._tried(trying, began))}") from None
         except openai.OpenAIError as error:
             raise UserError(f"judge: {self.without_key(str(error))}") from None
         finally:
@@ -193,24 +199,32 @@ class Endpoint:
             self._well = False
             logger.warning("judge: %s at %s; trying again for %g s", _trouble(error), self._where, self.config.patience)
 
-    @property
-    def _where(self) -> str:
-        address = urlsplit(self.config.base_url)
-        return f"{address.scheme}://{address.netloc}{address.path}"
+    def _tried(self, trying: tenacity.Retrying, began: float) -> str:
+        """What was tried, how often and for how long: the last try may end long after there is patience for another."""
+        times = int(trying.statistics.get("attempt_number", 1))
+        often = "once" if times == 1 else f"{times} times"
+        return f"a chat completion was asked for {often}, in {time.monotonic() - began:.3g} s"
 
-    def _fault(self, error: Exception) -> str:
+    @property
+    def _patience(self) -> str:
+        """Why nothing more was tried."""
+        return f"and another try would pass judge.patience={self.config.patience:g} s"
+
+    def _fault(self, error: Exception, tried: str) -> str:
         """What is wrong with an answer that did not come, or not as one."""
-        patience = f"tried for {self.config.patience:g} s (judge.patience)"
+        more = f"{tried}, {self._patience}"
         if isinstance(error, openai.APITimeoutError):
-            return f"{self._where} gave no answer within {self.config.timeout:g} s (judge.timeout), {patience}"
+            return f"{self._where} gave no answer within {self.config.timeout:g} s (judge.timeout); {more}"
         if isinstance(error, openai.APIConnectionError):
-            return f"{self._where} cannot be reached, {patience}; start the server, or correct judge.base_url"
+            return f"{self._where} cannot be reached; {more}; start the server, or correct judge.base_url"
         if isinstance(error, NoLogprobs):
             return f"{self._where} gives no log-probabilities; set judge.answers=generated"
-        return f"what {self._where} answers is no chat completion: {error}; correct judge.base_url"
+        return f"what {self._where} answers is no chat completion: {error}; {tried}; correct judge.base_url"
 
-    def _status_fault(self, error: openai.APIStatusError) -> str:
+    def _status_fault(self, error: openai.APIStatusError, tried: str) -> str:
         status, variable = error.status_code, self.config.key_env
+        if location := error.response.headers.get("location", "").strip() if 300 <= status < 400 else "":
+            return self._redirect(status, urljoin(str(error.response.url), location))
         if status in (401, 403):
             if variable is None:
                 return (
@@ -226,11 +240,21 @@ class Endpoint:
             return f"the account at {self._where} has no credit left ({status}); top it up"
         if status == 429:
             return (
-                f"{self._where} limits the rate (429) for longer than {self.config.patience:g} s (judge.patience); set "
+                f"{self._where} limits the rate (429); {tried}, {self._patience}; set "
                 "judge.requests_per_minute or judge.tokens_per_minute, or raise judge.patience"
             )
-        tried = f", tried for {self.config.patience:g} s (judge.patience)" if _passes(error) else ""
-        return f"{self._where} answers with an error ({status}){tried}: {self.without_key(error.message)}"
+        told = f"; {tried}, {self._patience}" if _passes(error) else ""
+        return f"{self._where} answers with an error ({status}): {self.without_key(error.message)}{told}"
+
+    def _redirect(self, status: int, target: str) -> str:
+        """Where else the endpoint is, or that there is none; what the address asks for may hold secrets."""
+        address = urlsplit(target)
+        whole = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
+        base = whole.rstrip("/").removesuffix(ASKED_AT)
+        told = f"{self._where} redirects ({status}) to {self.without_key(whole)}, which is not followed"
+        if base != whole.rstrip("/") and base != self._where.rstrip("/"):
+            return f"{told}; if you trust that address, set judge.base_url={self.without_key(base)}"
+        return f"{told}: that is no address of chat completions; correct judge.base_url"
 
     def _unfit(self, error: openai.APIStatusError, request: Request) -> Unfit:
         mend = "; a server without log-probabilities wants judge.answers=generated" if request.options else ""

@@ -21,6 +21,7 @@ of chat formats inside a response (``<|im_start|>``) are defused where the quest
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,11 @@ from rft.feedback.judges.asking import AskedJudge, AskingConfig
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.request import Reply, Request
 from rft.store.names import SPENDING_FILE
+
+LEAST_KEY = 12
+"""Characters of what looks like a key."""
+_CAPITALS = re.compile("[A-Z_][A-Z0-9_]*")
+_OF_KEY = re.compile("(?:^|_)(API_?)?(KEY|TOKEN|SECRET)S?(?=_|$)")
 
 
 class TokenLimitEnum(str, Enum):
@@ -85,6 +91,12 @@ class Config(AskingConfig):
     def conflict(self) -> str | None:
         """What is wrong and how to mend it, from the key on; None if all is well. It repeats no value with a key."""
         return self._misplaced() or super().conflict() or self._does_not_fit()
+
+    @property
+    def where(self) -> str:
+        """The endpoint's address without what may be asked for with it."""
+        address = urlsplit(self.base_url)
+        return f"{address.scheme}://{address.netloc}{address.path}"
 
     def _misplaced(self) -> str | None:
         """A key where none may be, or an address that is none."""
@@ -203,10 +215,34 @@ def key_of(config: Config) -> str | None:
         return None
     key = os.environ.get(name, "").strip()
     if not key:
+        near = nearest_key(name)
+        instead = (
+            "" if near is None else f", or judge.key_env={near}, which is set, if that is the key for {config.where}"
+        )
         raise UserError(
-            f"judge: the environment variable {name} holds no key; set it, or judge.key_env to another one's name, "
-            "or judge.key_env=null for a server that wants none"
+            f"judge: the environment variable {name} holds no key; set it, as in `export {name}=…`{instead}, or "
+            "judge.key_env to another one's name, or judge.key_env=null for a server that wants none"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(f"judge: what is in the environment variable {name} has signs that no key has; correct it")
     return key
+
+
+def nearest_key(name: str) -> str | None:
+    """The variable of the environment that holds what looks like a key and has the nearest name; None if none does.
+
+    Nearest by what the names say besides that they are of keys: OPENAI_KEY is OPENAI_API_KEY rather than WANDB_API_KEY.
+    """
+    holds = [one for one, value in os.environ.items() if one != name and _is_key(one, value.strip())]
+    rated = [(_alike(_OF_KEY.sub("", one), _OF_KEY.sub("", name)), _alike(one, name), one) for one in holds]
+    return max(rated)[2] if rated else None
+
+
+def _alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def _is_key(name: str, value: str) -> bool:
+    """Whether a variable may hold a key that a server would take; one with a path in it is of a file."""
+    plain = value.isascii() and value.isprintable() and " " not in value and not value.startswith(("/", "~"))
+    return bool(_CAPITALS.fullmatch(name) and _OF_KEY.search(name) and plain and len(value) >= LEAST_KEY)
