@@ -7,7 +7,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Versions of TRL, each in an environment of its own; only `make test-parity` builds them.
+# Versions of TRL, each in an environment of its own; only `make test-parity` and `make bench` build them.
 PARITY := 116 112
 PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 WORKERS ?= 2
@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help env compare quick test test-slow test-kills test-parity check fmt clean
+.PHONY: help env compare quick bench test test-slow test-kills test-parity check fmt clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -35,6 +35,9 @@ compare: env  ## Run the default study (sft, ppo, dpo, rlaif; three seeds each) 
 
 quick: env  ## The same flow on a tiny model, in three and a half minutes
 	$(BIN)/rft compare experiments/quick
+
+bench: env $(if $(findstring --no-trl,$(BENCH)),,$(PARITY:%=.venv-parity-%/.installed))  ## Time rft, TRL and the bare floor in turns (BENCH="--only dpo --model tiny")
+	$(BIN)/python -m experiments.benchmarks.run --out experiments/benchmarks/results $(BENCH)
 
 test: env  ## Run all tests but the slow ones and those against TRL
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow and not parity"

@@ -13,6 +13,8 @@ import torch
 
 from rft.config import number
 from rft.errors import UserError
+from rft.precision import bf16_pays
+from rft.store import Store
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -52,7 +54,8 @@ class Config:
     devices: int = number(1, at_least=1)
     """Processes (CPU) or GPUs of a trial; 1 unless distribution=ddp."""
     precision: PrecisionEnum = PrecisionEnum.auto
-    """auto takes bf16 where the processor multiplies it natively. Trained weights and the optimiser stay fp32."""
+    """auto takes bf16 where matrix products are faster in it, which is measured once. Trained weights and the optimiser
+    stay fp32."""
     accumulate: int = number(1, at_least=1)
     """Microbatches in an optimiser step: less memory, the same gradient."""
     gradient_clip: float = number(1.0, at_least=0)
@@ -62,15 +65,6 @@ class Config:
 
 
 SHARED_CLIP = 1.0  # largest gradient norm of the stages that all trials share, whatever a trial uses
-
-
-def native_bf16() -> bool:
-    """Whether the CPU multiplies bf16 natively (AMX or AVX512-BF16); without it bf16 is slower than fp32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 class Strategy:
@@ -98,7 +92,7 @@ class Strategy:
         """Type of the frozen weights."""
         choice = self.config.precision
         if choice is PrecisionEnum.auto:
-            fast = torch.cuda.is_bf16_supported() if self.on_gpu else native_bf16()
+            fast = torch.cuda.is_bf16_supported() if self.on_gpu else bf16_pays(Store.default().root)
             return torch.bfloat16 if fast else torch.float32
         return torch.bfloat16 if choice is PrecisionEnum.bf16 else torch.float32
 

@@ -66,6 +66,12 @@ class Sequences:
         last = (self.lengths - 1).clamp(min=0)
         return self.response_ids.gather(1, last[:, None])[:, 0] != eos_id
 
+    def same_tokens(self, other: Sequences) -> bool:
+        """Whether the other holds the same counted and uncounted tokens in the same places."""
+        mine = (self.prompt_ids, self.prompt_mask, self.response_ids, self.response_mask)
+        theirs = (other.prompt_ids, other.prompt_mask, other.response_ids, other.response_mask)
+        return all(a.shape == b.shape and bool((a == b).all()) for a, b in zip(mine, theirs, strict=True))
+
     def __getitem__(self, rows: Tensor | slice) -> Sequences:
         return take(self, rows)
 

@@ -100,6 +100,11 @@ class Algorithm(Module):
         """Responses sampled for each answer given in the final test, of which the reward source picks the best."""
         return 1
 
+    @classmethod
+    def critic_on_policy(cls, config: Any) -> bool:  # noqa: ARG003 - a subclass reads it there
+        """Whether the critic is a head on the policy's hidden states, and no adapter or copy of its own."""
+        return False
+
     @torch.no_grad()
     def assign_credit(self, rollouts: Rollouts) -> OnPolicyBatch | PreferenceBatch:
         """``prepare``, its result checked.
@@ -171,7 +176,7 @@ class Algorithm(Module):
         groups: list[dict[str, Any]] = [{"params": self.backbone.parameters_of(Role.policy), "lr": self.config.lr}]
         if Role.critic in self.backbone.trained:
             groups.append({"params": self.backbone.parameters_of(Role.critic), "lr": self.critic_lr})
-        return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, betas=(0.9, 0.95))
+        return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, betas=(0.9, 0.95), fused=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained and the algorithm's own buffers.

@@ -5,7 +5,7 @@ Objective: max E[r(x, y)] − β E[Σ_t log π(y_t)/π_ref(y_t)], by the clipped
 (arXiv 2403.17031): the reward lands on the last counted token, the critic starts from the reward model, advantages
 are whitened over the rollouts of all ranks, values are clipped, dropout is off. The KL coefficient is fixed or
 follows the controller of Ziegler et al. 2019 (arXiv 1909.08593, section 2.2).
-Deviation: policy and critic are adapters on one frozen backbone and share one optimiser and one clipping norm.
+Deviation: policy and critic are adapters on one backbone, or one, and share one optimiser and one clipping norm.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ class Config(OnPolicyConfig):
     """Rollout iterations."""
     minibatches: int = 4
     """Optimiser steps in a pass: one a pass moved an adapter too little, at the same cost."""
+    critic_on_policy: bool = False
+    """A head on the policy's hidden states as critic (Ziegler et al. 2019): a pass less, and it moves the policy."""
     critic_lr: float = number(1e-3, above=0, search=loguniform(1e-4, 1e-2))
-    """Learning rate of the critic's adapter and head; searched a decade to both sides."""
+    """Learning rate of the critic's own; searched a decade to both sides."""
     kl_coef: float = number(0.1, at_least=0, search=loguniform(0.01, 0.3))
     """β: reward units (standard deviations of the reward model) per nat; searched around 0.02 (Ouyang et al. 2022) and
     0.05 (Stiennon et al. 2020)."""
@@ -72,13 +74,21 @@ class PPO(Algorithm):
 
     data_kind = "on_policy"
     needs = frozenset({"reference", "value", "reward"})
-    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"entropy_coef": 0.01, "dual_clip": 3.0, "gamma": 0.99})
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"entropy_coef": 0.01, "dual_clip": 3.0, "gamma": 0.99, "critic_on_policy": True},
+    )
     config: Config
     kl_coef: torch.Tensor
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.register_buffer("kl_coef", torch.tensor(config.kl_coef, dtype=torch.float64))
+
+    @classmethod
+    def critic_on_policy(cls, config: Config) -> bool:
+        """As configured."""
+        return config.critic_on_policy
 
     @property
     def critic_lr(self) -> float:
@@ -91,8 +101,7 @@ class PPO(Algorithm):
             raise ValueError("PPO needs reference log-probs and values; build the rollouts with its `needs`")
         config, mask = self.config, rollouts.sequences.response_mask
         rewards = rollouts.rewards - config.truncation_penalty * rollouts.truncated
-        kl = kl_k1(rollouts.logprobs, rollouts.ref_logprobs)
-        per_token = token_rewards(rewards, kl, mask, float(self.kl_coef))
+        per_token = token_rewards(rewards, kl_k1(rollouts.logprobs, rollouts.ref_logprobs), mask, float(self.kl_coef))
         advantages, returns = gae(per_token, rollouts.values, mask, config.gamma, config.lam)
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
@@ -106,8 +115,7 @@ class PPO(Algorithm):
         if self.config.kl_target is None:
             return
         error = min(max(kl / self.config.kl_target - 1, -0.2), 0.2)
-        rollouts = self.config.prompts_per_iteration * self.config.samples_per_prompt
-        self.kl_coef.mul_(1 + error * rollouts / self.config.kl_horizon)
+        self.kl_coef.mul_(1 + error * self.config.batch_rows / self.config.kl_horizon)
 
     def loss(self, batch: OnPolicyBatch) -> LossOutput:
         """Clipped surrogate plus vf_coef times the clipped value loss."""

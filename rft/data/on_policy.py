@@ -235,9 +235,9 @@ class RolloutStream(IterableDataset[Batch]):
         seq = backbone.with_trunk(seq)
         parts = [seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)]
         needs, t = self.algorithm.needs, self.config.temperature
-        logprobs = torch.cat([backbone.logprobs(Role.policy, p, t) for p in parts])
+        logprobs = self._passes(parts, lambda p: backbone.logprobs(Role.policy, p, t))
         ref = torch.cat([backbone.logprobs(Role.reference, p, t) for p in parts]) if "reference" in needs else None
-        values = torch.cat([backbone.values(p) for p in parts]) if "value" in needs else None
+        values = self._passes(parts, backbone.values) if "value" in needs else None
         rewards = self._score(parts) if self.reward else torch.zeros(len(seq), device=backbone.device)
         truncated = seq.truncated(backbone.eos_id)
         measured = {"length": seq.lengths, "truncated": truncated}
@@ -254,6 +254,14 @@ class RolloutStream(IterableDataset[Batch]):
             labels = labels.nan_to_num(nan=0.5).to(logprobs)
         made = Rollouts(seq, logprobs, rewards, truncated, group, ref, values, greedy, metrics, labels)
         return leave_out_unscored(made) if self.reward is not None and self.reward.may_lack else made
+
+    def _passes(self, parts: Sequence[Sequences], ask: Callable[[Sequences], Tensor]) -> Tensor:
+        """What is asked of all parts, the first one's with its graph: its loss comes before any step. Shape [B, R]."""
+        if self.world > 1:  # the graphs of distributed training are made within its own forward
+            return torch.cat([ask(part) for part in parts])
+        with self.algorithm.backbone.ahead.before_loss():
+            first = ask(parts[0]).detach()
+        return torch.cat([first, *(ask(part) for part in parts[1:])])
 
     def _means(self, measured: Mapping[str, Tensor]) -> dict[str, float]:
         """Means over the responses of all ranks, by metric; of rewards over those that have one."""

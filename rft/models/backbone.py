@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,12 @@ from torch import Tensor, nn
 
 from rft.budget import Usage
 from rft.errors import UserError
+from rft.models.adapters import adapt_in_type
+from rft.models.ahead import Ahead, Latest
+from rft.models.attention import Packing, packs
+from rft.models.decoder import decoder_layers, logit_bound
 from rft.models.flops import DecoderFlops
+from rft.models.mixed import ShorterWeights
 from rft.models.pretrained import LoraConfig
 from rft.ops.logprobs import token_entropy, token_logprobs
 from rft.types import Sequences, to_device
@@ -45,18 +50,7 @@ class PoolingEnum(str, Enum):
 
 
 _HEADS = (Role.reward, Role.critic)
-
-
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The blocks of a decoder, lowest first.
-
-    Raises:
-        UserError: if the model is not a stack of blocks.
-    """
-    stacks = [m for m in model.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m)]
-    if len(stacks) != 1:
-        raise UserError(f"model: {type(model).__name__} is no stack of decoder layers; choose another causal LM")
-    return list(stacks[0])
+WORTH_PACKING = 7 / 8  # of a batch's tokens counted, above which its padding is computed along
 
 
 def _counted(seq: Sequences) -> Tensor:
@@ -83,6 +77,7 @@ class Backbone(nn.Module):
         roles: the roles to make besides the reference.
         trained: the roles whose parameters require gradients.
         seed: of the adapters' and heads' start.
+        critic_on_policy: the critic is a head on the policy's hidden states and no adapter or copy of its own.
 
     Every pass adds its operations, and the tokens that it trains the policy on, to ``usage``.
     """
@@ -95,14 +90,19 @@ class Backbone(nn.Module):
         roles: Collection[Role],
         trained: Collection[Role] = (),
         seed: int = 0,
+        *,
+        critic_on_policy: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.lora = lora
         self.roles = tuple(r for r in Role if r in roles and r is not Role.reference)
         self.trained = tuple(r for r in self.roles if r in trained)
+        self.critic_on_policy = critic_on_policy
+        self._bodies = tuple(r for r in self.roles if r is not Role.critic or not critic_on_policy)
         self.base = model.requires_grad_(False)
         self.copies = nn.ModuleDict()
+        self._shorter: dict[Role, ShorterWeights] = {}
         self._layers: list[tuple[str, Any]] = []
         self._decoder_layers = decoder_layers(model)
         self._trunk_depth = _trunk_depth(len(self._decoder_layers), lora)
@@ -117,6 +117,9 @@ class Backbone(nn.Module):
         self._flags = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
         self.flops = DecoderFlops.of(model, self._decoder_layers)
         self.usage = Usage()
+        self._softcap, self._packs = logit_bound(model), packs(model, len(self._decoder_layers))
+        changing = [p for p, trained in self._flags if trained]
+        self.ahead, self._latest = Ahead(changing), Latest(changing)
         self.watch: Callable[[Role, Sequences, Tensor], None] | None = None
         """Is given all log-probabilities, [B, R] each, without gradient: for who measures training from outside."""
         self._activate(Role.reference)
@@ -136,12 +139,14 @@ class Backbone(nn.Module):
         with warnings.catch_warnings():
             # peft warns of the second adapter on one model, and of GPT-2's transposed layers, which it then handles.
             warnings.simplefilter("ignore", UserWarning)
-            for role in self.roles:
+            for role in self._bodies:
                 inject_adapter_in_model(config, self.base, adapter_name=role.value)
         self._layers = [(n, m) for n, m in self.base.named_modules() if isinstance(m, BaseTunerLayer)]
         for name, parameter in self.base.named_parameters():
             if ".lora_" in name:
                 parameter.data = parameter.data.float()
+        for _, layer in self._layers:
+            adapt_in_type(layer)
 
     def _targets(self) -> list[str]:
         """Full names of the modules that get an adapter.
@@ -164,9 +169,11 @@ class Backbone(nn.Module):
         return found
 
     def _add_copies(self) -> None:
-        for role in self.roles:
-            weights = copy.deepcopy(self.base)
-            self.copies[role.value] = weights.float() if role in self.trained else weights
+        for role in self._bodies:
+            weights, trained = copy.deepcopy(self.base), role in self.trained
+            self.copies[role.value] = weights.float() if trained else weights
+            if trained and torch.finfo(self.base.dtype).bits < 32:
+                self._shorter[role] = ShorterWeights(weights, self.base.dtype)
 
     def _wants_grad(self, name: str) -> bool:
         parts = name.split(".")
@@ -187,7 +194,8 @@ class Backbone(nn.Module):
         """The model that plays a role; peft's switches also toggle requires_grad, which is put back."""
         if self._layers:
             self._activate(role)
-        yield self.copies[role.value] if role.value in self.copies else self.base  # type: ignore[misc]
+        with self._shorter[role].in_place() if role in self._shorter else nullcontext():
+            yield self.copies[role.value] if role.value in self.copies else self.base  # type: ignore[misc]
 
     @property
     def eos_id(self) -> int:
@@ -238,7 +246,10 @@ class Backbone(nn.Module):
             layer.forward = lambda hidden_states, *_, **__: hidden_states
         try:
             for start in range(0, len(seq), batch_size):
-                self._states(Role.reference, to_device(seq[slice(start, start + batch_size)], self.device))
+                part = to_device(seq[slice(start, start + batch_size)], self.device)
+                self._states(Role.reference, part)
+                if (packing := self._packing(part)) is not None:
+                    parts[-1] = packing.spread(parts[-1])
         finally:
             watch.remove()
             for layer in above:
@@ -251,8 +262,16 @@ class Backbone(nn.Module):
 
     def hidden(self, role: Role, seq: Sequences) -> Tensor:
         """Last hidden states [B, P + R, H], counted in ``usage``."""
-        self._count(role, seq)
-        return self._states(role, seq)
+        return self._read("hidden", role, seq)[0]
+
+    def _read(self, reader: str, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
+        """Last hidden states and the vocabulary projection, for one of their readers; counted if they are made."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            self._count(role, seq)
+            return self._states(role, seq)
+
+        return self._latest.read(reader, seq, make) if role is Role.policy else make()
 
     def _count(self, role: Role, seq: Sequences) -> None:
         per_row = _counted(seq)
@@ -265,53 +284,70 @@ class Backbone(nn.Module):
         if role is Role.policy:
             self.usage.trained_tokens += tokens
 
-    def _states(self, role: Role, seq: Sequences) -> Tensor:
-        """Last hidden states [B, P + R, H].
+    def _packing(self, seq: Sequences) -> Packing | None:
+        """How to leave out the padding, where it is worth it."""
+        mask = torch.cat([seq.prompt_mask, seq.response_mask], 1)
+        worth = self._packs and int(mask.sum()) <= WORTH_PACKING * mask.numel()
+        return Packing(mask) if worth else None
+
+    def _states(self, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
+        """Last hidden states [B, P + R, H], and the vocabulary projection [V, H].
 
         Padding on the right needs no mask under causal attention; the mask is given only where a prompt is padded
         on the left.
         """
-        ids = torch.cat([seq.prompt_ids, seq.response_ids], 1)
-        padded = not bool(seq.prompt_mask.all())
+        ids, packing = torch.cat([seq.prompt_ids, seq.response_ids], 1), self._packing(seq)
+        if packing is not None:
+            trunk = None if seq.trunk is None else packing.pack(seq.trunk)
+            where = {"attention_mask": packing.mask_B1TT, "position_ids": packing.positions_1N}
+            with self._as(role) as model, self._resumed(trunk), packing.attending():
+                out = model.get_decoder()(input_ids=packing.pack(ids), use_cache=False, **where)
+                return packing.spread(out.last_hidden_state), model.get_output_embeddings().weight
+        where = {}
+        if not bool(seq.prompt_mask.all()):
+            mask = torch.cat([seq.prompt_mask, torch.ones_like(seq.response_mask)], 1).long()
+            where = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
         with self._as(role) as model, self._resumed(seq.trunk):
-            if not padded:
-                out = model.get_decoder()(input_ids=ids, use_cache=False)
-            else:
-                mask = torch.cat([seq.prompt_mask, torch.ones_like(seq.response_mask)], 1).long()
-                positions = (mask.cumsum(-1) - 1).clamp(min=0)
-                out = model.get_decoder()(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        states: Tensor = out.last_hidden_state
-        return states
+            out = model.get_decoder()(input_ids=ids, use_cache=False, **where)
+            return out.last_hidden_state, model.get_output_embeddings().weight
 
-    def _before_tokens(self, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
+    def _before_tokens(self, reader: str, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
         """Hidden states before each response token [B, R, H], and the vocabulary projection [V, H]."""
-        model = self.copies[role.value] if role.value in self.copies else self.base
-        head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
         passes = 1  # forward; then the gradients of its inputs and, if it is trained, of its weights
         if torch.is_grad_enabled() and role in self.trained:
             passes += 1 if self.lora.enabled else 2
         self.usage.flops += passes * self.flops.head(int(seq.response_mask.sum()))
-        return self.hidden(role, seq)[:, seq.prompt_ids.shape[1] - 1 : -1], head
+        hidden, head = self._read(reader, role, seq)
+        return hidden[:, seq.prompt_ids.shape[1] - 1 : -1], head
 
     def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R]."""
-        hidden, head = self._before_tokens(role, seq)
-        logprobs = token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature)
+
+        def make() -> Tensor:
+            hidden, head = self._before_tokens("log-probs", role, seq)
+            return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature, self._softcap)
+
+        logprobs = self.ahead.once(f"log-probs of {role.value} at {temperature}", seq, make)
         if self.watch is not None:
             self.watch(role, seq, logprobs.detach())
         return logprobs
 
     def entropy(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """Entropy of the distribution of each counted response token, nats, zero elsewhere. Shape [B, R]."""
-        hidden, head = self._before_tokens(role, seq)
-        return token_entropy(hidden, head, seq.response_mask, temperature)
+        hidden, head = self._before_tokens("entropy", role, seq)
+        return token_entropy(hidden, head, seq.response_mask, temperature, self._softcap)
 
     def values(self, seq: Sequences) -> Tensor:
         """The critic's value of the state before each response token. Shape [B, R]."""
-        hidden = self.hidden(Role.critic, seq)[:, seq.prompt_ids.shape[1] - 1 : -1]
-        head = self.heads[Role.critic.value]
-        values: Tensor = head(hidden.to(head.weight.dtype))[..., 0] * seq.response_mask  # type: ignore[arg-type]
-        return values
+
+        def make() -> Tensor:
+            role = Role.policy if self.critic_on_policy else Role.critic
+            hidden = self._read("values", role, seq)[0][:, seq.prompt_ids.shape[1] - 1 : -1]
+            head = self.heads[Role.critic.value]
+            values: Tensor = head(hidden.to(head.weight.dtype))[..., 0] * seq.response_mask  # type: ignore[arg-type]
+            return values
+
+        return self.ahead.once("values", seq, make)
 
     def scores(self, seq: Sequences, pooling: PoolingEnum = PoolingEnum.last) -> Tensor:
         """The reward model's raw score of each prompt with its response. Shape [B].
@@ -322,9 +358,8 @@ class Backbone(nn.Module):
         hidden, head = self.hidden(Role.reward, seq), self.heads[Role.reward.value]
         if pooling is PoolingEnum.mean:
             mask = torch.cat([seq.prompt_mask, seq.response_mask], 1)
-            per_token = head(hidden.to(head.weight.dtype))[..., 0]  # type: ignore[arg-type]
-            mean: Tensor = torch.where(mask, per_token, torch.zeros_like(per_token)).sum(-1) / mask.sum(-1)
-            return mean
+            per_token: Tensor = head(hidden.to(head.weight.dtype))[..., 0]  # type: ignore[arg-type]
+            return per_token.where(mask, 0.0).sum(-1) / mask.sum(-1)
         last = seq.prompt_ids.shape[1] + seq.lengths - 1
         at_end = hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
         scores: Tensor = head(at_end.to(head.weight.dtype))[..., 0]  # type: ignore[arg-type]

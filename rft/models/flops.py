@@ -90,16 +90,20 @@ class DecoderFlops:
         """Logits over the vocabulary at so many positions; the gradient of their inputs costs as much again."""
         return 2 * self.hidden * self.vocabulary * positions
 
-    def decoding(self, prompts: Tensor, responses: Tensor) -> float:
+    def decoding(self, prompts: Tensor, responses: Tensor, prefilled: Tensor | None = None) -> float:
         """Generation with a cache: the last token of a response is not passed on.
 
         Args:
             prompts: [B] counted prompt tokens.
             responses: [B] generated tokens, at least 1.
+            prefilled: [U] counted tokens of the prompts that were passed, each once for all its responses; every row's
+                if None.
         """
         p, r = prompts.double(), responses.double()
+        u = p if prefilled is None else prefilled.double()
         base = sum(layer.base for layer in self.layers)
-        passed = float((p + r - 1).sum())
+        passed = float(u.sum() + (r - 1).sum())
         # The t-th of the r − 1 tokens fed back sees p + t: Σ_t (p + t) = (r − 1)·p + (r − 1)·r/2.
-        seen = float((p * p + (r - 1) * p + (r - 1) * r / 2).sum())
-        return 2 * base * passed + 4 * self.width * len(self.layers) * seen + self.head(float(r.sum()))
+        seen = float((u * u).sum() + ((r - 1) * p + (r - 1) * r / 2).sum())
+        taken = len(u) + float((r - 1).sum())
+        return 2 * base * passed + 4 * self.width * len(self.layers) * seen + self.head(taken)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rft.errors import UserError
+from rft.models.attention import attend_in_groups
 from rft.store import Entry, Store
 from rft.store.assets import ASSETS, asset_key, fetch
 
@@ -73,6 +74,7 @@ def load_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    attend_in_groups(model)
     return model.eval(), tokenizer
 
 

@@ -35,7 +35,7 @@ class SupervisedFineTuning(Module):
     def configure_optimizers(self) -> Any:
         """AdamW with a linear decay to a tenth."""
         optimizer = torch.optim.AdamW(
-            self.backbone.parameters_of(Role.policy), lr=self.config.lr, weight_decay=0.0, betas=(0.9, 0.95)
+            self.backbone.parameters_of(Role.policy), lr=self.config.lr, weight_decay=0.0, betas=(0.9, 0.95), fused=True
         )
         return linear_decay(optimizer, self.steps)
 

@@ -1,16 +1,18 @@
 """Log-probabilities and entropies of tokens.
 
-Dimensions: ``N`` counted tokens, ``C`` tokens of a chunk, ``B`` sequences, ``R`` response tokens, ``H`` hidden, ``V``
-vocabulary.
+Dimensions: ``N`` counted tokens, ``C`` tokens of a chunk, ``K`` tokens of a block, ``B`` sequences, ``R`` response
+tokens, ``H`` hidden, ``V`` vocabulary.
 
 Logits are z = W h / temperature, made from counted tokens only, in chunks, on a contiguous matrix (a strided
 three-dimensional input takes a path ten times slower on CPUs when the head is frozen). They are float32 for float32 and
-shorter hidden states, and float64 for float64 ones.
+shorter hidden states, and float64 for float64 ones. Some models bound them: z = c tanh(W h / c) / temperature (Gemma 2,
+arXiv 2408.00118, section 2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,95 +22,124 @@ from torch.autograd.function import once_differentiable
 from rft.ops.masked import check_boolean, check_dimensions, check_floating, check_integer, check_same_shape, shown
 
 CHUNK = 128  # tokens whose logits exist at once: CHUNK × V numbers
+KEPT = 2**27  # numbers in the head's type that exist at once where the head is trained: 256 MiB of bfloat16
 
 
 def _precision(hidden: Tensor) -> torch.dtype:
     return torch.float64 if hidden.dtype is torch.float64 else torch.float32
 
 
-def _logits(hidden_CH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
-    z_CV = torch.nn.functional.linear(hidden_CH, head_VH).to(_precision(hidden_CH))
-    return z_CV if temperature == 1.0 else z_CV.div_(temperature)
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """What makes logits of W h."""
+
+    temperature: float
+    softcap: float | None
+
+    def logits(self, hidden_CH: Tensor, head_VH: Tensor) -> Tensor:
+        """z, [C, V]."""
+        z_CV = torch.nn.functional.linear(hidden_CH, head_VH).to(_precision(hidden_CH))
+        if self.softcap is not None:
+            z_CV.div_(self.softcap).tanh_().mul_(self.softcap)
+        return z_CV if self.temperature == 1.0 else z_CV.div_(self.temperature)
+
+    def slope(self, z_CV: Tensor) -> Tensor | float:
+        """∂z/∂(W h), which is (1 − (z · temperature / c)²) / temperature where logits are bounded."""
+        if self.softcap is None:
+            return 1 / self.temperature
+        return (1 - (z_CV * (self.temperature / self.softcap)).square_()).div_(self.temperature)
 
 
-def _through_head(
-    ctx: Any, hidden_NH: Tensor, head_VH: Tensor, logit_grads: Callable[[slice], Tensor]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients [N, H] and [V, H] from those of W h, which exist for a chunk [C, V] at a time."""
-    grad_hidden = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
-    grad_head = torch.zeros_like(head_VH, dtype=_precision(hidden_NH)) if ctx.needs_input_grad[1] else None
-    for start in range(0, len(hidden_NH), CHUNK):
-        rows = slice(start, start + CHUNK)
-        grad_CV = logit_grads(rows).to(head_VH.dtype)
-        if grad_hidden is not None:
-            grad_hidden[rows] = grad_CV @ head_VH
-        if grad_head is not None:
-            grad_head += (grad_CV.T @ hidden_NH[rows]).to(grad_head.dtype)
-    return grad_hidden, None if grad_head is None else grad_head.to(head_VH.dtype)
+_Number = Callable[[Tensor, _Scale, slice, bool], tuple[Tensor, Tensor | None]]
+"""Of logits [C, V], which are the rows of a slice, a number each [C] and if asked for ∂number/∂(W h) [C, V]."""
 
 
-class _ChunkedLogprobs(torch.autograd.Function):
-    """z_y − logsumexp(z) without ever holding the logits of all tokens; the backward computes them again.
+class _ChunkedHead(torch.autograd.Function):
+    """A number of each token's logits, without ever holding the float32 logits of all tokens.
 
-    ∂/∂z_v = 1[v = y] − softmax(z)_v.
+    A token's gradient is known but for a factor. With a frozen head it is made with the number, so that the backward
+    needs no logits again. A head that is trained wants what its logits' gradients are made of: kept in the head's type
+    if that is little, else made again by blocks.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, ids_N: Tensor, temperature: float) -> Tensor:
-        logprobs, normalisers = [], []
-        for hidden_CH, ids_C in zip(hidden_NH.split(CHUNK), ids_N.split(CHUNK), strict=True):
-            z_CV = _logits(hidden_CH, head_VH, temperature)
-            lse_C = z_CV.logsumexp(-1)
-            logprobs.append(z_CV.gather(1, ids_C[:, None])[:, 0] - lse_C)
-            normalisers.append(lse_C)
-        ctx.temperature = temperature
-        ctx.save_for_backward(hidden_NH, head_VH, ids_N, torch.cat(normalisers))
-        return torch.cat(logprobs)
+    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, scale: _Scale, number: _Number) -> Tensor:
+        found_N = hidden_NH.new_empty(len(hidden_NH), dtype=_precision(hidden_NH))
+        of_hidden, of_head = ctx.needs_input_grad[:2]
+        gradients_NH = torch.empty_like(hidden_NH) if of_hidden and not of_head else None
+        keeps = of_head and len(hidden_NH) <= _block(head_VH)
+        slopes_NV = head_VH.new_empty(len(hidden_NH), len(head_VH)) if keeps else None
+        for rows in _chunks(len(hidden_NH)):
+            z_CV = scale.logits(hidden_NH[rows], head_VH)
+            found_N[rows], slopes_CV = number(z_CV, scale, rows, keeps or gradients_NH is not None)
+            if gradients_NH is not None and slopes_CV is not None:
+                gradients_NH[rows] = slopes_CV.to(head_VH.dtype) @ head_VH
+            if slopes_NV is not None and slopes_CV is not None:
+                slopes_NV[rows] = slopes_CV
+        ctx.scale, ctx.number = scale, number
+        ctx.save_for_backward(hidden_NH, head_VH, gradients_NH, slopes_NV)
+        return found_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden_NH, head_VH, ids_N, lse_N = ctx.saved_tensors
+        hidden_NH, head_VH, gradients_NH, slopes_NV = ctx.saved_tensors
+        grads_N1 = grads[0][:, None]
+        if gradients_NH is not None:
+            return (gradients_NH * grads_N1).to(gradients_NH.dtype), None, None, None
+        grad_hidden = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
+        grad_head: Tensor | None = None
+        for rows in _chunks(len(hidden_NH), _block(head_VH)):
+            slopes_KV = _slopes(ctx, hidden_NH, head_VH, rows) if slopes_NV is None else slopes_NV
+            if grad_hidden is not None:
+                grad_hidden[rows] = (slopes_KV @ head_VH) * grads_N1[rows]
+            part = slopes_KV.T @ (hidden_NH[rows] * grads_N1[rows]).to(head_VH.dtype)
+            grad_head = part if grad_head is None else grad_head.to(_precision(part)).add_(part)
+        return grad_hidden, torch.zeros_like(head_VH) if grad_head is None else grad_head.to(head_VH.dtype), None, None
 
-        def logit_grads(rows: slice) -> Tensor:
-            grad_C1 = (grads[0][rows] / ctx.temperature)[:, None]
-            p_CV = _logits(hidden_NH[rows], head_VH, ctx.temperature).sub_(lse_N[rows, None]).exp_()
-            return p_CV.mul_(-grad_C1).scatter_add_(1, ids_N[rows, None], grad_C1)
 
-        return *_through_head(ctx, hidden_NH, head_VH, logit_grads), None, None
+def _slopes(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, block: slice) -> Tensor:
+    """The slopes of a block, made again, in the head's type. Shape [K, V]."""
+    found = []
+    for start in range(block.start, min(block.stop, len(hidden_NH)), CHUNK):
+        rows = slice(start, min(start + CHUNK, block.stop))
+        _, slopes_CV = ctx.number(ctx.scale.logits(hidden_NH[rows], head_VH), ctx.scale, rows, True)
+        found.append(slopes_CV.to(head_VH.dtype))
+    return torch.cat(found)
 
 
-class _ChunkedEntropy(torch.autograd.Function):
-    """−Σ_v p_v log p_v without ever holding the logits of all tokens; the backward computes them again.
+def _block(head_VH: Tensor) -> int:
+    """Tokens of a block."""
+    return max(KEPT // len(head_VH), CHUNK)
 
-    ∂H/∂z_v = −p_v (log p_v + H).
-    """
 
-    @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
-        entropies, normalisers = [], []
-        for hidden_CH in hidden_NH.split(CHUNK):
-            z_CV = _logits(hidden_CH, head_VH, temperature)
-            lse_C = z_CV.logsumexp(-1)
-            logp_CV = z_CV.sub_(lse_C[:, None])
-            entropies.append(-(logp_CV.exp() * logp_CV).sum(-1))
-            normalisers.append(lse_C)
-        entropy_N = torch.cat(entropies)
-        ctx.temperature = temperature
-        ctx.save_for_backward(hidden_NH, head_VH, entropy_N, torch.cat(normalisers))
-        return entropy_N
+def _chunks(tokens: int, size: int = CHUNK) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, tokens, size))
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        hidden_NH, head_VH, entropy_N, lse_N = ctx.saved_tensors
 
-        def logit_grads(rows: slice) -> Tensor:
-            grad_C1 = (grads[0][rows] / ctx.temperature)[:, None]
-            logp_CV = _logits(hidden_NH[rows], head_VH, ctx.temperature).sub_(lse_N[rows, None])
-            return logp_CV.exp().mul_(logp_CV.add_(entropy_N[rows, None])).mul_(-grad_C1)
+def _logprobs(ids_N: Tensor) -> _Number:
+    """z_y − logsumexp(z); ∂/∂z_v = 1[v = y] − softmax(z)_v. Works within the memory of the logits."""
 
-        return *_through_head(ctx, hidden_NH, head_VH, logit_grads), None
+    def number(z_CV: Tensor, scale: _Scale, rows: slice, sloped: bool) -> tuple[Tensor, Tensor | None]:
+        ids_C1 = ids_N[rows, None]
+        chosen_C1, most_C1, slope = z_CV.gather(1, ids_C1), z_CV.amax(-1, keepdim=True), scale.slope(z_CV)
+        e_CV = z_CV.sub_(most_C1).exp_()
+        sum_C1 = e_CV.sum(-1, keepdim=True)
+        logprob_C = (chosen_C1 - most_C1 - sum_C1.log())[:, 0]
+        if not sloped:
+            return logprob_C, None
+        return logprob_C, e_CV.div_(-sum_C1).scatter_add_(1, ids_C1, torch.ones_like(sum_C1)).mul_(slope)
+
+    return number
+
+
+def _entropies(z_CV: Tensor, scale: _Scale, _: slice, sloped: bool) -> tuple[Tensor, Tensor | None]:
+    """H = −Σ_v p_v log p_v; ∂H/∂z_v = −p_v (log p_v + H)."""
+    logp_CV = z_CV.log_softmax(-1)
+    p_CV = logp_CV.exp()
+    entropy_C1 = -(p_CV * logp_CV).sum(-1, keepdim=True)
+    slopes = p_CV.mul_(logp_CV.add_(entropy_C1)).neg_().mul_(scale.slope(z_CV)) if sloped else None
+    return entropy_C1[:, 0], slopes
 
 
 def _check(hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperature: float) -> None:
@@ -131,11 +162,17 @@ def _check(hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperature: fl
 
 
 def token_logprobs(
-    hidden_BRH: Tensor, head_VH: Tensor, token_ids_BR: Tensor, mask_BR: Tensor, temperature: float = 1.0
+    hidden_BRH: Tensor,
+    head_VH: Tensor,
+    token_ids_BR: Tensor,
+    mask_BR: Tensor,
+    temperature: float = 1.0,
+    softcap: float | None = None,
 ) -> Tensor:
     """log p(token) = z_y − logsumexp(z) in nats at counted positions, zero elsewhere. Shape [B, R].
 
     float32 whatever the hidden states' dtype, but float64 for float64. Differentiable once, in hidden states and head.
+    ``softcap`` is the bound c of the logits, None for most models.
 
     Raises:
         TypeError: unless hidden states and head are floating-point, tokens whole numbers, the mask boolean.
@@ -147,11 +184,15 @@ def token_logprobs(
     check_same_shape(token_ids=token_ids_BR, mask=mask_BR)
     out = torch.zeros(mask_BR.shape, dtype=_precision(hidden_BRH), device=hidden_BRH.device)
     ids_N = token_ids_BR[mask_BR].long()
-    logprob_N: Tensor = _ChunkedLogprobs.apply(hidden_BRH[mask_BR], head_VH, ids_N, temperature)  # type: ignore[no-untyped-call]
+    logprob_N: Tensor = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
+        hidden_BRH[mask_BR], head_VH, _Scale(temperature, softcap), _logprobs(ids_N)
+    )
     return out.masked_scatter(mask_BR, logprob_N)
 
 
-def token_entropy(hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperature: float = 1.0) -> Tensor:
+def token_entropy(
+    hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperature: float = 1.0, softcap: float | None = None
+) -> Tensor:
     """H = −Σ_v p_v log p_v in nats, p = softmax(z), at counted positions, zero elsewhere. Shape [B, R].
 
     The entropy of the distribution that is sampled from at each token, temperature included (Williams & Peng 1991;
@@ -165,5 +206,7 @@ def token_entropy(hidden_BRH: Tensor, head_VH: Tensor, mask_BR: Tensor, temperat
     """
     _check(hidden_BRH, head_VH, mask_BR, temperature)
     out = torch.zeros(mask_BR.shape, dtype=_precision(hidden_BRH), device=hidden_BRH.device)
-    entropy_N: Tensor = _ChunkedEntropy.apply(hidden_BRH[mask_BR], head_VH, temperature)  # type: ignore[no-untyped-call]
+    entropy_N: Tensor = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
+        hidden_BRH[mask_BR], head_VH, _Scale(temperature, softcap), _entropies
+    )
     return out.masked_scatter(mask_BR, entropy_N)

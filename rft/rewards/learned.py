@@ -57,7 +57,7 @@ class RewardModelTraining(Module):
     def configure_optimizers(self) -> Any:
         """AdamW with a linear decay to a tenth."""
         optimizer = torch.optim.AdamW(
-            self.backbone.parameters_of(Role.reward), lr=self.config.lr, weight_decay=0.0, betas=(0.9, 0.95)
+            self.backbone.parameters_of(Role.reward), lr=self.config.lr, weight_decay=0.0, betas=(0.9, 0.95), fused=True
         )
         return linear_decay(optimizer, self.steps)
 
@@ -87,7 +87,10 @@ class LearnedReward(Reward):
         self.backbone.load_role(Role.reward, load_file(folder / FILE))
 
     def start_critic(self, mean: float, std: float) -> None:
-        """Start the critic as the reward model, in the units of the standardised score."""
+        """Start the critic as the reward model, in the units of the standardised score; a head alone starts at zero."""
+        if self.backbone.critic_on_policy:
+            super().start_critic(mean, std)
+            return
         self.backbone.load_role(Role.critic, self.backbone.role_state(Role.reward))
         head = self.backbone.heads[Role.critic.value]
         with torch.no_grad():

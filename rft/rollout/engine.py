@@ -6,6 +6,7 @@ Dimensions: ``B`` sequences, ``P`` prompt tokens, ``R`` response tokens, ``V`` v
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,21 @@ import torch
 from torch import Tensor
 
 from rft.budget import Usage
-from rft.models.backbone import Backbone, Role, decoder_layers
+from rft.models.backbone import Backbone, Role
+from rft.models.decoder import decoder_layers
 from rft.models.flops import DecoderFlops
+from rft.ops.sampling import WHOLE, Truncation
+from rft.rollout.decoding import decode
+from rft.rollout.probe import known_structure
+from rft.rollout.reference import decode_by_forward
 from rft.types import Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from rft.rollout.structure import Structure
+
+logger = logging.getLogger(__name__)
 
 
 def pad_prompts(
@@ -42,29 +52,13 @@ def uniforms(rows: int, tokens: int, *seed: int) -> Tensor:
     return torch.from_numpy(np.stack(drawn)) if rows else torch.zeros(0, tokens, dtype=torch.float64)
 
 
-def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> Tensor:
-    """Draw one token a row by inverting the cumulative distribution at one uniform number. Shape [B].
-
-    Temperature 0 takes the most likely token and needs no number.
-    ``torch.multinomial`` draws an exponential for each entry of the vocabulary: many times the work.
-    """
-    if temperature == 0:
-        return logits_BV.argmax(-1)
-    cdf = torch.softmax(logits_BV.float() / temperature, -1).cumsum(-1)
-    total = cdf[:, -1:]
-    # Rounded to float32, a number just below 1 becomes 1: the search would then leave the row, or end on a token
-    # without probability.
-    below = torch.nextafter(total, torch.zeros_like(total))
-    target = torch.minimum(uniform_B.to(cdf)[:, None] * total, below)
-    # Logits that are no numbers have no place in the row; the loss on them ends the training and says so.
-    return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
-
-
 class RolloutEngine:
     """Generates with a plain copy of the start policy, into which a role's adapters are merged by ``sync``.
 
     Make it before the backbone gets adapters: the copy is taken from the unadapted model. What it samples is added to
-    ``usage``.
+    ``usage``; the prompt of several rows is passed through the model once, and so it is counted.
+
+    Models whose structure is known are decoded by a loop over their parts, others by their own forward pass.
     """
 
     def __init__(self, model: PreTrainedModel, eos_id: int, pad_id: int) -> None:
@@ -72,47 +66,56 @@ class RolloutEngine:
         self.eos_id, self.pad_id = eos_id, pad_id
         self.flops = DecoderFlops.of(self.model, decoder_layers(self.model))
         self.usage = Usage()
+        self._structure: Structure | None = None
+        self._unknown = False
 
     def sync(self, backbone: Backbone, role: Role = Role.policy) -> None:
         """Take over the current weights of a role."""
         backbone.merged_into(self.model, role)
 
+    @property
+    def structure(self) -> Structure | None:
+        """What the decode loop goes over, read when it is first wanted on a device; None for models it does not know.
+
+        Reading joins matrices of the same input; their weights stay those of ``model``, written to by ``sync``.
+        """
+        if self._unknown or (self._structure is not None and self._structure.whole):
+            return self._structure
+        try:
+            self._structure = known_structure(self.model)
+        except Exception as reason:  # a model that is read wrongly may fail in any way; its forward pass is right
+            self._structure, self._unknown = None, True
+            logger.warning("%s is decoded by its own forward pass, slower: %s", type(self.model).__name__, reason)
+        return self._structure
+
     @torch.inference_mode()
-    def generate(self, prompt_ids: Tensor, prompt_mask: Tensor, uniform_BR: Tensor, temperature: float) -> Sequences:
+    def generate(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        uniform_BR: Tensor,
+        temperature: float,
+        truncation: Truncation = WHOLE,
+    ) -> Sequences:
         """Sample a response of at most R tokens to each prompt, EOS counted.
+
+        A response depends on its prompt and its numbers, and on the other rows by no more than rounding.
 
         Args:
             prompt_ids: [B, P], left-padded.
             prompt_mask: [B, P] bool.
             uniform_BR: [B, R] in [0, 1), one number for each token.
             temperature: 0 takes the most likely token.
+            truncation: which tokens may be drawn.
         """
-        from transformers import DynamicCache
-
-        batch, limit = uniform_BR.shape
-        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
-        cache = DynamicCache(config=self.model.config)
-        padded = not bool(prompt_mask.all())
-        mask = prompt_mask.long()
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        ids = prompt_ids
-        response = torch.full((batch, limit), self.pad_id, device=prompt_ids.device)
-        counted = torch.zeros(batch, limit, dtype=torch.bool, device=prompt_ids.device)
-        running = torch.ones(batch, dtype=torch.bool, device=prompt_ids.device)
-        for t in range(limit):
-            where = {"attention_mask": mask, "position_ids": positions} if padded else {}
-            states = decoder(input_ids=ids, past_key_values=cache, use_cache=True, **where).last_hidden_state
-            token = sample(head(states[:, -1].contiguous()), uniform_BR[:, t], temperature)
-            response[:, t] = torch.where(running, token, response[:, t])
-            counted[:, t] = running
-            running = running & (token != self.eos_id)
-            if not running.any():
-                break
-            ids = token[:, None]
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            positions = mask.sum(-1, keepdim=True) - 1
-        used = int(counted.any(0).sum())
-        lengths = counted.sum(-1)
+        structure, drawing = self.structure, (prompt_ids, prompt_mask, uniform_BR, temperature, truncation)
+        if structure is not None:
+            drawn = decode(structure, *drawing, self.eos_id, self.pad_id)
+        else:
+            drawn = decode_by_forward(self.model, *drawing, self.eos_id, self.pad_id)
+        used = int(drawn.counted.any(0).sum())
+        lengths = drawn.counted.sum(-1)
         self.usage.generated_tokens += int(lengths.sum())
-        self.usage.flops += self.flops.decoding(prompt_mask.sum(-1), lengths)
-        return Sequences(prompt_ids.clone(), prompt_mask.clone(), response[:, :used].clone(), counted[:, :used].clone())
+        self.usage.flops += self.flops.decoding(prompt_mask.sum(-1), lengths, drawn.prefilled)
+        ids, counted = drawn.ids[:, :used].clone(), drawn.counted[:, :used].clone()
+        return Sequences(prompt_ids.clone(), prompt_mask.clone(), ids, counted)

@@ -91,11 +91,13 @@ def make_backbone(
     roles: Collection[Role],
     trained: Collection[Role] = (),
     seed: int = 0,
+    *,
+    critic_on_policy: bool = False,
 ) -> tuple[Backbone, RolloutEngine]:
     """A backbone over the model in a folder, and an engine with its own copy."""
     model, tokenizer = load_folder(folder, strategy.dtype)
     engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
-    backbone = Backbone(model, tokenizer, lora, roles, trained, seed)
+    backbone = Backbone(model, tokenizer, lora, roles, trained, seed, critic_on_policy=critic_on_policy)
     engine.usage = backbone.usage
     engine.model.to(strategy.device)
     return backbone.to(strategy.device), engine
@@ -269,7 +271,8 @@ def train_policy(
     seed_process(seed)
     teachers = teachers or Teachers()
     roles, trained = roles_of(algorithm_class, target_class(reward_node))
-    backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, roles, trained, seed)
+    shares = {"critic_on_policy": algorithm_class.critic_on_policy(config)}
+    backbone, engine = make_backbone(inputs["sft"].path, strategy, lora, roles, trained, seed, **shares)
     reward = begin(backbone, reward_node, inputs, teachers)
     algorithm = algorithm_class(config, backbone)
     kind = algorithm_class.data_kind

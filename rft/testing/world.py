@@ -128,8 +128,16 @@ class World:
         self.engine = RolloutEngine(model, EOS, PAD)
         trained = [Role.policy] + ([Role.critic] if "value" in algorithm_class.needs else [])
         tokenizer: Any = Tokenizer()
-        self.backbone = Backbone(model, tokenizer, LoraConfig(enabled=False), trained, trained, seed=1).to(dtype)
         self.config = settings_for_checks(config)
+        self.backbone = Backbone(
+            model,
+            tokenizer,
+            LoraConfig(enabled=False),
+            trained,
+            trained,
+            seed=1,
+            critic_on_policy=algorithm_class.critic_on_policy(self.config),
+        ).to(dtype)
         self.algorithm = algorithm_class(self.config, self.backbone)
         if nudge:
             self.nudge(nudge)

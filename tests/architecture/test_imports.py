@@ -18,7 +18,7 @@ LAYERS = (  # highest first
     ("data",),
     ("rollout", "feedback", "rewards"),
     ("models", "tasks", "strategy", "checkpoint"),
-    ("ops",),
+    ("ops", "precision"),
     ("store", "config", "types", "budget"),
     ("errors", "machine", "progress", "runtime", "secrets"),
 )

@@ -77,12 +77,24 @@ def test_trunk_and_what_follows_it_are_exact() -> None:
 @torch.no_grad()
 def test_generation_is_exact() -> None:
     engine = RolloutEngine(model(), eos_id=VOCABULARY, pad_id=0)  # an EOS that no row can end with
+    assert engine.structure is not None  # what reading it computes is not counted
     seq = sequences()
     seen = executed(
         lambda: engine.generate(seq.prompt_ids, seq.prompt_mask, torch.rand(B, R, dtype=torch.float64), 1.0)
     )
     assert engine.usage.generated_tokens == B * R
     # What the formula calls attention to t tokens is, in the executed prefill, attention to all of the prompt.
+    assert engine.usage.flops == seen
+
+
+@torch.no_grad()
+def test_generation_with_shared_prompts_is_exact() -> None:
+    engine = RolloutEngine(model(), eos_id=VOCABULARY, pad_id=0)
+    assert engine.structure is not None
+    seq = sequences()[torch.tensor([0, 1, 0, 0])]
+    seen = executed(
+        lambda: engine.generate(seq.prompt_ids, seq.prompt_mask, torch.rand(4, R, dtype=torch.float64), 1.0)
+    )
     assert engine.usage.flops == seen
 
 

@@ -18,20 +18,34 @@ from tests.numerics.ragged import longer, padded, ragged
 Operation = Callable[..., Tensor]
 
 
-def logprobs_of(hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    return token_logprobs(hidden, head, ids, mask, temperature)
+def logprobs_of(
+    hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0, softcap: float | None = None
+) -> Tensor:
+    return token_logprobs(hidden, head, ids, mask, temperature, softcap)
 
 
-def entropy_of(hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    return token_entropy(hidden, head, mask, temperature)
+def entropy_of(
+    hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0, softcap: float | None = None
+) -> Tensor:
+    return token_entropy(hidden, head, mask, temperature, softcap)
 
 
-def plain_logprobs(hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    return (hidden @ head.T / temperature).log_softmax(-1).gather(-1, ids[..., None])[..., 0] * mask
+def plain_logits(hidden: Tensor, head: Tensor, temperature: float, softcap: float | None) -> Tensor:
+    logits = hidden @ head.T
+    return (logits if softcap is None else softcap * torch.tanh(logits / softcap)) / temperature
 
 
-def plain_entropy(hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    logp = (hidden @ head.T / temperature).log_softmax(-1)
+def plain_logprobs(
+    hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0, softcap: float | None = None
+) -> Tensor:
+    logp = plain_logits(hidden, head, temperature, softcap).log_softmax(-1)
+    return logp.gather(-1, ids[..., None])[..., 0] * mask
+
+
+def plain_entropy(
+    hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0, softcap: float | None = None
+) -> Tensor:
+    logp = plain_logits(hidden, head, temperature, softcap).log_softmax(-1)
     return -(logp.exp() * logp).sum(-1) * mask
 
 
@@ -47,8 +61,8 @@ def inputs(batch: int, tokens: int, width: int, vocabulary: int, dtype: torch.dt
 
 
 @pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_values_and_gradients_are_those_of_log_softmax(name: str, temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "softcap"), [(1.0, None), (0.7, None), (1.0, 2.0), (0.7, 2.0)])
+def test_values_and_gradients_are_those_of_log_softmax(name: str, temperature: float, softcap: float | None) -> None:
     batch, tokens = 9, 40
     assert batch * tokens > 2 * CHUNK
     hidden, head, ids = inputs(batch, tokens, 12, 50, torch.float32)
@@ -56,7 +70,7 @@ def test_values_and_gradients_are_those_of_log_softmax(name: str, temperature: f
     mask = torch.rand(batch, tokens, generator=generator) < 0.9
     weight = torch.randn(batch, tokens, generator=generator)
 
-    ours, plain = (operation(hidden, head, ids, mask, temperature) for operation in PAIRS[name])
+    ours, plain = (operation(hidden, head, ids, mask, temperature, softcap) for operation in PAIRS[name])
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
     got = torch.autograd.grad((ours * weight).sum(), [hidden, head])
     wanted = torch.autograd.grad((plain * weight).sum(), [hidden, head])
@@ -70,6 +84,21 @@ def test_gradients_are_those_of_finite_differences(name: str, temperature: float
     hidden, head, ids = inputs(3, 4, 3, 5, torch.float64)
     _, mask = ragged(0)
     assert torch.autograd.gradcheck(lambda *x: BOTH[name](*x, ids, mask, temperature), (hidden, head))
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_blocks_that_are_made_again_give_the_gradients_of_those_kept(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, head, ids = inputs(9, 40, 12, 50, torch.float64)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = []
+    for kept in (9 * 40 * 50, 130 * 50):  # all; blocks of 130 tokens, which are no whole chunks
+        monkeypatch.setattr("rft.ops.logprobs.KEPT", kept)
+        found.append(torch.autograd.grad((BOTH[name](hidden, head, ids, mask) * weight).sum(), [hidden, head]))
+    for whole, made_again in zip(*found, strict=True):
+        torch.testing.assert_close(made_again, whole)
 
 
 @pytest.mark.parametrize("name", BOTH)

@@ -11,8 +11,8 @@ import torch
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, Qwen2Config
 
+from rft.ops.sampling import sample
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
-from rft.rollout.engine import sample
 
 EOS, PAD, VOCABULARY = 2, 0, 16
 SMALL = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": EOS, "pad_token_id": PAD}

@@ -196,7 +196,7 @@ class LocalModel:
         """What the model writes after each row, until it ends or has written all it may: then it is cut."""
         import torch
 
-        from rft.rollout.engine import sample
+        from rft.ops.sampling import sample
 
         limits = [request.max_tokens for request in requests]
         uniform = torch.from_numpy(np.stack([self._numbers(request, max(limits)) for request in requests]))

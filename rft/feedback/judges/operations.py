@@ -22,7 +22,7 @@ class Operations:
 
     def __init__(self, model: PreTrainedModel) -> None:
         from rft.errors import UserError
-        from rft.models.backbone import decoder_layers
+        from rft.models.decoder import decoder_layers
         from rft.models.flops import DecoderFlops
 
         try:

@@ -1,0 +1,169 @@
+"""Times rft, TRL and the floor side by side.
+
+    make bench                                                       # all of it, into experiments/benchmarks/results
+    python -m experiments.benchmarks.run --only dpo,ppo --model tiny --no-trl
+    python -m experiments.benchmarks.run profile --only grpo         # the five largest costs of one step of ours
+    python -m experiments.benchmarks.run scaling --only ppo          # step time and memory over batch and tokens
+
+What a step holds on each side is in README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks.cases import CASES, ROOT, Case, Shape
+from experiments.benchmarks.machine import about
+from experiments.benchmarks.report import progress, write
+from experiments.benchmarks.workers import FLOOR, OURS, PEER, Bench, SideFailed
+
+MODELS = ("smollm2", "tiny")
+FACTORS = (2, 4)
+WHAT = ("times", "profile", "scaling")
+
+
+def chosen(names: str | None) -> list[Case]:
+    """The cases of some algorithms, or by their own names; all if none is given.
+
+    Raises:
+        SystemExit: naming what there is, if one of them is unknown.
+    """
+    wanted = set(names.split(",")) if names else {case.algorithm for case in CASES}
+    if unknown := wanted - {known for case in CASES for known in (case.name, case.algorithm)}:
+        sys.exit(f"--only {','.join(sorted(unknown))}: choose from {', '.join(dict.fromkeys(c.name for c in CASES))}")
+    return [case for case in CASES if wanted & {case.name, case.algorithm}]
+
+
+def times(
+    bench: Bench, cases: Sequence[Case], weights: Sequence[bool], sides: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """A row for each case and kind of weights: what each side did in its turns."""
+    for lora in weights:
+        for case in cases:
+            found = bench.measure([(side, case.name, lora, Shape()) for side in sides])
+            yield row(bench, case, lora) | {"sides": dict(zip(sides, map(asdict, found), strict=True))}
+
+
+def profiles(bench: Bench, cases: Sequence[Case], weights: Sequence[bool]) -> Iterator[dict[str, Any]]:
+    """A row for each case and kind of weights: the largest costs of one step of ours."""
+    for lora in weights:
+        for case in cases:
+            yield row(bench, case, lora) | {"profile": asdict(bench.profile(case.name, lora, Shape()))}
+
+
+def scaling(bench: Bench, cases: Sequence[Case], weights: Sequence[bool]) -> Iterator[dict[str, Any]]:
+    """A row for each factor of the batch and of the tokens, which takes turns with the shape it is compared with."""
+    for lora in weights:
+        for case in cases:
+            for of in ("batch", "tokens"):
+                for factor in FACTORS:
+                    larger = Shape().scaled(**{of: factor})
+                    shapes = (Shape(), larger)
+                    base, found = bench.measure([(OURS, case.name, lora, shape) for shape in shapes])
+                    yield row(bench, case, lora) | {
+                        "scaling": {"of": of, "factor": factor, "base": asdict(base), "larger": asdict(found)}
+                    }
+
+
+def row(bench: Bench, case: Case, lora: bool) -> dict[str, Any]:
+    """What a row is about."""
+    return {"model": bench.model, "case": case.name, "weights": "lora" if lora else "full"}
+
+
+def failures(found: Any) -> list[str]:
+    """Every message of a side that failed, wherever it is in a row."""
+    if isinstance(found, dict):
+        own = [str(found["failed"])] if found.get("failed") else []
+        return own + [message for value in found.values() for message in failures(value)]
+    return []
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="?", choices=WHAT, default="times")
+    parser.add_argument("--only", help="algorithms or cases, separated by commas")
+    parser.add_argument("--model", choices=MODELS, help="one of the models instead of both")
+    parser.add_argument("--repeats", type=int, default=5, help="steps that are timed, after one that is not (5)")
+    parser.add_argument("--threads", type=int, default=2, help="of every side (2)")
+    parser.add_argument("--no-trl", action="store_true", help="leave TRL and its environments out")
+    parser.add_argument("--no-floor", action="store_true", help="leave the floor out")
+    parser.add_argument("--lora", action="store_true", help="only with adapters")
+    parser.add_argument("--full", action="store_true", help="only with all weights trained")
+    parser.add_argument("--profile", action="store_true", help="profile a step of ours too, after the times")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "runs" / "benchmarks", help="folder of table, JSON and plots"
+    )
+    given = parser.parse_args(arguments)
+    if given.repeats < 1 or given.threads < 1:
+        parser.error("--repeats and --threads must be at least 1")
+    if given.lora and given.full:
+        parser.error("--lora and --full leave nothing; give one of them, or none for both")
+    return given
+
+
+def rows_of(given: argparse.Namespace, bench: Bench) -> Iterator[dict[str, Any]]:
+    """All rows that are asked for, of one model."""
+    cases, weights = chosen(given.only), [True] if given.lora else [False] if given.full else [False, True]
+    sides = [OURS] + [PEER] * (not given.no_trl) + [FLOOR] * (not given.no_floor)
+    if given.what == "times":
+        yield from times(bench, cases, weights, sides)
+    if given.what == "scaling":
+        yield from scaling(bench, cases, weights)
+    if given.what == "profile" or given.profile:
+        yield from profiles(bench, cases, weights)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and write after every row, so that what is measured is never lost; 1 if a side failed."""
+    given, failed = parse(arguments), 0
+    chosen(given.only)
+    given.out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {
+        "machine": about(given.threads),
+        "shape": asdict(Shape()),
+        "repeats": given.repeats,
+        "rows": [],
+    }
+    for model in [given.model] if given.model else MODELS:
+        bench = Bench(model, given.threads, given.repeats, given.out / "logs")
+        try:
+            bench = replace(bench, prepared=bench.prepare(Shape()))
+        except SideFailed as reason:
+            sys.exit(f"{model}: cannot be prepared: {reason} (see {bench.logs})")
+        for one in rows_of(given, bench):
+            found["rows"].append(one)
+            found["machine"]["versions"] |= versions(one)
+            write(found, given.out, given.what)
+            sys.stdout.write(f"{time.strftime('%H:%M:%S')} {progress(one)}\n")
+            for message in failures(one):
+                failed = 1
+                sys.stdout.write(f"    failed: {message} (see {bench.logs})\n")
+            sys.stdout.flush()
+    return failed
+
+
+def versions(one: dict[str, Any]) -> dict[str, str]:
+    """What the sides of a row imported, TRL's two versions told apart."""
+    parts = [*one.get("sides", {}).values(), *([one["profile"]] if "profile" in one else [])]
+    found: dict[str, str] = {}
+    for part in parts:
+        own = dict(part["versions"])
+        if "trl" in own:
+            own[f"trl ({one['case']})" if one["case"].startswith("ppo") else "trl"] = own.pop("trl")
+        found |= own
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Low-rank adapters in the type of the weights that they adapt.
+
+y = W x + b + s B A x (Hu et al. 2021, arXiv 2106.09685, equation 3). peft casts x up to the adapter's float32 and the
+sum down again, for every layer and once more in the backward; here A and B are cast, which are small.
+Dimensions: ``N`` tokens, ``I`` inputs, ``O`` outputs, ``R`` rank.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class _Adapted(torch.autograd.Function):
+    """W x + b + s B A x, with gradients for x, A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor, scaling: float
+    ) -> Tensor:
+        x_NI, a, b = x.reshape(-1, x.shape[-1]), a_RI.to(x.dtype), (b_OR * scaling).to(x.dtype)
+        low_NR = x_NI @ a.T
+        y_NO = nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(low_NR, b.T)
+        ctx.save_for_backward(x_NI, weight_OI, a, b, low_NR)
+        ctx.shape, ctx.scaling, ctx.adapter = x.shape, scaling, a_RI.dtype
+        return y_NO.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None, None]:
+        x_NI, weight_OI, a, b, low_NR = ctx.saved_tensors
+        y_NO = grads[0].reshape(-1, grads[0].shape[-1])
+        low_grad_NR = y_NO @ b
+        x_grad = a_grad = b_grad = None
+        if ctx.needs_input_grad[0]:
+            x_grad = (y_NO @ weight_OI).addmm_(low_grad_NR, a).view(ctx.shape)
+        if ctx.needs_input_grad[3]:
+            a_grad = (low_grad_NR.T @ x_NI).to(ctx.adapter)
+        if ctx.needs_input_grad[4]:
+            b_grad = (y_NO.T @ low_NR).to(ctx.adapter).mul_(ctx.scaling)
+        return x_grad, None, None, a_grad, b_grad, None
+
+
+def _forward(layer: Any, x: Tensor) -> Tensor:
+    base = layer.get_base_layer()
+    role = None if layer.disable_adapters else layer.active_adapters[0]
+    if role is None:
+        y: Tensor = base(x)
+        return y
+    adapters = layer.lora_A[role].weight, layer.lora_B[role].weight
+    adapted: Tensor = _Adapted.apply(x, base.weight, base.bias, *adapters, layer.scaling[role])  # type: ignore[no-untyped-call]
+    return adapted
+
+
+def adapt_in_type(layer: Any) -> None:
+    """Let an adapted layer of peft, with one adapter at a time and no dropout, compute so if it adapts a linear one."""
+    if type(layer.get_base_layer()) is nn.Linear:
+        layer.forward = partial(_forward, layer)

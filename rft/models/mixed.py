@@ -1,0 +1,73 @@
+"""Weights that are trained in float32 and multiplied in a shorter type.
+
+Micikevicius et al. 2018 (arXiv 1710.03740), section 3.1: a step is smaller than what a 16-bit weight can tell from
+itself, so the optimiser has a float32 master of each weight. Gradients are made in the shorter type and added up in
+float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rft.models.changed import state_of
+
+
+class _Shorter(torch.autograd.Function):
+    """A parameter's copy in a shorter type, whose gradient becomes the parameter's."""
+
+    @staticmethod
+    def forward(_: Any, __: Tensor, copy: Tensor) -> Tensor:
+        return copy.detach()
+
+    @staticmethod
+    def backward(_: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].float(), None
+
+
+class ShorterWeights:
+    """The copies of a module's float32 parameters in a shorter type, made again when a parameter has changed.
+
+    Args:
+        module: whose parameters stay as they are for whoever trains, saves or loads them.
+        dtype: of the copies.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        # A parameter may have several places, as the embedding that is the projection too.
+        self._places = [
+            (owner._parameters, name)
+            for owner in module.modules()
+            for name, parameter in owner._parameters.items()
+            if parameter is not None
+        ]
+        self._copies: dict[nn.Parameter, tuple[Tensor, tuple[int, int]]] = {}
+
+    def _copy(self, parameter: nn.Parameter) -> Tensor:
+        """The copy, of the weights as they are now."""
+        copy, state = self._copies.get(parameter, (None, None))
+        now = state_of([parameter])
+        if copy is None or copy.device != parameter.device:
+            copy = parameter.detach().to(self._dtype)
+        elif state != now:
+            copy.copy_(parameter.detach())
+        self._copies[parameter] = copy, now
+        return copy
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """While open, the module computes with the copies; gradients reach its parameters."""
+        parameters = [at[name] for at, name in self._places]
+        made: dict[Any, Any] = {p: _Shorter.apply(p, self._copy(p)) for p in parameters}  # type: ignore[no-untyped-call, arg-type]
+        try:
+            for (at, name), parameter in zip(self._places, parameters, strict=True):
+                at[name] = made[parameter]
+            yield
+        finally:
+            for (at, name), parameter in zip(self._places, parameters, strict=True):
+                at[name] = parameter

@@ -1,0 +1,91 @@
+"""Drawing tokens from logits.
+
+Dimensions: ``B`` sequences, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """Which tokens may be drawn; as it stands, all.
+
+    Raises:
+        ValueError: if ``top_k`` is negative or ``top_p`` not in (0, 1].
+    """
+
+    top_k: int = 0
+    """The most likely k, and all that are as likely as the k-th (Fan et al. 2018, arXiv 1805.04833); 0: all."""
+    top_p: float = 1.0
+    """The fewest of the most likely whose probabilities reach p (Holtzman et al. 2020, arXiv 1904.09751)."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"{self}: top_k must be at least 0 and top_p in (0, 1]")
+
+
+WHOLE = Truncation()
+
+
+def truncate(logits_BV: Tensor, truncation: Truncation) -> Tensor:
+    """The logits with minus infinity for the tokens that may not be drawn. Shape [B, V].
+
+    First ``top_k``, then ``top_p`` of what is left, as ``transformers`` does; the temperature has been applied. Of
+    tokens equally likely at the edge of ``top_p`` as many are kept as are needed, those with the lower ids first (there
+    the sort leaves it open which).
+
+    Args:
+        logits_BV: float32 or float64.
+        truncation: what to keep.
+    """
+    if 0 < truncation.top_k < logits_BV.shape[-1]:
+        least = logits_BV.topk(truncation.top_k).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < least, -torch.inf)
+    if truncation.top_p < 1:
+        logits_BV = logits_BV.masked_fill(~_nucleus(logits_BV, truncation.top_p), -torch.inf)
+    return logits_BV
+
+
+def _nucleus(logits_BV: Tensor, top_p: float) -> Tensor:
+    """The tokens before which, from the most likely down, there is less than p. Shape [B, V], bool."""
+    vocabulary, size = logits_BV.shape[-1], 32
+    mass = logits_BV.logsumexp(-1, keepdim=True)
+    while True:  # a sort of the whole vocabulary is many times the work, and a nucleus is small
+        size = min(vocabulary, 8 * size)
+        top = logits_BV.topk(size).values
+        probabilities = (top - mass).exp()
+        reached = probabilities.cumsum(-1)
+        if size == vocabulary or bool((reached[:, -1] >= top_p).all()):
+            break
+    count = ((reached - probabilities) < top_p).sum(-1, keepdim=True).clamp(min=1)
+    least = top.gather(1, count - 1)
+    above, level = logits_BV > least, logits_BV == least
+    wanted = count - above.sum(-1, keepdim=True)
+    if bool((level.sum(-1, keepdim=True) > wanted).any()):
+        level &= level.cumsum(-1) <= wanted
+    return above | level
+
+
+def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float, truncation: Truncation = WHOLE) -> Tensor:
+    """Draw one token a row by inverting the cumulative distribution at one uniform number. Shape [B].
+
+    The distribution is softmax(logits / temperature), truncated and normalised again. Temperature 0 takes the most
+    likely token and needs no number.
+    ``torch.multinomial`` draws an exponential for each entry of the vocabulary: many times the work.
+    """
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    scaled = logits_BV.float() if temperature == 1 else logits_BV.float() / temperature
+    cdf = torch.softmax(truncate(scaled, truncation), -1).cumsum(-1)
+    total = cdf[:, -1:]
+    # Rounded to float32, a number just below 1 becomes 1: the search would then leave the row, or end on a token
+    # without probability.
+    below = torch.nextafter(total, torch.zeros_like(total))
+    target = torch.minimum(uniform_B.to(cdf)[:, None] * total, below)
+    # Logits that are no numbers have no place in the row; the loss on them ends the training and says so.
+    return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)

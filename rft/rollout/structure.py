@@ -1,0 +1,314 @@
+"""What a decoder is made of, read off its modules: the parts that the decode loop calls itself.
+
+Two shapes are known: blocks with rotary positions and a gated perceptron (Llama, Mistral, Qwen2 and 3, Gemma 1 to 3 and
+whatever else is built like them), and those of GPT-2. A module is known by its parts, not by its name, and every
+parameter must have its place: what is left over makes the model unknown.
+
+Dimensions: ``N`` tokens, ``H`` hidden, ``D`` head width, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rft.models.decoder import decoder_layers, windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Map = Callable[[Tensor], Tensor]
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines of positions, each [positions, D]."""
+
+
+class UnknownStructureError(Exception):
+    """The model is built in a way that is not known here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One layer: x += after(out(attention(project(before(x))))), then the same with the perceptron."""
+
+    before_attention: Map
+    project: Map
+    """[N, H] to queries, keys and values side by side [N, (heads + 2 · KV heads) · D]."""
+    head_norms: tuple[Map, Map] | None
+    """Of queries and of keys, each over D."""
+    out: Map
+    after_attention: Map | None
+    before_mlp: Map
+    mlp: Map
+    after_mlp: Map | None
+    scaling: float
+    """What the products of queries and keys are multiplied by."""
+    softcap: float | None
+    """Bound c of the products: c · tanh(product / c)."""
+    rotation: str | None
+    """Which of the rotations; None: positions are added to the embeddings."""
+    window: int | None
+    """How many tokens back a token looks, itself counted; None: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A decoder with its vocabulary projection."""
+
+    embed: Callable[[Tensor, Tensor], Tensor]
+    """Token ids and positions, both [N], to [N, H]."""
+    rotations: Callable[[int], dict[str, Rotation]]
+    """Number of positions to the rotations, by name."""
+    blocks: Sequence[Block]
+    logits: Map
+    """[N, H] after the last block to [N, V]."""
+    heads: int
+    kv_heads: int
+    width: int
+    """D."""
+    fused_kernel: bool
+    """Whether the model's attention may go through torch's fused kernels."""
+    joined: Sequence[Joined]
+
+    @property
+    def whole(self) -> bool:
+        """Whether joined matrices are still the memory of the model's own; not after a move to another device."""
+        return all(part.whole for part in self.joined)
+
+
+class Joined:
+    """Linear layers of the same input as one matrix product.
+
+    The layers' own weights become views of the joined matrix: whoever writes to them writes to it.
+    """
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        self.layers = layers
+        self.weight = self._join([layer.weight for layer in layers])
+        biases = [p for layer in layers for name, p in layer.named_parameters() if name == "bias"]
+        if len(biases) not in (0, len(layers)):
+            raise UnknownStructureError("some of the joined layers have a bias, others none")
+        self.bias = self._join(biases) if biases else None
+
+    @staticmethod
+    def _join(parameters: Sequence[Tensor]) -> Tensor:
+        joined = torch.cat([parameter.data for parameter in parameters])
+        for parameter, part in zip(parameters, joined.split([len(p) for p in parameters]), strict=True):
+            parameter.data = part
+        return joined
+
+    @property
+    def whole(self) -> bool:
+        """Whether the first layer's weight still is the joined matrix's memory."""
+        return self.layers[0].weight.data_ptr() == self.weight.data_ptr()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, in] to the outputs of all layers side by side [N, out]."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class _Parts:
+    """The children of a module by name, each to be taken once."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._kind = type(module).__name__
+        self.rest = dict(module.named_children())
+        own = [name for name, _ in module.named_parameters(recurse=False)]
+        if own:
+            raise UnknownStructureError(f"{self._kind} has {', '.join(own)}")
+
+    def take(self, name: str) -> nn.Module:
+        if name not in self.rest:
+            raise UnknownStructureError(f"{self._kind} has no {name}")
+        return self.rest.pop(name)
+
+    def linear(self, name: str) -> nn.Linear:
+        layer = self.take(name)
+        if type(layer) is not nn.Linear:
+            raise UnknownStructureError(f"{self._kind}.{name} is {type(layer).__name__}")
+        return layer
+
+    def end(self, ignored: Sequence[str] = ()) -> None:
+        left = sorted(set(self.rest) - set(ignored))
+        if left:
+            raise UnknownStructureError(f"{self._kind} has {', '.join(left)}")
+
+
+def read_structure(model: PreTrainedModel) -> Structure:
+    """The structure of a causal language model, whose projections of the same input are joined.
+
+    Raises:
+        UnknownStructureError: if it is not one of those known here.
+    """
+    decoder = model.get_decoder()
+    with torch.inference_mode(mode=False), torch.no_grad():  # weights that are written to later, outside inference
+        return _gpt2(model) if hasattr(decoder, "wpe") else _gated(model)
+
+
+def _windows(model: PreTrainedModel) -> list[int | None]:
+    found = windows(model)
+    if found is None or len(found) != len(decoder_layers(model)):
+        raise UnknownStructureError("its cache holds more than the keys and values of its layers")
+    return found
+
+
+def _gated(model: PreTrainedModel) -> Structure:
+    decoder = model.get_decoder()
+    parts = _Parts(decoder)
+    embedding, norm, rotary = parts.take("embed_tokens"), parts.take("norm"), parts.take("rotary_emb")
+    parts.take("layers")
+    parts.end()
+    joined: list[Joined] = []
+    layers = decoder_layers(model)
+    kinds = "layer_types" in vars(rotary)
+    blocks = [_gated_block(*pair, kinds, joined) for pair in zip(layers, _windows(model), strict=True)]
+    first: Any = layers[0].get_submodule("self_attn")
+    width = int(first.head_dim)
+    return Structure(
+        embed=lambda ids, _: embedding(ids),
+        rotations=_rotations(rotary, embedding, width),
+        blocks=blocks,
+        logits=_projection(model, norm),
+        heads=first.q_proj.out_features // width,
+        kv_heads=first.k_proj.out_features // width,
+        width=width,
+        fused_kernel=_fused_kernel(model) and all(block.softcap is None for block in blocks),
+        joined=joined,
+    )
+
+
+def _gated_block(layer: nn.Module, window: int | None, kinds: bool, joined: list[Joined]) -> Block:
+    parts = _Parts(layer)
+    attention: Any = parts.take("self_attn")
+    before, after = parts.take("input_layernorm"), parts.take("post_attention_layernorm")
+    before_mlp, after_attention, after_mlp = after, None, None
+    if "pre_feedforward_layernorm" in parts.rest:
+        before_mlp, after_attention = parts.take("pre_feedforward_layernorm"), after
+        after_mlp = parts.take("post_feedforward_layernorm")
+    mlp = _gated_mlp(parts.take("mlp"), joined)
+    parts.end()
+    parts = _Parts(attention)
+    project = Joined(*(parts.linear(name) for name in ("q_proj", "k_proj", "v_proj")))
+    out = parts.linear("o_proj")
+    norms = (parts.take("q_norm"), parts.take("k_norm")) if "q_norm" in parts.rest else None
+    if norms and any(p.shape != (attention.head_dim,) for norm in norms for p in norm.parameters()):
+        raise UnknownStructureError("its queries are normalised over more than a head")
+    parts.end()
+    joined.append(project)
+    state = vars(attention)
+    return Block(
+        before_attention=before,
+        project=project,
+        head_norms=norms,
+        out=out,
+        after_attention=after_attention,
+        before_mlp=before_mlp,
+        mlp=mlp,
+        after_mlp=after_mlp,
+        scaling=float(state["scaling"]),
+        softcap=state.get("attn_logit_softcapping"),
+        rotation=state["layer_type"] if kinds else "",
+        window=window,
+    )
+
+
+def _gated_mlp(module: nn.Module, joined: list[Joined]) -> Map:
+    parts = _Parts(module)
+    both, down = Joined(parts.linear("gate_proj"), parts.linear("up_proj")), parts.linear("down_proj")
+    activation = parts.take("act_fn")
+    parts.end()
+    joined.append(both)
+
+    def mlp(x: Tensor) -> Tensor:
+        gate, up = both(x).chunk(2, -1)
+        y: Tensor = down(activation(gate) * up)
+        return y
+
+    return mlp
+
+
+def _rotations(rotary: Any, embedding: nn.Module, width: int) -> Callable[[int], dict[str, Rotation]]:
+    """By kind of layer, if it makes a difference; else under the empty name."""
+    state = vars(rotary)
+    kinds = state["rope_type"].values() if isinstance(state["rope_type"], dict) else [state["rope_type"]]
+    if any("dynamic" in kind or kind == "longrope" for kind in kinds):
+        raise UnknownStructureError("its rotations depend on how long the sequence is")
+    like = next(embedding.parameters())
+    names: list[str] = list(state.get("layer_types", ()))
+
+    def rotations(positions: int) -> dict[str, Rotation]:
+        places = torch.arange(positions, device=like.device)[None]
+        x = like.new_empty(0)
+        found = {name: rotary(x, places, name) for name in names} or {"": rotary(x, places)}
+        if any(cosines.shape[-1] != width for cosines, _ in found.values()):
+            raise UnknownStructureError("it rotates a part of a head only")
+        return {name: (cosines[0], sines[0]) for name, (cosines, sines) in found.items()}
+
+    return rotations
+
+
+def _gpt2(model: PreTrainedModel) -> Structure:
+    parts = _Parts(model.get_decoder())
+    tokens, places, norm = parts.take("wte"), parts.take("wpe"), parts.take("ln_f")
+    parts.take("h")
+    parts.end(["drop"])
+    layers = decoder_layers(model)
+    first: Any = layers[0].get_submodule("attn")
+    return Structure(
+        embed=lambda ids, positions: tokens(ids) + places(positions),
+        rotations=lambda _: {},
+        blocks=[_gpt2_block(*pair) for pair in zip(layers, _windows(model), strict=True)],
+        logits=_projection(model, norm),
+        heads=int(first.num_heads),
+        kv_heads=int(first.num_heads),
+        width=int(first.head_dim),
+        fused_kernel=_fused_kernel(model),
+        joined=[],
+    )
+
+
+def _gpt2_block(layer: nn.Module, window: int | None) -> Block:
+    parts = _Parts(layer)
+    attention, mlp = parts.take("attn"), _Parts(parts.take("mlp"))
+    before, before_mlp = parts.take("ln_1"), parts.take("ln_2")
+    parts.end()
+    parts = _Parts(attention)
+    project, out = parts.take("c_attn"), parts.take("c_proj")
+    parts.end(["attn_dropout", "resid_dropout"])
+    widen, activation, narrow = mlp.take("c_fc"), mlp.take("act"), mlp.take("c_proj")
+    mlp.end(["dropout"])
+    return Block(
+        before_attention=before,
+        project=project,
+        head_norms=None,
+        out=out,
+        after_attention=None,
+        before_mlp=before_mlp,
+        mlp=lambda x: narrow(activation(widen(x))),
+        after_mlp=None,
+        scaling=float(vars(attention)["scaling"]),
+        softcap=None,
+        rotation=None,
+        window=window,
+    )
+
+
+def _fused_kernel(model: PreTrainedModel) -> bool:
+    return str(model.config._attn_implementation) != "eager"
+
+
+def _projection(model: PreTrainedModel, norm: nn.Module) -> Map:
+    """The last norm, the vocabulary projection and the bound of the logits."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        raise UnknownStructureError(f"its projection onto the vocabulary is {type(head).__name__}")
+    cap = model.config.get_text_config().to_dict().get("final_logit_softcapping")
+
+    def logits(x: Tensor) -> Tensor:
+        found: Tensor = head(norm(x))
+        return found if cap is None else torch.tanh(found / cap) * cap
+
+    return logits

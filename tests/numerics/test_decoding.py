@@ -1,0 +1,279 @@
+"""The decode loop over a model's parts against ``generate``, its full forward pass and the loop over its own forward.
+
+Dimensions: ``B`` sequences, ``R`` response tokens, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
+
+from rft.models.backbone import Role
+from rft.models.pretrained import LoraConfig
+from rft.rollout import RolloutEngine, Truncation, decoding, pad_prompts, uniforms
+from rft.rollout.decoding import Decoding
+from rft.rollout.probe import magnified
+from rft.rollout.reference import decode_by_forward
+from rft.types import Sequences
+from tests.numerics.backbones import make_backbone
+
+EOS, PAD, VOCABULARY = 2, 0, 48
+SMALL = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": EOS, "pad_token_id": PAD}
+LAYERS: dict[str, Any] = {
+    **{"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 48},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2},
+}
+WINDOW: dict[str, Any] = {"head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
+KNOWN = {
+    "llama": LlamaConfig(**SMALL, **LAYERS, tie_word_embeddings=True),
+    "llama-biased": LlamaConfig(**SMALL, **LAYERS, attention_bias=True, mlp_bias=True, head_dim=16),
+    "llama-scaled-positions": LlamaConfig(
+        **SMALL, **LAYERS, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    ),
+    "mistral": MistralConfig(**SMALL, **LAYERS, sliding_window=5),
+    "qwen2": Qwen2Config(**SMALL, **LAYERS, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen3": Qwen3Config(**SMALL, **LAYERS, head_dim=8),
+    "gpt2": GPT2Config(**SMALL, n_layer=3, n_embd=32, n_head=4, n_positions=64, scale_attn_by_inverse_layer_idx=True),
+    "gemma": GemmaConfig(**SMALL, **LAYERS, head_dim=8),
+    "gemma2": Gemma2Config(**SMALL, **LAYERS, **WINDOW, attn_logit_softcapping=2.0, final_logit_softcapping=6.0),
+    "gemma3": Gemma3TextConfig(
+        **SMALL, **LAYERS, **WINDOW, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
+    ),
+}
+UNKNOWN = {
+    "other multipliers": GraniteConfig(**SMALL, **LAYERS, residual_multiplier=0.5),
+    "a layer without positions": SmolLM3Config(**SMALL, **LAYERS, no_rope_layers=[1, 0, 1]),
+    "other norms": Olmo2Config(**SMALL, **LAYERS),
+    "other parts": GPTNeoXConfig(
+        **SMALL, num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=4
+    ),
+    "positions by length": LlamaConfig(
+        **SMALL, **LAYERS, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    ),
+}
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [5, 6, 7, 8, 9, 10, 11], [14, 15, 16, 17], [12, 13], [18, 19, 20, 21]]
+TOKENS = 14
+CPU = torch.device("cpu")
+
+
+def make_model(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    torch.manual_seed(3)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval().to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Away from uniform and from all-zero biases, so that a wrong position, mask or bias changes the answer.
+            parameter.mul_(4).add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
+def make_engine(name: str, dtype: torch.dtype = torch.float32) -> RolloutEngine:
+    engine = RolloutEngine(make_model(KNOWN[name], dtype), EOS, PAD)
+    assert engine.structure is not None
+    return engine
+
+
+def by_forward(engine: RolloutEngine, numbers: Tensor, temperature: float, truncation: Truncation) -> list[list[int]]:
+    ids, mask = pad_prompts(PROMPTS, PAD, CPU)
+    with torch.inference_mode():
+        drawn = decode_by_forward(engine.model, ids, mask, numbers, temperature, truncation, EOS, PAD)
+    return [row[counted].tolist() for row, counted in zip(drawn.ids, drawn.counted, strict=True)]
+
+
+def responses(seq: Sequences) -> list[list[int]]:
+    return [row[counted].tolist() for row, counted in zip(seq.response_ids, seq.response_mask, strict=True)]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_greedy_tokens_equal_those_of_generate(name: str) -> None:
+    engine = make_engine(name)
+    ids, mask = pad_prompts(PROMPTS, PAD, CPU)
+    wanted = engine.model.generate(
+        input_ids=ids, attention_mask=mask.long(), max_new_tokens=TOKENS, do_sample=False, pad_token_id=PAD
+    )[:, ids.shape[1] :]
+    got = engine.generate(ids, mask, torch.zeros(len(ids), TOKENS), temperature=0.0)
+    width = got.response_ids.shape[1]
+    assert torch.equal(got.response_ids, wanted[:, :width])
+    assert bool((wanted[:, width:] == PAD).all())
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("truncation", [Truncation(), Truncation(top_k=20, top_p=0.9)])
+def test_the_same_numbers_give_the_tokens_of_the_models_own_forward(name: str, truncation: Truncation) -> None:
+    """In double precision but for Gemma 2, whose padded double-precision forward gives numbers that are none."""
+    engine = make_engine(name, torch.float32 if name == "gemma2" else torch.float64)
+    numbers = uniforms(len(PROMPTS), TOKENS, 4)
+    got = engine.generate(*pad_prompts(PROMPTS, PAD, CPU), numbers, 1.3, truncation)
+    assert responses(got) == by_forward(engine, numbers, 1.3, truncation)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-4), (torch.bfloat16, 0.4)], ids=str
+)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+def test_logprobs_are_those_of_a_full_forward_pass_while_rows_are_dropped(
+    name: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    engine = make_engine(name, dtype)
+    assert engine.structure is not None
+    ids, mask = pad_prompts(PROMPTS, PAD, CPU)
+    fed = torch.randint(3, VOCABULARY, (len(ids), 6), generator=torch.Generator().manual_seed(1))
+    wanted = []
+    for prompt, tokens in zip(PROMPTS, fed.tolist(), strict=True):
+        whole = engine.model(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 :]
+        wanted.append(whole.double().log_softmax(-1))
+    drop = {1: {0}, 3: {4, 5}, 4: {1, 3}}  # the longest prompt first; then slots from behind and from the middle
+    rows = torch.arange(len(ids))
+    with torch.inference_mode():
+        decoder = Decoding(engine.structure, ids, mask, 6)
+        logits = decoder.prefill()
+        for t in range(6):
+            expected = torch.stack([wanted[int(row)][t] for row in rows])
+            torch.testing.assert_close(logits.double().log_softmax(-1), expected, atol=tolerance, rtol=0)
+            if t in drop:
+                rows = rows[decoder.keep(torch.tensor([int(row) not in drop[t] for row in rows]))]
+            logits = decoder.step(fed[rows, t])
+    assert rows.tolist() == [2]
+
+
+def test_rows_that_end_early_are_dropped_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine("llama", torch.float64)
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(64)]
+    numbers = uniforms(64, TOKENS, 9)
+    sizes: list[int] = []
+    step = Decoding.step
+    monkeypatch.setattr(Decoding, "step", lambda self, tokens: (sizes.append(self.slots), step(self, tokens))[1])
+    together = responses(engine.generate(*pad_prompts(prompts, PAD, CPU), numbers, 2.0))
+    lengths = [len(response) for response in together]
+    assert len(set(lengths)) > 3
+    assert sizes[0] > sizes[-1]
+    assert sizes == sorted(sizes, reverse=True)
+    for row in (0, 7, 31, 63):
+        alone = engine.generate(*pad_prompts([prompts[row]], PAD, CPU), numbers[row : row + 1], 2.0)
+        assert responses(alone) == [together[row]]
+
+
+def test_a_prompt_shared_by_rows_is_passed_and_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine("qwen2", torch.float64)
+    numbers = uniforms(len(PROMPTS), TOKENS, 2)
+    shared = engine.generate(*pad_prompts(PROMPTS, PAD, CPU), numbers, 1.0)
+    counted, engine.usage.flops = engine.usage.flops, 0.0
+    parts = [
+        engine.generate(*pad_prompts([prompt], PAD, CPU), numbers[i : i + 1], 1.0) for i, prompt in enumerate(PROMPTS)
+    ]
+    assert responses(shared) == [responses(part)[0] for part in parts]
+    again = engine.flops.decoding(torch.tensor([7, 2]), torch.tensor([1, 1]))  # the second pass of two prompts
+    assert engine.usage.flops == pytest.approx(counted + again, rel=1e-12)
+    assert engine.usage.generated_tokens == 2 * sum(map(len, responses(shared)))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_a_prefill_in_several_passes_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, numbers = make_engine(name), uniforms(len(PROMPTS), TOKENS, 2)
+    whole = engine.generate(*pad_prompts(PROMPTS, PAD, CPU), numbers, 1.0)
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", 6)  # two prompts, one, and one that is longer than that
+    parts = engine.generate(*pad_prompts(PROMPTS, PAD, CPU), numbers, 1.0)
+    assert responses(parts) == responses(whole)
+
+
+def test_adapters_reach_the_joined_weights_and_what_is_saved(tmp_path: Path) -> None:
+    backbone = make_backbone("llama", LoraConfig(enabled=False))
+    engine = RolloutEngine(backbone.base, EOS, PAD)
+    numbers = uniforms(len(PROMPTS), TOKENS, 2)
+    before = responses(engine.generate(*pad_prompts(PROMPTS, PAD, CPU), numbers, 1.0))
+    with torch.no_grad():
+        for parameter in backbone.parameters_of(Role.policy):
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter))))
+    engine.sync(backbone)
+    after = responses(engine.generate(*pad_prompts(PROMPTS, PAD, CPU), numbers, 1.0))
+    assert engine.structure is not None
+    assert engine.structure.whole
+    assert after == by_forward(engine, numbers, 1.0, Truncation()) != before
+    engine.model.save_pretrained(tmp_path)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    policy = backbone.copies[Role.policy.value].state_dict()
+    assert saved.keys() == policy.keys()
+    assert all(torch.equal(saved[name], weight) for name, weight in policy.items())
+
+
+def test_lora_reaches_the_joined_weights() -> None:
+    model = make_model(KNOWN["llama"])
+    engine = RolloutEngine(model, EOS, PAD)
+    assert engine.structure is not None
+    backbone = make_backbone("llama", LoraConfig(rank=4, alpha=64), model=model)
+    engine.sync(backbone)
+    ids, mask = pad_prompts([PROMPTS[0]], PAD, CPU)
+    got = engine.generate(ids, mask, torch.zeros(1, 1), 0.0).response_ids[0, 0]
+    seq = Sequences(ids, mask, got[None, None], torch.ones(1, 1, dtype=torch.bool))
+    with torch.inference_mode():
+        logits = Decoding(engine.structure, ids, mask, 1).prefill()
+        expected = backbone.logprobs(Role.policy, seq)[0, 0]
+        reference = backbone.logprobs(Role.reference, seq)[0, 0]
+    assert logits.log_softmax(-1)[0, got] == pytest.approx(float(expected), abs=1e-4)
+    assert abs(float(expected - reference)) > 0.01
+
+
+def test_weights_moved_away_are_joined_again() -> None:
+    engine = make_engine("llama")
+    first = engine.structure
+    engine.model.to(torch.float64)
+    numbers = uniforms(len(PROMPTS), TOKENS, 2)
+    got = engine.generate(*pad_prompts(PROMPTS, PAD, CPU), numbers, 1.0)
+    assert engine.structure is not first
+    assert responses(got) == by_forward(engine, numbers, 1.0, Truncation())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reason", UNKNOWN)
+def test_other_models_are_decoded_by_their_own_forward_with_one_notice(
+    reason: str, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(UNKNOWN[reason]).eval().to(dtype)  # as small as random starts are
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    engine = RolloutEngine(model, EOS, PAD)
+    ids, mask = pad_prompts(PROMPTS, PAD, CPU)
+    with caplog.at_level(logging.WARNING, logger="rft"):
+        for _ in range(2):
+            seq = engine.generate(ids, mask, uniforms(len(ids), TOKENS, 2), 1.0)
+    assert engine.structure is None
+    assert [record.getMessage().count("\n") for record in caplog.records] == [0]
+    assert "decoded by its own forward pass" in caplog.text
+    assert responses(seq) == by_forward(engine, uniforms(len(ids), TOKENS, 2), 1.0, Truncation())
+    assert all(torch.equal(weights[name], weight) for name, weight in engine.model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_magnified_weights_are_put_back_to_the_bit(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(KNOWN["llama"]).to(dtype)
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    with torch.no_grad(), magnified(model):
+        assert not torch.equal(weights[1], list(model.parameters())[1])
+    assert all(torch.equal(*pair) for pair in zip(weights, model.parameters(), strict=True))
+
+
+def test_a_prompt_padded_on_the_right_is_refused() -> None:
+    ids, mask = pad_prompts(PROMPTS, PAD, CPU)
+    with pytest.raises(ValueError, match="padded on the right"):
+        make_engine("llama").generate(ids.flip(1), mask.flip(1), torch.zeros(len(ids), 2), 1.0)

@@ -1,0 +1,134 @@
+"""Weights trained in float32 and multiplied in bfloat16."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, PhiConfig
+
+from rft.errors import UserError
+from rft.models.backbone import Backbone, Role
+from rft.models.pretrained import LoraConfig
+from rft.ops.logprobs import token_logprobs
+from rft.types import Sequences
+from tests.numerics.backbones import CONFIGS, LAYERS, SMALL, TOKENIZER, make_model
+
+FULL = LoraConfig(enabled=False)
+
+
+def trained_backbone(name: str) -> Backbone:
+    return Backbone(make_model(name).to(torch.bfloat16), TOKENIZER, FULL, [Role.policy], [Role.policy])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_trained_copy_computes_as_the_short_model_and_keeps_its_float32(name: str, sequences: Sequences) -> None:
+    backbone = trained_backbone(name)
+    policy = backbone.copies[Role.policy.value]
+    before = {n: p.detach().clone() for n, p in policy.named_parameters()}
+    logprobs = backbone.logprobs(Role.policy, sequences)
+    torch.testing.assert_close(logprobs, backbone.logprobs(Role.reference, sequences), rtol=0, atol=0)
+    logprobs.sum().backward()
+    for n, parameter in policy.named_parameters():
+        assert isinstance(parameter, torch.nn.Parameter)
+        assert parameter.dtype is torch.float32
+        assert torch.equal(parameter, before[n])
+        assert parameter.grad is not None
+        assert parameter.grad.dtype is torch.float32
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_are_those_of_the_short_model_summed_in_float32(name: str, sequences: Sequences) -> None:
+    backbone = trained_backbone(name)
+    short = copy.deepcopy(backbone.base).requires_grad_(True)
+    wanted = {n: torch.zeros_like(p, dtype=torch.float32) for n, p in short.named_parameters()}
+    for row, start in ((0, 1), (1, 0)):  # where the prompt begins
+        one = sequences[slice(row, row + 1)]
+        one = Sequences(one.prompt_ids[:, start:], one.prompt_mask[:, start:], one.response_ids, one.response_mask)
+        backbone.logprobs(Role.policy, one).sum().backward()
+        short.zero_grad()
+        ids = torch.cat([one.prompt_ids, one.response_ids], 1)
+        states = short.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, 2 - start : -1]
+        head = short.get_output_embeddings().weight
+        token_logprobs(states, head, one.response_ids, one.response_mask).sum().backward()
+        for n, parameter in short.named_parameters():
+            wanted[n] += parameter.grad.float()
+    for n, parameter in backbone.copies[Role.policy.value].named_parameters():
+        assert torch.equal(parameter.grad, wanted[n]), n
+
+
+def test_a_step_too_small_for_the_short_type_is_not_lost(sequences: Sequences) -> None:
+    backbone = trained_backbone("llama")
+    parameters = backbone.parameters_of(Role.policy)
+    start = backbone.logprobs(Role.policy, sequences).detach()
+    with torch.no_grad():
+        for _ in range(64):
+            for parameter in parameters:
+                parameter += parameter.abs() * 2**-12  # bfloat16 tells 2**-8 apart
+    with torch.no_grad():
+        moved = backbone.logprobs(Role.policy, sequences)
+    assert (moved - start).abs().max() > 1e-3
+
+
+def test_the_copies_are_made_again_only_for_weights_that_have_changed(sequences: Sequences) -> None:
+    backbone = trained_backbone("llama")
+    shorter = backbone._shorter[Role.policy]
+    backbone.logprobs(Role.policy, sequences)
+    held = {id(p): (copy_, copy_._version) for p, (copy_, _) in shorter._copies.items()}
+    backbone.logprobs(Role.policy, sequences)
+    assert all(copy_._version == held[id(p)][1] for p, (copy_, _) in shorter._copies.items())
+    changed = backbone.parameters_of(Role.policy)[0]
+    with torch.no_grad():
+        changed.mul_(2)
+    backbone.logprobs(Role.policy, sequences)
+    assert [id(p) for p, (copy_, _) in shorter._copies.items() if copy_._version != held[id(p)][1]] == [id(changed)]
+
+
+@pytest.mark.parametrize("way", [{}, {"foreach": True}, {"fused": True}])
+def test_every_way_of_stepping_is_seen(way: dict[str, bool], sequences: Sequences) -> None:
+    backbone = trained_backbone("llama")
+    optimizer = torch.optim.AdamW(backbone.parameters_of(Role.policy), lr=0.1, **way)
+    before = backbone.logprobs(Role.policy, sequences)
+    before.sum().backward()
+    optimizer.step()
+    after = backbone.logprobs(Role.policy, sequences)
+    assert (before.sum() - after.sum()) > 1
+    policy = backbone.copies[Role.policy.value].to(torch.bfloat16)
+    alone = Backbone(policy, TOKENIZER, FULL, [])
+    torch.testing.assert_close(after, alone.logprobs(Role.reference, sequences), rtol=0, atol=0)
+
+
+def test_a_tied_matrix_has_one_copy_and_one_gradient(sequences: Sequences) -> None:
+    backbone = trained_backbone("llama")
+    policy = backbone.copies[Role.policy.value]
+    tied = policy.get_input_embeddings().weight
+    assert tied is policy.get_output_embeddings().weight
+    backbone.logprobs(Role.policy, sequences).sum().backward()
+    seen = torch.zeros(len(tied), dtype=torch.bool)
+    seen[torch.cat([sequences.prompt_ids, sequences.response_ids], 1).unique()] = True
+    assert tied.grad is not None
+    assert tied.grad[~seen].abs().max() > 0  # as projection
+    assert tied.grad.shape == tied.shape
+    assert tied is policy.get_output_embeddings().weight
+
+
+def test_bounded_logits_are_bounded_in_log_probs(sequences: Sequences) -> None:
+    torch.manual_seed(0)
+    config = Gemma2Config(**SMALL, **LAYERS, num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(50)
+    row = sequences[slice(1, 2)]
+    backbone = Backbone(model, TOKENIZER, LoraConfig(rank=2), [Role.policy])
+    ids = torch.cat([row.prompt_ids, row.response_ids], 1)
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits[:, 2:-1]
+    wanted = logits.log_softmax(-1).gather(-1, row.response_ids[..., None])[..., 0]
+    torch.testing.assert_close(backbone.logprobs(Role.reference, row), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_bias_of_the_logits_is_refused() -> None:
+    model = AutoModelForCausalLM.from_config(PhiConfig(**SMALL, **LAYERS))
+    with pytest.raises(UserError, match="PhiForCausalLM adds a bias to its logits"):
+        Backbone(model, TOKENIZER, LoraConfig(rank=2), [Role.policy])

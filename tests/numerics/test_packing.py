@@ -1,0 +1,112 @@
+"""Sequences packed into one row without padding: every reading of a backbone, against a backbone that pads.
+
+Dimensions: ``B`` sequences, ``P`` prompt tokens, ``R`` response tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rft.models import backbone as module
+from rft.models.attention import Packing, attend_in_groups, packs
+from rft.models.backbone import Backbone, PoolingEnum, Role
+from rft.models.pretrained import LoraConfig
+from rft.types import Sequences
+from tests.numerics.backbones import TOKENIZER
+from tests.numerics.test_decoding import KNOWN, VOCABULARY, make_model
+
+ASK: dict[str, Callable[[Backbone, Sequences], Tensor]] = {
+    "logprobs": lambda b, seq: b.logprobs(Role.policy, seq),
+    "reference": lambda b, seq: b.logprobs(Role.reference, seq),
+    "entropy": lambda b, seq: b.entropy(Role.policy, seq),
+    "values": lambda b, seq: b.values(seq),
+    "last score": lambda b, seq: b.scores(seq),
+    "mean score": lambda b, seq: b.scores(seq, PoolingEnum.mean),
+}
+WINDOWED = {"mistral", "qwen2", "gemma3"}  # some layers look back a few tokens only
+OTHERS = {"gemma2"}  # bounded scores, which no fused kernel has
+
+
+def rows() -> Sequences:
+    generator = torch.Generator().manual_seed(3)
+    prompts, responses = (torch.randint(3, VOCABULARY, (4, n), generator=generator) for n in (6, 8))
+    before, after = torch.tensor([6, 2, 4, 1]), torch.tensor([3, 8, 1, 0])
+    prompt_mask = torch.arange(6) >= 6 - before[:, None]
+    return Sequences(prompts, prompt_mask, responses, torch.arange(8) < after[:, None])
+
+
+def make(name: str, lora: LoraConfig) -> Backbone:
+    model = make_model(KNOWN[name])
+    attend_in_groups(model)
+    backbone = Backbone(model, TOKENIZER, lora, list(Role), [Role.policy, Role.critic, Role.reward], seed=1)
+    with torch.no_grad():
+        for key, parameter in backbone.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(len(key)))
+    return backbone
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_models_that_mix_tokens_in_whole_attention_alone_are_packed(name: str) -> None:
+    model = make_model(KNOWN[name])
+    layers = model.config.num_hidden_layers
+    assert not packs(model, layers)
+    attend_in_groups(model)
+    assert packs(model, layers) is (name not in WINDOWED | OTHERS)
+
+
+@pytest.mark.parametrize("ask", ASK)
+@pytest.mark.parametrize("name", ["llama", "llama-biased", "qwen3", "gpt2", "gemma"])
+@pytest.mark.parametrize("top_layers", [0, 1])
+def test_every_reading_and_its_gradients_are_those_of_padded_rows(
+    ask: str, name: str, top_layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, found = make(name, LoraConfig(rank=2, top_layers=top_layers)), []
+    for worth in (1.0, 0.0):  # packed, padded
+        monkeypatch.setattr(module, "WORTH_PACKING", worth)
+        seq = backbone.with_trunk(rows())
+        assert (backbone._packing(seq) is None) is (worth == 0)
+        backbone.zero_grad()
+        result = ASK[ask](backbone, seq)
+        if result.requires_grad:
+            result.sin().sum().backward()
+        gradients = {n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None}
+        found.append((result.detach(), gradients))
+    (packed, got), (padded, wanted) = found
+    torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
+    assert got.keys() == wanted.keys()
+    for key, gradient in wanted.items():
+        torch.testing.assert_close(got[key], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_a_row_does_not_see_its_neighbours() -> None:
+    backbone, seq = make("llama", LoraConfig(rank=2)), rows()
+    other = replace(seq, prompt_ids=seq.prompt_ids.clone())
+    other.prompt_ids[0] = (other.prompt_ids[0] - 2) % (VOCABULARY - 3) + 3
+    before, after = (backbone.logprobs(Role.policy, s).detach() for s in (seq, other))
+    assert (before[0] - after[0]).abs().max() > 1e-3
+    torch.testing.assert_close(before[1:], after[1:], rtol=0, atol=0)
+
+
+def test_the_layers_see_no_padding() -> None:
+    backbone, seen = make("llama", LoraConfig(rank=2)), list[Any]()
+    backbone.base.get_decoder().layers[0].mlp.register_forward_hook(lambda _, given, __: seen.append(given[0].shape))
+    seq = rows()
+    backbone.logprobs(Role.policy, seq)
+    assert seen == [(1, int(seq.prompt_mask.sum() + seq.response_mask.sum()), 32)]
+
+
+def test_packing_and_spreading_are_inverse() -> None:
+    mask = torch.tensor([[False, True, True], [True, False, False]])
+    x = torch.arange(12.0).view(2, 3, 2)
+    packing = Packing(mask)
+    assert packing.pack(x).tolist() == [[[2, 3], [4, 5], [6, 7]]]
+    assert torch.equal(packing.spread(packing.pack(x)), x * mask[..., None])
+    assert packing.positions_1N.tolist() == [[0, 1, 0]]
+    assert packing.mask_B1TT[0, 0].tolist() == [[True, False, False], [False, True, False], [False, True, True]]
