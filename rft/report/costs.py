@@ -13,7 +13,7 @@ from rft.report.load import StudyResults, Trial
 from rft.report.provenance import MEASURING_STAGES, OWN_STAGES, stage_names
 from rft.store import Entry
 
-CHARGED = ("sft", "candidates", "revisions", "preferences", "reward_model")
+CHARGED = ("sft", "candidates", "revisions", "preferences", "reward_model", "reference", "reference_mismatched")
 """Shared stages that a policy may depend on."""
 SCHEDULE = "schedule"
 """Among the `stops` of an arm: seeds that no limit ended."""

@@ -40,6 +40,8 @@ STAGE_TITLES = {
     "preferences": "feedback",
     "audit": "audit of the judge",
     "reward_model": "reward model",
+    "reference": "reference's log-probs",
+    "reference_mismatched": "reference's log-probs of mismatched answers",
     "policy": "improvement",
     "evaluation": "final test",
 }

@@ -24,6 +24,8 @@ STAGE_ORDER = (
     "revisions",
     "preferences",
     "reward_model",
+    "reference",
+    "reference_mismatched",
     "audit",
     "policy",
     "evaluation",

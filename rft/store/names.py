@@ -26,6 +26,8 @@ ORDERS = ("shown_first", "shown_second")
 """Columns of the labels of a judge that is asked in both orders: P(first is better), shown first and second."""
 LABELLER = "labeller"
 """Column of the labels of a source with several labellers: who gave the preference."""
+SCORES_FILE = "scores.parquet"
+"""The reward source's raw scores of the candidates, by their row, in its entry."""
 AUDIT_FILE = "audit.json"
 """The figures of the audit of a judge, in its entry."""
 VERDICTS_FILE = "verdicts.sqlite"

@@ -27,6 +27,7 @@ from rft.study.diverged import diverges_once
 from rft.study.final_judge import FinalJudge, refuse_own_judge
 from rft.study.judging import JudgePart, make_feedback
 from rft.study.parts import part_class, plain, require_scoring_judge, require_separate_labels, settings_of
+from rft.study.reference import reference_stages
 from rft.study.room import require_room
 from rft.study.start import refuse_start, start_stage
 from rft.study.versions import VERSIONS
@@ -41,13 +42,14 @@ STAGES = ("questions", "sft", "candidates", "revisions", "preferences", "reward_
 class Pipeline(Chosen):
     """Computes, or finds, the stages of one configuration."""
 
-    def _stage(
+    def stage(
         self,
         name: str,
         config: Mapping[str, Any],
         inputs: Mapping[str, Entry | str],
         make: Callable[[Path], Mapping[str, Any] | None],
     ) -> Entry:
+        """The entry of a stage, found or made, by its settings and what it is made from."""
         keys = {k: v.key if isinstance(v, Entry) else v for k, v in inputs.items()}
         address = Store.key(name, VERSIONS[name], config, keys)
 
@@ -89,7 +91,7 @@ class Pipeline(Chosen):
 
             return make_sft(config, self.lora, self.model, self.questions, self.strategy, out)
 
-        return self._stage("sft", address, {"model": self.model, "questions": self.questions}, make)
+        return self.stage("sft", address, {"model": self.model, "questions": self.questions}, make)
 
     @cached_property
     def candidates(self) -> Entry:
@@ -105,13 +107,13 @@ class Pipeline(Chosen):
 
             return make_candidates(config, self.response_tokens, self.sft, self.questions, self.strategy, out)
 
-        return self._stage("candidates", address, {"sft": self.sft, "questions": self.questions}, make)
+        return self.stage("candidates", address, {"sft": self.sft, "questions": self.questions}, make)
 
     @cached_property
     def revisions(self) -> Entry | None:
         """The policy that training begins from, if `start` makes another than the SFT policy."""
         asked = start_stage(self)
-        return None if asked is None else self._stage("revisions", *asked)
+        return None if asked is None else self.stage("revisions", *asked)
 
     @cached_property
     def preferences(self) -> Entry:
@@ -132,7 +134,7 @@ class Pipeline(Chosen):
             gold = self.task.load_gold(self.gold.path)
             return make_labels(make_feedback(self, inputs), gold, self.candidates.path, out)
 
-        return self._stage("preferences", address, inputs, make)
+        return self.stage("preferences", address, inputs, make)
 
     @property
     def reward_inputs(self) -> dict[str, Entry]:
@@ -164,7 +166,7 @@ class Pipeline(Chosen):
 
             return make_reward_model(self.cfg.reward, self.lora, inputs, self.strategy, out, self._runtime(inputs))
 
-        return self._stage("reward_model", address, inputs, make)
+        return self.stage("reward_model", address, inputs, make)
 
     @property
     def _trained_on(self) -> Entry | None:
@@ -188,12 +190,17 @@ class Pipeline(Chosen):
             JudgePart(self, "eval_judge").check_ready()
 
     @cached_property
+    def reference(self) -> dict[str, Entry]:
+        """What the reference makes of fixed answers, by name, if the policy learns from it. Beside the six steps."""
+        return reference_stages(self)
+
+    @cached_property
     def audit(self) -> Entry:
         """What the judge is worth. Beside the six steps: nothing depends on it."""
         from rft.study.auditing import plan_audit
 
         planned = plan_audit(self)
-        return self._stage("audit", planned.address, planned.inputs, planned.make)
+        return self.stage("audit", planned.address, planned.inputs, planned.make)
 
     @cached_property
     def budget(self) -> Budget:
@@ -209,6 +216,7 @@ class Pipeline(Chosen):
         found += [self.candidates] if labelled or "revisions" in inputs else []
         found += [inputs["revisions"]] if "revisions" in inputs else []
         found += [self.preferences] if labelled else []
+        found += self.reference.values()
         return [*found, self.reward_model] if "reward_model" in inputs else found
 
     def _policy_address(self) -> dict[str, Any]:
@@ -241,7 +249,7 @@ class Pipeline(Chosen):
         if kind == "on_policy":
             inputs["questions"] = self.questions
         if kind in ("preference", "unpaired"):
-            inputs |= {"candidates": self.candidates, "preferences": self.preferences}
+            inputs |= {"candidates": self.candidates, "preferences": self.preferences} | self.reference
         if {"reward", "value"} & needs:
             inputs |= {"reward_model": self.reward_model} | self._asks("reward")[1]
         if "feedback" in needs:
@@ -292,7 +300,7 @@ class Pipeline(Chosen):
         if int(os.environ.get("LOCAL_RANK", "0")) > 0:
             make(None)
             return None
-        entry = self._stage("policy", address, inputs, make)
+        entry = self.stage("policy", address, inputs, make)
         # They are there to go on from; kept, they would stand in for training after the entry is gone.
         if not pauses:
             shutil.rmtree(checkpoints, ignore_errors=True)
@@ -348,7 +356,7 @@ class Pipeline(Chosen):
                 samples=Samples(shown, self.folder / SAMPLES_FILE) if shown else None,
             )
 
-        return self._stage("evaluation", address, inputs | {f"eval_{name}": one for name, one in judges.items()}, make)
+        return self.stage("evaluation", address, inputs | {f"eval_{name}": one for name, one in judges.items()}, make)
 
     def run(self, until: str) -> Entry | None:
         """Compute the stages up to and including one; returns its entry (None in a DDP child).

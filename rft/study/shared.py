@@ -27,7 +27,6 @@ from rft.data.offline import (
     load_answers,
     load_comparisons,
     read_table,
-    to_pairs,
     to_sequences,
 )
 from rft.errors import UserError
@@ -49,10 +48,10 @@ from rft.rewards.base import Fitting, Reward, Standardised, check_scores
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.store import Entry
 from rft.store.cost import COST
-from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS
+from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS, SCORES_FILE
 from rft.strategy import Strategy
 from rft.study.training import fit_shared, load_reward, make_backbone
-from rft.types import ComparisonBatch, PreferenceBatch, Sequences, to_device
+from rft.types import ComparisonBatch, Sequences, to_device
 
 if TYPE_CHECKING:
     from rft.feedback.base import Feedback
@@ -202,36 +201,42 @@ def _scores(source: Reward, seq: Sequences) -> torch.Tensor:
     return torch.cat(found)
 
 
-def _pair_accuracy(source: Reward, pairs: PreferenceBatch) -> float | None:
-    """Share of pairs whose chosen response scores higher, equal scores as half; None if no pair has two scores."""
-    if len(pairs) == 0:
+def _pair_accuracy(scores: torch.Tensor, pairs: Seq[tuple[int, int]]) -> float | None:
+    """Share of pairs whose better response scores higher, equal scores as half; None if no pair has two scores.
+
+    Args:
+        scores: of all responses, [N].
+        pairs: the better one and the worse one, as indices of them.
+    """
+    if not pairs:
         return None
-    chosen, rejected = _scores(source, pairs.chosen), _scores(source, pairs.rejected)
+    chosen, rejected = scores[torch.tensor(pairs)].unbind(1)
     known = ~(chosen.isnan() | rejected.isnan())
     right = ((chosen > rejected).float() + 0.5 * (chosen == rejected).float())[known]
     return float(right.mean()) if len(right) else None
 
 
-def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[PreferenceBatch, float]:
-    """Pairs of rated snippets, the one that people rate higher as chosen, and the human ceiling on them."""
+def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[Sequences, list[tuple[int, int]], float]:
+    """Rated snippets, pairs of them, the one that people rate higher first, and the human ceiling on them."""
     ratings = read_ratings(entry.path)
     pairs = human_pairs(ratings, 400, seed=0)
     ceiling = human_ceiling(ratings, pairs, seed=0).majority
     ordered = np.where(pairs.first_better[:, None], pairs.pairs, pairs.pairs[:, ::-1])
-    better, worse = ([str(ratings.texts[i]) for i in ordered[:, side]] for side in (0, 1))
-
-    def sequences(texts: list[str]) -> Sequences:
-        ids = [tokenizer(t, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for t in texts]
-        head = [x[: max(1, min(prompt_tokens, len(x) - 1))] for x in ids]
-        return to_sequences(head, [x[len(h) :] for x, h in zip(ids, head, strict=True)], tokenizer.pad_token_id)
-
-    return PreferenceBatch(sequences(better), sequences(worse), torch.ones(len(better))), ceiling
+    used, indices = np.unique(ordered, return_inverse=True)
+    texts = [str(ratings.texts[i]) for i in used]
+    ids = [tokenizer(t, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for t in texts]
+    head = [x[: max(1, min(prompt_tokens, len(x) - 1))] for x in ids]
+    seq = to_sequences(head, [x[len(h) :] for x, h in zip(ids, head, strict=True)], tokenizer.pad_token_id)
+    return seq, [(int(better), int(worse)) for better, worse in indices.reshape(-1, 2)], ceiling
 
 
 def fit_reward(
     node: DictConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy, runtime: Mapping[str, Any]
-) -> tuple[Standardised, Sequences]:
-    """The reward source, fitted and standardised, and the candidates that it was standardised on."""
+) -> tuple[Standardised, Sequences, torch.Tensor]:
+    """The reward source, fitted and standardised, the candidates that it was standardised on, and its scores of them.
+
+    The scores are raw and of shape [candidates].
+    """
     found: type[Reward] = target_class(node)
     config, learns = to_config(node), "labels" in found.needs
     roles = [Role.reward] if "role" in found.needs else []
@@ -251,7 +256,8 @@ def fit_reward(
         fit_shared(module, batches, len(batches), "reward model", strategy)
 
     source.fit(Fitting(answers, {name: inputs[name].path for name in found.assets}, batches, train))
-    return Standardised.on(source, _scores(source, answers)), answers
+    scores = _scores(source, answers)
+    return Standardised.on(source, scores), answers, scores
 
 
 def make_reward_model(
@@ -267,21 +273,23 @@ def make_reward_model(
     A source that needs no labels has no training pairs (``train_pairs`` is 0) and is measured in the same way, on the
     same held-out ones.
     """
-    standard, answers = fit_reward(node, lora, inputs, strategy, runtime)
+    standard, answers, scores = fit_reward(node, lora, inputs, strategy, runtime)
     usage = standard.source.backbone.usage.counted()  # what measures it is no part of making it
     standard.save(out)
+    pq.write_table(pa.table({"row": range(len(scores)), "score": scores.double().tolist()}), out / SCORES_FILE)
     source, folders = standard.source, (inputs["candidates"].path, inputs["preferences"].path)
-    learns = "labels" in source.needs
-    human, ceiling = _human_pairs(inputs["ratings"], source.backbone.tokenizer, int(answers.prompt_ids.shape[1]))
-    train = to_pairs(load_comparisons(*folders, heldout=False) if learns else [], answers)
-    heldout = to_pairs(load_comparisons(*folders, heldout=True), answers)
+    rated, human, ceiling = _human_pairs(inputs["ratings"], source.backbone.tokenizer, int(answers.prompt_ids.shape[1]))
+    learned = load_comparisons(*folders, heldout=False) if "labels" in source.needs else []
+    train, heldout = (
+        [(one.chosen, one.rejected) for one in some] for some in (learned, load_comparisons(*folders, heldout=True))
+    )
     return {
         "train_pairs": len(train),
-        "train_accuracy": _pair_accuracy(source, train[slice(0, 256)]),
+        "train_accuracy": _pair_accuracy(scores, train),
         "heldout_pairs": len(heldout),
-        "heldout_accuracy": _pair_accuracy(source, heldout),
+        "heldout_accuracy": _pair_accuracy(scores, heldout),
         "human_pairs": len(human),
-        "human_accuracy": _pair_accuracy(source, human),
+        "human_accuracy": _pair_accuracy(_scores(source, rated), human),
         "human_ceiling": ceiling,
         USAGE: usage,
     }

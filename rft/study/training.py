@@ -31,7 +31,6 @@ from rft.data.offline import (
     load_comparisons,
     mismatched,
     read_table,
-    reference_logprobs,
     samples_per_prompt,
     to_pairs,
     to_unpaired,
@@ -49,6 +48,7 @@ from rft.store.names import DISTRIBUTIONS_FILE, HISTORY_FILE
 from rft.store.whole import clear_unfinished
 from rft.strategy import Strategy
 from rft.study.charge import Charge, refuse_spent
+from rft.study.reference import MISMATCHED, read_reference
 from rft.types import PreferenceBatch, UnpairedBatch
 
 if TYPE_CHECKING:
@@ -153,24 +153,23 @@ def make_data(
         share |= {"response_tokens": response_tokens, "seed": seed, "feedback": feedback}
         return OnPolicyData(RolloutStream(algorithm, engine, reward, prompts, **share))
     assert isinstance(config, PreferenceConfig)
-    data = labelled(algorithm, inputs["candidates"].path, inputs["preferences"].path)
+    data = labelled(algorithm, inputs)
     rows = config.pairs_per_step * (2 if isinstance(data, UnpairedBatch) else 1)
     return OfflineData(
         OfflineStream(algorithm, data, rows_per_step=rows, epochs=config.epochs, seed=seed, label=label, **share)
     )
 
 
-def labelled(algorithm: Algorithm, candidates: Path, labels: Path) -> PreferenceBatch | UnpairedBatch:
+def labelled(algorithm: Algorithm, inputs: Mapping[str, Entry]) -> PreferenceBatch | UnpairedBatch:
     """The training comparisons as pairs or, for an algorithm of unpaired feedback, as single responses."""
-    backbone = algorithm.backbone
-    comparisons = load_comparisons(candidates, labels, heldout=False)
-    answers = backbone.with_trunk(load_answers(candidates, backbone.pad_id))
-    ref = reference_logprobs(answers, backbone) if "reference" in algorithm.needs else None
+    backbone, candidates = algorithm.backbone, inputs["candidates"].path
+    comparisons = load_comparisons(candidates, inputs["preferences"].path, heldout=False)
+    fixed = load_answers(candidates, backbone.pad_id)
+    answers, ref = backbone.with_trunk(fixed), read_reference(inputs)
     if algorithm.data_kind != "unpaired":
         return to_pairs(comparisons, answers, ref)
-    others = backbone.with_trunk(mismatched(answers, samples_per_prompt(candidates)))
-    ref_others = reference_logprobs(others, backbone) if "reference" in algorithm.needs else None
-    return to_unpaired(comparisons, answers, others, ref, ref_others)
+    others = backbone.with_trunk(mismatched(fixed, samples_per_prompt(candidates)))
+    return to_unpaired(comparisons, answers, others, ref, read_reference(inputs, MISMATCHED))
 
 
 def going_on(folder: Path, share: float = 1.0) -> Path | None:

@@ -16,6 +16,8 @@ VERSIONS = {
     "revisions": 2,
     "preferences": 3,
     "reward_model": 3,
+    "reference": 1,
+    "reference_mismatched": 1,
     "policy": 3,
     "evaluation": 3,
     "audit": 5,

@@ -90,3 +90,43 @@ def test_the_best_of_n_is_no_worse_than_the_first_of_them_and_pays_its_kl(
     differ = [key for key, row in best.items() if row["response"] != alone[key]["response"]]
     assert bool(differ) is (n > 1)
     assert all(best[key]["proxy"] > alone[key]["proxy"] for key in differ)
+
+
+def test_the_reference_reads_the_fixed_answers_once_for_all(store: Path, warm: Warm, tmp_path: Path) -> None:
+    """For every seed and algorithm that learns from them; what it says is what the loaded model says by itself."""
+    import pyarrow.parquet as pq
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    commands = {"kto": (), "dpo": (), "dpo again": ("algorithm.beta=0.5", "algorithm.epochs=1"), "orpo": ()}
+    found = {}
+    for name, more in commands.items():
+        (tmp_path / name).mkdir()
+        found[name] = trial(name.split()[0], store, warm, tmp_path / name, *more)
+    stages = {name: one.record["stages"] for name, one in found.items()}
+    assert "reference" not in stages["orpo"]
+    assert len({stages[name]["reference"]["key"] for name in ("kto", "dpo", "dpo again")}) == 1
+    assert [name for name in stages if "reference_mismatched" in stages[name]] == ["kto"]
+    assert not {"reference", "reference_mismatched"} & found["dpo again"].computed
+
+    model = AutoModelForCausalLM.from_pretrained(found["dpo"].entry("sft"), dtype=torch.float32)
+    rows = pq.read_table(found["dpo"].entry("candidates") / "candidates.parquet").to_pylist()
+    own = load_file(found["kto"].entry("reference") / "reference.safetensors")["logprobs"]
+    other = load_file(found["kto"].entry("reference_mismatched") / "reference.safetensors")["logprobs"]
+    assert own.shape == other.shape == (len(rows),)
+
+    def logprob(prompt: list[int], response: list[int]) -> float:
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].double()
+        return float(logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None]).sum())
+
+    per_prompt = max(row["sample"] for row in rows) + 1
+    further = len(rows) // per_prompt // 2 * per_prompt
+    for i in (0, 1, len(rows) // 2, len(rows) - 1):
+        assert float(own[i]) == pytest.approx(logprob(rows[i]["prompt_ids"], rows[i]["response_ids"]), abs=1e-3)
+        mismatched = rows[(i + further) % len(rows)]["response_ids"]
+        assert float(other[i]) == pytest.approx(logprob(rows[i]["prompt_ids"], mismatched), abs=1e-3)
+
+    charged = json.loads((found["dpo"].entry("reference") / "manifest.json").read_text(encoding="utf-8"))["metrics"]
+    assert charged["usage"]["flops"] > 0

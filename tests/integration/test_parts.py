@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rft.study.versions import VERSIONS
 from tests.integration.harness import ON_POLICY, REPOSITORY, TINY, Outcome, Result, Warm, rft, trial_folder
 
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("parts"), pytest.mark.timeout(900)]
@@ -260,7 +261,7 @@ def test_ppo_learns_from_a_rule_and_the_report_says_how_good_it_is(shared: Path,
     trial = Result(trial_folder(tmp_path, "rule", study="rules"), shared)
     assert trial.computed == {"reward_model", "policy", "evaluation"}
     folder = trial.entry("reward_model")
-    assert {p.name for p in folder.iterdir()} == {"lexicon.json", "standardise.json", "manifest.json"}
+    assert {p.name for p in folder.iterdir()} == {"lexicon.json", "standardise.json", "scores.parquet", "manifest.json"}
     measured = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["metrics"]
     assert (measured["train_pairs"], measured["train_accuracy"]) == (0, None)
     assert measured["heldout_pairs"] > 0
@@ -297,8 +298,8 @@ def test_a_reward_model_is_where_it_was_before_there_were_other_sources(shared: 
     assert set(entry["config"]) == {"reward", "lora", "strategy"}
     assert set(entry["config"]["reward"]) == {"_target_", "lr", "epochs", "prompts_per_step", "pooling", "seed"}
     assert set(entry["inputs"]) == {"sft", "candidates", "preferences", "ratings"}
-    assert entry["version"] == 2
-    assert set(entry["files"]) == {"reward.safetensors", "standardise.json"}
+    assert entry["version"] == VERSIONS["reward_model"]
+    assert set(entry["files"]) == {"reward.safetensors", "standardise.json", "scores.parquet"}
 
 
 def labels_of(store: Path, source: str) -> set[str]:

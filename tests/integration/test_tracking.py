@@ -17,7 +17,7 @@ import pytest
 
 from rft.data.offline import read_table
 from tests.integration.conftest import Sweep
-from tests.integration.harness import OF, TINY, Outcome, Result, Warm, files_under, tracked, trial_folder
+from tests.integration.harness import OF, TINY, Outcome, Result, Warm, files_under, rft, tracked, trial_folder
 from tests.wandb_server import Server
 
 # The first of the group to run waits for the sweep that all share.
@@ -251,3 +251,23 @@ def test_an_online_run_is_uploaded_and_its_key_stands_nowhere(
     refused = warm([*command, f"study={secret}"], tmp_path, sweep.store, **online(server, MY_API_KEY=secret))
     assert refused.error.startswith("rft: study: holds a key or a password")
     assert secret not in written(tmp_path, refused)
+
+
+def test_a_run_under_an_agent_keeps_the_settings_that_the_sweep_locks(shared: Path, tmp_path: Path) -> None:
+    """As W&B's agent starts it: what is swept is in a file, and the run's name is given."""
+    swept = tmp_path / "sweep.yaml"
+    swept.write_text("wandb_version: 1\nalgorithm: {value: dpo}\nseed: {value: 0}\nalgorithm.beta: {value: 0.25}\n")
+    agent = {"WANDB_SWEEP_ID": "k2a9p0", "WANDB_SWEEP_PARAM_PATH": str(swept), "WANDB_RUN_ID": "given01"}
+    command = ["run", *OF["dpo"], "algorithm.beta=0.25", "seed=0", "arm=swept", *TINY]
+    outcome = rft(command, tmp_path, shared, **agent)
+    assert (outcome.code, outcome.stderr) == (0, "")
+    trial = Result(trial_folder(tmp_path, "swept"), shared)
+    (records,) = tracked(trial.folder)
+    (run,) = [record["run"] for record in records if record["type"] == "run"]
+    assert (run["run_id"], run["sweep_id"]) == ("given01", "k2a9p0")
+    config = {k: v for r in records if r["type"] == "config" for k, v in r["config"]["update"].items()}
+    given = run["config"]["update"]
+    assert (given["algorithm"], given["seed"], given["algorithm.beta"]) == ("dpo", 0, 0.25)
+    assert config["resolved"]["algorithm"]["beta"] == 0.25
+    assert config["resolved"]["algorithm"] == trial.record["config"]["algorithm"]
+    assert config["task"] == trial.record["config"]["task"]

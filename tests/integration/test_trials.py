@@ -69,8 +69,9 @@ class TestSweep:
 
     def test_computes_each_shared_stage_once_and_first(self, sweep: Sweep) -> None:
         computed = Counter(stage for trial in sweep.trials.values() for stage in trial.computed)
-        # The judge's labels, and the reward model that learns them, are those of one trial alone, which makes them.
-        assert computed == {"policy": 4, "evaluation": 4, "preferences": 1, "reward_model": 1}
+        # The judge's labels, and the reward model that learns them, are those of one trial alone, which makes them; so
+        # is what the reference makes of the fixed answers, from which one algorithm learns.
+        assert computed == {"policy": 4, "evaluation": 4, "preferences": 1, "reward_model": 1, "reference": 1}
         made = {
             **dict.fromkeys(("questions", "sft", "candidates", "gold", "annotators"), 1),
             **dict.fromkeys(("preferences", "reward_model"), 2),

@@ -23,6 +23,8 @@ ENVIRONMENT = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"
 """By the values of WANDB_MODE that ask for less than a setting does."""
 TABLE = "run_table"
 """W&B's type of the artifact of a table."""
+RESOLVED = "resolved"
+"""In the configuration of a run under an agent: what stands for the values that the sweep has given."""
 FOLDER = "wandb"
 """W&B's own in the folder of a trial."""
 NOWHERE = "http://127.0.0.1:9"
@@ -147,12 +149,23 @@ class Wandb(Tracker):
             resume="allow" if self.online else None,
             settings=settings,
         )
-        self._run.config.update({**run.config, "made": run.made}, allow_val_change=True)
+        self._run.config.update(self._beside_swept({**run.config, "made": run.made}), allow_val_change=True)
         self._from = int(self._run.step) if self._run.resumed else 0
         self._define()
         if run.made.get("dirty") and (diff := uncommitted()):
             (Path(self._run.dir) / "diff.patch").write_text(diff, encoding="utf-8")
             self._run.save(str(Path(self._run.dir) / "diff.patch"), base_path=self._run.dir, policy="now")
+
+    def _beside_swept(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration, with what W&B would not take, since an agent has set it, under one more name.
+
+        A sweep over algorithms has ``algorithm: dpo``, and locks it; its settings would be lost.
+        """
+        swept = {name for name in config if name in self._run.config} if os.environ.get("WANDB_SWEEP_ID") else set()
+        apart = {name: config[name] for name in swept if config[name] != self._run.config[name]}
+        return {name: value for name, value in config.items() if name not in swept} | (
+            {RESOLVED: apart} if apart else {}
+        )
 
     def _define(self) -> None:
         """Tell which metrics only grow, and what the others are drawn against."""
