@@ -65,7 +65,15 @@ def test_all_arrives_in_order_and_once_though_broken_off(kept: Path, server: Ser
     own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(kept)}
     command = [sys.executable, "-m", "rft", "sync", "demo"]
     env = environment(kept / "store", **own)
-    first = subprocess.Popen(command, cwd=kept, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first = subprocess.Popen(
+        command,
+        cwd=kept,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     while first.poll() is None and len(list(kept.rglob("*.synced"))) < 2:
         time.sleep(0.1)
     os.kill(first.pid, signal.SIGINT)
