@@ -6,9 +6,11 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from rft.callbacks.trackers.base import LOCAL, STEP, Artifact, Histogram, Run, Tracker
@@ -269,7 +271,7 @@ class Wandb(Tracker):
         """Begin again offline, with all that was told so far."""
         import wandb
 
-        wandb.teardown()
+        _end_service()
         wandb.setup(wandb.Settings(silent=True))
         self._say_offline(first_line(error))
         self._begin()
@@ -290,12 +292,34 @@ class Wandb(Tracker):
         """Add the final test's metrics to the last row and end the run, or a second trial in the process joins it."""
         if self._run is None:
             return
+        if metrics:
+            self._run.log(dict(metrics))
         try:
-            if metrics:
-                self._run.log(dict(metrics))
-            self._run.finish(exit_code=1 if failed else 0)
+            self._end(1 if failed else 0)
         except TimeoutError:
+            _end_service()
             self._upload(Path(self._run.settings.sync_dir))
+
+    def _end(self, code: int) -> None:
+        """End the run.
+
+        Raises:
+            TimeoutError: if it is online and not all is uploaded in time. W&B keeps to its own limit but while it
+                uploads an artifact.
+        """
+        if not self.online:
+            self._run.finish(exit_code=code)
+            return
+        ended: Future[None] = Future()
+
+        def end() -> None:
+            try:
+                ended.set_result(self._run.finish(exit_code=code))
+            except BaseException as error:
+                ended.set_exception(error)
+
+        Thread(target=end, name="wandb-finish", daemon=True).start()
+        ended.result(2 * PATIENCE)
 
     def _upload(self, folder: Path) -> None:
         """Send a run that ended before all was uploaded, as long as the server answers."""
@@ -306,6 +330,23 @@ class Wandb(Tracker):
             return
         if reason := upload(folder, str(self._run.settings.base_url), limit=self.config.upload_seconds):
             tell(f"W&B: {reason}; {told}")
+
+
+def _end_service() -> None:
+    """End W&B's process beside this one, which would keep this one from ending for as long as its server is silent.
+
+    All that it was told is in the run's file by then.
+    """
+    import wandb
+
+    connection = wandb.setup()._connection
+    beside = None if connection is None else connection._proc
+    ends = Thread(target=wandb.teardown, name="wandb-teardown", daemon=True)
+    ends.start()
+    ends.join(PATIENCE)
+    if ends.is_alive() and beside is not None:
+        beside._process.kill()
+        ends.join(PATIENCE)
 
 
 def _own_places(folder: Path) -> None:
