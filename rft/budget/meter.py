@@ -61,13 +61,20 @@ class Meter:
         self._base = replace(self.usage)
         self._wall, self._cpu = time.perf_counter(), cpu_seconds()
 
-    def prepared(self) -> None:
-        """Everything since the meter was made, such as the reference's log-probabilities of the data, counts.
+    def prepared(self, made: Sequence[Usage] = ()) -> None:
+        """Everything since the meter was made, such as the frozen layers' output for the data, counts.
 
         Every rank prepares the same, so that its operations count once.
+
+        Args:
+            made: what was used once for all runs that need it, such as the reference's log-probabilities of the data;
+                it counts as if this run had made it itself.
         """
         self._prepared = self._own()
         self._prepared.flops /= self.ranks
+        for one in made:
+            share = one.scaled(1 / self.ranks)
+            self._prepared = self._prepared.add(replace(share, seconds=one.seconds))
 
     def begin(self) -> None:
         """The first round begins; what the same counters held before counts only as far as it was `prepared`."""

@@ -257,7 +257,10 @@ class RolloutStream(IterableDataset[Batch]):
 
     def _passes(self, parts: Sequence[Sequences], ask: Callable[[Sequences], Tensor]) -> Tensor:
         """What is asked of all parts, the first one's with its graph: its loss comes before any step. Shape [B, R]."""
-        if self.world > 1:  # the graphs of distributed training are made within its own forward
+        config = self.config
+        # Other rows are learned from than were drawn: pairs, or the best of each group.
+        others = config.batch_rows != config.prompts_per_iteration * config.samples_per_prompt
+        if others or self.world > 1:  # the graphs of distributed training are made within its own forward
             return torch.cat([ask(part) for part in parts])
         with self.algorithm.backbone.ahead.before_loss():
             first = ask(parts[0]).detach()

@@ -13,8 +13,8 @@ from rft.report.load import StudyResults, Trial
 from rft.report.provenance import MEASURING_STAGES, OWN_STAGES, stage_names
 from rft.store import Entry
 
-CHARGED = ("sft", "candidates", "revisions", "preferences", "reward_model", "reference", "reference_mismatched")
-"""Shared stages that a policy may depend on."""
+CHARGED = ("sft", "candidates", "revisions", "preferences", "reward_model")
+"""Shared stages that a policy may depend on. What the reference makes of fixed answers counts as the policy's own."""
 SCHEDULE = "schedule"
 """Among the `stops` of an arm: seeds that no limit ended."""
 

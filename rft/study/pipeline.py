@@ -216,7 +216,6 @@ class Pipeline(Chosen):
         found += [self.candidates] if labelled or "revisions" in inputs else []
         found += [inputs["revisions"]] if "revisions" in inputs else []
         found += [self.preferences] if labelled else []
-        found += self.reference.values()
         return [*found, self.reward_model] if "reward_model" in inputs else found
 
     def _policy_address(self) -> dict[str, Any]:

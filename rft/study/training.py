@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from rft.algorithms.base import Algorithm
 from rft.budget import USAGE, Meter, Usage
+from rft.budget.stages import usage_of
 from rft.callbacks.curves import Curves
 from rft.callbacks.distributions import Distributions
 from rft.callbacks.training import BudgetKeeper, History, KeepLast, Snapshots, TrainingBar
@@ -48,7 +49,7 @@ from rft.store.names import DISTRIBUTIONS_FILE, HISTORY_FILE
 from rft.store.whole import clear_unfinished
 from rft.strategy import Strategy
 from rft.study.charge import Charge, refuse_spent
-from rft.study.reference import MISMATCHED, read_reference
+from rft.study.reference import MISMATCHED, REFERENCE, read_reference
 from rft.types import PreferenceBatch, UnpairedBatch
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ def train_policy(
             label=charge.label,
             feedback=teachers.feedback,
         )
-        meter.prepared()
+        meter.prepared([usage_of(inputs[name]) for name in (REFERENCE, MISMATCHED) if name in inputs])
         watch = [BudgetKeeper(meter, data.stream, charge.budget.share), taken, *_rows(history, data.stream, curves)]
         title = f"{config.name} seed {seed}"
         fit_policy(algorithm, data, watch, strategy, title, checkpoints, charge.budget.share)

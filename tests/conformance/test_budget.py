@@ -194,6 +194,19 @@ def test_what_is_prepared_counts_once_and_what_starts_the_trainer_does_not() -> 
     assert resumed.used_in_round().flops == 7
 
 
+def test_what_was_made_once_for_all_counts_as_if_each_had_made_it() -> None:
+    made = [Usage(flops=12.0, seconds=3.0, device_seconds=6.0), Usage(flops=8.0)]
+    two = Meter(Usage(), PRICES, {"flops": 100.0}, ranks=2, reduce=lambda values: [2 * value for value in values])
+    one = Meter(Usage(), PRICES, {"flops": 100.0})
+    for meter in (one, two):
+        meter.prepared(made)
+        meter.begin()
+        used = meter.total()
+        assert used.flops == 20
+        assert used.seconds == pytest.approx(3.0, abs=0.5)
+        assert used.device_seconds == pytest.approx(6.0, abs=0.5)
+
+
 def test_labels_that_the_start_holds_do_not_count_again() -> None:
     prices = Prices(device_hour=0.0, human_label=0.5, judge_mtoken=0.0)
     start = {"labels": 90.0, "money": 45.0}

@@ -52,7 +52,7 @@ class TestSweep:
             assert record["config"]["algorithm"]["name"] == name
             assert f"algorithm={name}" in record["overrides"]
             wanted = set(STAGES) - ({"annotators", "gold"} if name == "rlaif" else set())
-            assert wanted <= set(record["stages"]) <= set(STAGES)
+            assert wanted <= set(record["stages"]) <= {*STAGES, *(["reference"] if name == "dpo" else [])}
 
     def test_the_folder_tells_of_it_without_the_store(self, sweep: Sweep) -> None:
         for name, trial in sweep.trials.items():
