@@ -88,7 +88,6 @@ class RolloutEngine:
             logger.warning("%s is decoded by its own forward pass, slower: %s", type(self.model).__name__, reason)
         return self._structure
 
-    @torch.inference_mode()
     def generate(
         self,
         prompt_ids: Tensor,
@@ -109,13 +108,15 @@ class RolloutEngine:
             truncation: which tokens may be drawn.
         """
         structure, drawing = self.structure, (prompt_ids, prompt_mask, uniform_BR, temperature, truncation)
-        if structure is not None:
-            drawn = decode(structure, *drawing, self.eos_id, self.pad_id)
-        else:
-            drawn = decode_by_forward(self.model, *drawing, self.eos_id, self.pad_id)
+        with torch.inference_mode():
+            if structure is not None:
+                drawn = decode(structure, *drawing, self.eos_id, self.pad_id)
+            else:
+                drawn = decode_by_forward(self.model, *drawing, self.eos_id, self.pad_id)
         used = int(drawn.counted.any(0).sum())
         lengths = drawn.counted.sum(-1)
         self.usage.generated_tokens += int(lengths.sum())
         self.usage.flops += self.flops.decoding(prompt_mask.sum(-1), lengths, drawn.prefilled)
+        # Out of inference mode, whose tensors no gradient may pass by.
         ids, counted = drawn.ids[:, :used].clone(), drawn.counted[:, :used].clone()
         return Sequences(prompt_ids.clone(), prompt_mask.clone(), ids, counted)

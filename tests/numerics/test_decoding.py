@@ -233,6 +233,15 @@ def test_lora_reaches_the_joined_weights() -> None:
     assert abs(float(expected - reference)) > 0.01
 
 
+def test_what_is_sampled_can_be_learned_from() -> None:
+    model = make_model(KNOWN["llama"])
+    engine = RolloutEngine(model, EOS, PAD)
+    backbone = make_backbone("llama", LoraConfig(rank=4), model=model)
+    seq = engine.generate(*pad_prompts(PROMPTS, PAD, CPU), uniforms(len(PROMPTS), 3, 2), 1.0)
+    backbone.logprobs(Role.policy, seq).sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters_of(Role.policy))
+
+
 def test_weights_moved_away_are_joined_again() -> None:
     engine = make_engine("llama")
     first = engine.structure
