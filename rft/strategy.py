@@ -92,7 +92,12 @@ class Strategy:
         """Type of the frozen weights."""
         choice = self.config.precision
         if choice is PrecisionEnum.auto:
-            fast = torch.cuda.is_bf16_supported() if self.on_gpu else bf16_pays(Store.default().root)
+            # Cards without it do it all the same, slower than float32.
+            fast = (
+                torch.cuda.is_bf16_supported(including_emulation=False)
+                if self.on_gpu
+                else bf16_pays(Store.default().root)
+            )
             return torch.bfloat16 if fast else torch.float32
         return torch.bfloat16 if choice is PrecisionEnum.bf16 else torch.float32
 

@@ -54,6 +54,16 @@ def test_a_folder_that_cannot_be_written_is_no_fault(tmp_path: Path) -> None:
     assert list((tmp_path / "new" / "folder").glob("precision-*.json"))
 
 
+def test_the_answer_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:
+    found = bf16_pays(tmp_path)
+    (file,) = tmp_path.glob("precision-*.json")
+    file.write_text(json.dumps({"bf16_pays": not found}))
+    (tmp_path / ".precision.lock").unlink(missing_ok=True)
+    (tmp_path / ".precision.lock").mkdir()  # no lock can be had
+    bf16_pays.cache_clear()
+    assert bf16_pays(tmp_path) is not found
+
+
 @pytest.mark.parametrize(("fast", "slow"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
 def test_the_faster_type_is_taken(fast: torch.dtype, slow: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "product_seconds", lambda dtype: 1.0 if dtype is fast else 2.0)
