@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -235,9 +236,11 @@ class RolloutStream(IterableDataset[Batch]):
         seq = backbone.with_trunk(seq)
         parts = [seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)]
         needs, t = self.algorithm.needs, self.config.temperature
-        logprobs = self._passes(parts, lambda p: backbone.logprobs(Role.policy, p, t))
+        # Of each part all at once: a critic on the policy reads the same pass as the log-probs.
+        asked = [lambda p: backbone.logprobs(Role.policy, p, t), *([backbone.values] if "value" in needs else [])]
+        logprobs, *critic = self._passes(parts, asked)
         ref = torch.cat([backbone.logprobs(Role.reference, p, t) for p in parts]) if "reference" in needs else None
-        values = self._passes(parts, backbone.values) if "value" in needs else None
+        values = critic[0] if critic else None
         rewards = self._score(parts) if self.reward else torch.zeros(len(seq), device=backbone.device)
         truncated = seq.truncated(backbone.eos_id)
         measured = {"length": seq.lengths, "truncated": truncated}
@@ -255,16 +258,16 @@ class RolloutStream(IterableDataset[Batch]):
         made = Rollouts(seq, logprobs, rewards, truncated, group, ref, values, greedy, metrics, labels)
         return leave_out_unscored(made) if self.reward is not None and self.reward.may_lack else made
 
-    def _passes(self, parts: Sequence[Sequences], ask: Callable[[Sequences], Tensor]) -> Tensor:
-        """What is asked of all parts, the first one's with its graph: its loss comes before any step. Shape [B, R]."""
+    def _passes(self, parts: Sequence[Sequences], asked: Sequence[Callable[[Sequences], Tensor]]) -> list[Tensor]:
+        """What is asked of all parts, [B, R] each; of the first with its graph, as its loss comes before any step."""
         config = self.config
         # Other rows are learned from than were drawn: pairs, or the best of each group.
         others = config.batch_rows != config.prompts_per_iteration * config.samples_per_prompt
-        if others or self.world > 1:  # the graphs of distributed training are made within its own forward
-            return torch.cat([ask(part) for part in parts])
-        with self.algorithm.backbone.ahead.before_loss():
-            first = ask(parts[0]).detach()
-        return torch.cat([first, *(ask(part) for part in parts[1:])])
+        # The graphs of distributed training are made within its own forward.
+        with nullcontext() if others or self.world > 1 else self.algorithm.backbone.ahead.before_loss():
+            found = [[ask(parts[0]).detach() for ask in asked]]
+        found += [[ask(part) for ask in asked] for part in parts[1:]]
+        return [torch.cat(of_parts) for of_parts in zip(*found, strict=True)]
 
     def _means(self, measured: Mapping[str, Tensor]) -> dict[str, float]:
         """Means over the responses of all ranks, by metric; of rewards over those that have one."""

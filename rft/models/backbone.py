@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,10 +23,11 @@ from rft.errors import UserError
 from rft.models.adapters import adapt_in_type
 from rft.models.ahead import Ahead, Latest
 from rft.models.attention import Packing, packs
-from rft.models.decoder import decoder_layers, logit_bound
+from rft.models.decoder import decoder_layers, logits_of
 from rft.models.flops import DecoderFlops
 from rft.models.mixed import ShorterWeights
 from rft.models.pretrained import LoraConfig
+from rft.models.trunk import Trunk, trunk_depth
 from rft.ops.logprobs import token_entropy, token_logprobs
 from rft.types import Sequences, to_device
 
@@ -58,15 +60,6 @@ def _counted(seq: Sequences) -> Tensor:
     return (seq.prompt_mask.sum(-1) + seq.lengths).double()
 
 
-def _trunk_depth(layers: int, lora: LoraConfig) -> int:
-    """How many of the lowest layers no adapter touches."""
-    if lora.rank < 1:
-        raise UserError(f"model.lora.rank={lora.rank}: must be at least 1")
-    if not 0 <= lora.top_layers <= layers:
-        raise UserError(f"model.lora.top_layers={lora.top_layers}: the model has {layers} layers; give 0 (all) to that")
-    return layers - lora.top_layers if lora.enabled and lora.top_layers else 0
-
-
 class Backbone(nn.Module):
     """A causal language model that plays several roles.
 
@@ -79,7 +72,7 @@ class Backbone(nn.Module):
         seed: of the adapters' and heads' start.
         critic_on_policy: the critic is a head on the policy's hidden states and no adapter or copy of its own.
 
-    Every pass adds its operations, and the tokens that it trains the policy on, to ``usage``.
+    Every pass adds its operations to ``usage``, its backward the rest and the tokens that the policy is trained on.
     """
 
     def __init__(
@@ -105,7 +98,8 @@ class Backbone(nn.Module):
         self._shorter: dict[Role, ShorterWeights] = {}
         self._layers: list[tuple[str, Any]] = []
         self._decoder_layers = decoder_layers(model)
-        self._trunk_depth = _trunk_depth(len(self._decoder_layers), lora)
+        self._logits = logits_of(model)
+        self._trunk = Trunk(self._decoder_layers, trunk_depth(len(self._decoder_layers), lora))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._add_adapters() if lora.enabled else self._add_copies()
@@ -117,7 +111,7 @@ class Backbone(nn.Module):
         self._flags = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
         self.flops = DecoderFlops.of(model, self._decoder_layers)
         self.usage = Usage()
-        self._softcap, self._packs = logit_bound(model), packs(model, len(self._decoder_layers))
+        self._packs = packs(model, len(self._decoder_layers))
         changing = [p for p, trained in self._flags if trained]
         self.ahead, self._latest = Ahead(changing), Latest(changing)
         self.watch: Callable[[Role, Sequences, Tensor], None] | None = None
@@ -156,7 +150,7 @@ class Backbone(nn.Module):
         from transformers.pytorch_utils import Conv1D
 
         head, names = self.base.get_output_embeddings(), self.lora.targets.split(",")
-        frozen = {id(m) for layer in self._decoder_layers[: self._trunk_depth] for m in layer.modules()}
+        frozen = {id(m) for layer in self._decoder_layers[: self._trunk.depth] for m in layer.modules()}
         found = [
             name
             for name, module in self.base.named_modules()
@@ -216,47 +210,23 @@ class Backbone(nn.Module):
         """The trainable parameters of a role."""
         return [p for n, p in self.named_parameters() if p.requires_grad and role.value in n.split(".")]
 
-    @contextmanager
-    def _resumed(self, trunk: Tensor | None) -> Iterator[None]:
-        """While open, the layers below the first adapter give what they gave before instead of computing it.
-
-        The decoder's own forward still runs, so that masks, positions and caches are each architecture's business.
-        """
-        known = self._decoder_layers[: self._trunk_depth] if trunk is not None else []
-        for layer in known:
-            layer.forward = lambda *_, **__: trunk
-        try:
-            yield
-        finally:
-            for layer in known:
-                del layer.forward
-
     @torch.no_grad()
     def with_trunk(self, seq: Sequences, batch_size: int = 64) -> Sequences:
         """The sequences with the output of the layers below the first adapter, which no role and no step changes.
 
         Every later pass over them starts from there. Without such layers the sequences are returned as they are.
         """
-        if self._trunk_depth == 0 or len(seq) == 0:
+        if self._trunk.depth == 0 or len(seq) == 0:
             return seq
-        parts: list[Tensor] = []
-        watch = self._decoder_layers[self._trunk_depth - 1].register_forward_hook(lambda *call: parts.append(call[-1]))
-        above = self._decoder_layers[self._trunk_depth :]
-        for layer in above:
-            layer.forward = lambda hidden_states, *_, **__: hidden_states
-        try:
+        with self._trunk.alone() as parts:
             for start in range(0, len(seq), batch_size):
                 part = to_device(seq[slice(start, start + batch_size)], self.device)
                 self._states(Role.reference, part)
                 if (packing := self._packing(part)) is not None:
                     parts[-1] = packing.spread(parts[-1])
-        finally:
-            watch.remove()
-            for layer in above:
-                del layer.forward
         tokens = _counted(seq)
         self.usage.flops += self.flops.passing(
-            float(tokens.sum()), float((tokens**2).sum()), Role.reference.value, last=self._trunk_depth
+            float(tokens.sum()), float((tokens**2).sum()), Role.reference.value, last=self._trunk.depth
         )
         return replace(seq, trunk=torch.cat(parts).to(seq.prompt_ids.device))
 
@@ -268,21 +238,29 @@ class Backbone(nn.Module):
         """Last hidden states and the vocabulary projection, for one of their readers; counted if they are made."""
 
         def make() -> tuple[Tensor, Tensor]:
-            self._count(role, seq)
-            return self._states(role, seq)
+            made = self._states(role, seq)
+            self._count(role, seq, made[0])
+            return made
 
         return self._latest.read(reader, seq, make) if role is Role.policy else make()
 
-    def _count(self, role: Role, seq: Sequences) -> None:
+    def _count(self, role: Role, seq: Sequences, hidden: Tensor) -> None:
         per_row = _counted(seq)
         tokens, squares = float(per_row.sum()), float((per_row**2).sum())
-        first = self._trunk_depth if seq.trunk is not None else 0
+        first = self._trunk.depth if seq.trunk is not None else 0
         self.usage.flops += self.flops.passing(tokens, squares, role.value, first)
-        if not torch.is_grad_enabled() or role not in self.trained:
-            return
-        self.usage.flops += self.flops.back(tokens, squares, role.value, self._trunk_depth, full=not self.lora.enabled)
-        if role is Role.policy:
-            self.usage.trained_tokens += tokens
+        back = self.flops.back(tokens, squares, role.value, self._trunk.depth, full=not self.lora.enabled)
+        self._count_backward(role, hidden, back, tokens if role is Role.policy else 0.0)
+
+    def _count_backward(self, role: Role, made: Tensor, flops: float, trained_tokens: float = 0.0) -> None:
+        """Count when a gradient comes: what is made ahead of a loss may never be learned from."""
+
+        def count(_: Tensor) -> None:
+            self.usage.flops += flops
+            self.usage.trained_tokens += trained_tokens
+
+        if made.requires_grad and role in self.trained:
+            made.register_hook(count)
 
     def _packing(self, seq: Sequences) -> Packing | None:
         """How to leave out the padding, where it is worth it."""
@@ -300,33 +278,33 @@ class Backbone(nn.Module):
         if packing is not None:
             trunk = None if seq.trunk is None else packing.pack(seq.trunk)
             where = {"attention_mask": packing.mask_B1TT, "position_ids": packing.positions_1N}
-            with self._as(role) as model, self._resumed(trunk), packing.attending():
+            with self._as(role) as model, self._trunk.given(trunk), packing.attending():
                 out = model.get_decoder()(input_ids=packing.pack(ids), use_cache=False, **where)
                 return packing.spread(out.last_hidden_state), model.get_output_embeddings().weight
         where = {}
         if not bool(seq.prompt_mask.all()):
             mask = torch.cat([seq.prompt_mask, torch.ones_like(seq.response_mask)], 1).long()
             where = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-        with self._as(role) as model, self._resumed(seq.trunk):
+        with self._as(role) as model, self._trunk.given(seq.trunk):
             out = model.get_decoder()(input_ids=ids, use_cache=False, **where)
             return out.last_hidden_state, model.get_output_embeddings().weight
 
-    def _before_tokens(self, reader: str, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
-        """Hidden states before each response token [B, R, H], and the vocabulary projection [V, H]."""
-        passes = 1  # forward; then the gradients of its inputs and, if it is trained, of its weights
-        if torch.is_grad_enabled() and role in self.trained:
-            passes += 1 if self.lora.enabled else 2
-        self.usage.flops += passes * self.flops.head(int(seq.response_mask.sum()))
+    def _of_tokens(self, reader: str, role: Role, seq: Sequences, make: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """What is made of the hidden states before each response token [B, R, H] and the projection [V, H]."""
         hidden, head = self._read(reader, role, seq)
-        return hidden[:, seq.prompt_ids.shape[1] - 1 : -1], head
+        made, once = make(hidden[:, seq.prompt_ids.shape[1] - 1 : -1], head), self.flops.head(int(seq.lengths.sum()))
+        self.usage.flops += once
+        # The gradients of its inputs and, if it is trained, of its weights.
+        self._count_backward(role, made, once if self.lora.enabled else 2 * once)
+        return made
 
     def logprobs(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """log p of each counted response token given what precedes it, zero elsewhere. Shape [B, R]."""
 
-        def make() -> Tensor:
-            hidden, head = self._before_tokens("log-probs", role, seq)
-            return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, temperature, self._softcap)
+        def of(hidden: Tensor, head: Tensor) -> Tensor:
+            return token_logprobs(hidden, head, seq.response_ids, seq.response_mask, *self._logits.at(temperature))
 
+        make = partial(self._of_tokens, "log-probs", role, seq, of)
         logprobs = self.ahead.once(f"log-probs of {role.value} at {temperature}", seq, make)
         if self.watch is not None:
             self.watch(role, seq, logprobs.detach())
@@ -334,8 +312,11 @@ class Backbone(nn.Module):
 
     def entropy(self, role: Role, seq: Sequences, temperature: float = 1.0) -> Tensor:
         """Entropy of the distribution of each counted response token, nats, zero elsewhere. Shape [B, R]."""
-        hidden, head = self._before_tokens("entropy", role, seq)
-        return token_entropy(hidden, head, seq.response_mask, temperature, self._softcap)
+
+        def of(hidden: Tensor, head: Tensor) -> Tensor:
+            return token_entropy(hidden, head, seq.response_mask, *self._logits.at(temperature))
+
+        return self._of_tokens("entropy", role, seq, of)
 
     def values(self, seq: Sequences) -> Tensor:
         """The critic's value of the state before each response token. Shape [B, R]."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rft.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+TRIED = 4  # tokens that a model is tried on
+ROUNDING = 0.05  # of 16-bit logits; what is left out makes them others altogether
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -38,15 +43,49 @@ def windows(model: PreTrainedModel) -> list[int | None] | None:
     return [layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None for layer in layers]
 
 
-def logit_bound(model: PreTrainedModel) -> float | None:
-    """The bound of a model's logits; None if it has none.
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What makes logits of the product of the last hidden states with a matrix: scale · c tanh(W h / c)."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+    """c; None: without bound."""
+
+    def at(self, temperature: float) -> tuple[float, float | None]:
+        """Temperature and bound for ``rft.ops.logprobs``, which knows no scale."""
+        return temperature / self.scale, self.softcap
+
+    def of(self, product: Tensor) -> Tensor:
+        """The logits of a product."""
+        bounded = product if self.softcap is None else torch.tanh(product / self.softcap) * self.softcap
+        return bounded * self.scale
+
+
+@torch.no_grad()
+def logits_of(model: PreTrainedModel) -> Logits:
+    """How a model makes its logits, as its configuration says, tried on a few tokens.
 
     Raises:
-        UserError: if the logits are more than a product with a matrix.
+        UserError: if the model's logits are others.
     """
-    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+    name, head = type(model).__name__, model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise UserError(f"model: {name} adds a bias to its logits, which log-probs leave out; choose another one")
+    config = model.config.get_text_config().to_dict()
+    # Cohere's models multiply by the one, Granite's divide by the other.
+    scale = (config.get("logit_scale") or 1.0) / (config.get("logits_scaling") or 1.0)
+    found = Logits(float(scale), config.get("final_logit_softcapping"))
+    states: list[Tensor] = []
+    watch = model.get_decoder().register_forward_hook(lambda _, __, made: states.append(made[0]))
+    try:
+        ids = torch.arange(min(TRIED, int(config["vocab_size"])), device=head.weight.device)[None]
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        watch.remove()
+    guessed = found.of(nn.functional.linear(states[-1], head.weight))
+    if found.scale <= 0 or (guessed - logits).norm() > ROUNDING * logits.norm():
         raise UserError(
-            f"model: {type(model).__name__} adds a bias to its logits, which log-probs leave out; choose another one"
+            f"model: {name} makes more of its logits than a product with a matrix, which log-probs leave out; choose "
+            "another one"
         )
-    bound: float | None = model.config.get_text_config().to_dict().get("final_logit_softcapping")
-    return bound
+    return found

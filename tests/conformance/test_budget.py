@@ -22,6 +22,7 @@ from rft.strategy import Config as StrategyConfig
 from rft.study.training import quiet
 from rft.testing.suite import algorithm_names
 from rft.testing.world import PROMPTS, TOKENS, TokenFeedback, TokenReward, World
+from rft.types import PreferenceBatch
 from tests.plugin_package.rft_remax import remax
 
 ITERATIONS, MINIBATCHES, PASSES = 6, 4, 3
@@ -125,6 +126,32 @@ def test_stops_within_a_minibatch_of_every_count(name: str, tmp_path: Path) -> N
         assert limited.meter.stopped_by == resource
         assert abs(limited.used[resource] - limit) <= whole.largest_minibatch(resource), (resource, limit, limited.used)
         assert 0 < len(limited.watch.steps) < len(whole.watch.steps)
+
+
+@pytest.mark.parametrize("name", [*trainable(), "remax"])
+def test_trained_tokens_are_those_of_what_is_learned_from(name: str) -> None:
+    found, config = subject(name)
+    if found.data_kind != "on_policy":
+        pytest.skip("makes nothing ahead of its loss")
+    world = World(found, config)
+    world.algorithm.config = dataclasses.replace(world.config, minibatches=2, epochs=2)
+    learned = 0
+    for batch in world.stream():
+        world.algorithm.checked_loss(batch).loss.backward()
+        for seq in [batch.chosen, batch.rejected] if isinstance(batch, PreferenceBatch) else [batch.sequences]:
+            learned += int(seq.prompt_mask.sum() + seq.response_mask.sum())
+    assert world.backbone.usage.trained_tokens == learned
+
+
+def test_a_critic_on_the_policy_takes_no_pass_of_its_own_in_any_part() -> None:
+    found, config = subject("ppo")
+    world = World(found, dataclasses.replace(config, critic_on_policy=True))
+    world.algorithm.config = dataclasses.replace(world.config, minibatches=2)
+    passes: list[object] = []
+    world.backbone.copies["policy"].get_decoder().register_forward_hook(lambda *_: passes.append(None))
+    for batch in world.stream():
+        world.algorithm.checked_loss(batch).loss.backward()
+    assert len(passes) == 3  # of two parts before the loss, and of the second in it
 
 
 def test_a_limit_on_a_count_stops_every_run_at_the_same_step(tmp_path: Path) -> None:

@@ -145,6 +145,20 @@ def test_what_is_counted_is_what_is_made(sequences: Sequences) -> None:
     assert spent[0] > 1.5
 
 
+def test_a_backward_is_counted_when_it_comes(sequences: Sequences) -> None:
+    backbone, _ = start()
+    tokens = float(sequences.prompt_mask.sum() + sequences.response_mask.sum())
+    with torch.no_grad():
+        backbone.logprobs(Role.policy, sequences)
+    forward, backbone.usage.flops = backbone.usage.flops, 0.0
+    with backbone.ahead.before_loss():
+        backbone.logprobs(Role.policy, sequences)
+    assert (backbone.usage.flops, backbone.usage.trained_tokens) == (forward, 0)
+    backbone.logprobs(Role.policy, sequences).sum().backward()
+    assert backbone.usage.flops > 2 * forward
+    assert backbone.usage.trained_tokens == tokens
+
+
 def make_full() -> Backbone:
     roles = [Role.policy, Role.critic]
     return Backbone(make_model("llama"), TOKENIZER, LoraConfig(enabled=False), roles, roles)

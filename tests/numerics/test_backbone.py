@@ -9,12 +9,13 @@ import copy
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, PreTrainedConfig
 
 from rft.errors import UserError
 from rft.models.backbone import PoolingEnum, Role
 from rft.models.pretrained import LoraConfig
 from rft.types import Sequences
-from tests.numerics.backbones import CONFIGS, make_backbone, make_model
+from tests.numerics.backbones import CONFIGS, SMALL, make_backbone, make_model
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -25,6 +26,23 @@ def test_a_pass_from_the_trunk_equals_a_whole_pass(name: str, role: Role, sequen
     assert resumed.trunk is not None
     assert resumed.trunk.shape == (2, 7, 32)
     torch.testing.assert_close(backbone.logprobs(role, resumed), backbone.logprobs(role, sequences), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FalconConfig(**SMALL, hidden_size=32, num_hidden_layers=3, num_attention_heads=4),
+        BloomConfig(**SMALL, hidden_size=32, n_layer=3, n_head=4),
+    ],
+    ids=["falcon", "bloom"],
+)
+def test_layers_that_give_tuples_are_a_trunk_too(config: PreTrainedConfig, sequences: Sequences) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    backbone = make_backbone("", LoraConfig(rank=4, top_layers=1), model=model)
+    resumed = backbone.with_trunk(sequences)
+    for role in (Role.policy, Role.reference):
+        torch.testing.assert_close(backbone.logprobs(role, resumed), backbone.logprobs(role, sequences), rtol=0, atol=0)
 
 
 def test_the_layers_below_the_trunk_are_not_computed_again(sequences: Sequences) -> None:

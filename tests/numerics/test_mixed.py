@@ -6,7 +6,15 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, PhiConfig
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    PhiConfig,
+    PreTrainedConfig,
+)
 
 from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
@@ -126,6 +134,40 @@ def test_bounded_logits_are_bounded_in_log_probs(sequences: Sequences) -> None:
         logits = model(input_ids=ids, use_cache=False).logits[:, 2:-1]
     wanted = logits.log_softmax(-1).gather(-1, row.response_ids[..., None])[..., 0]
     torch.testing.assert_close(backbone.logprobs(Role.reference, row), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CohereConfig(**SMALL, **LAYERS, logit_scale=0.25), GraniteConfig(**SMALL, **LAYERS, logits_scaling=8.0)],
+    ids=["multiplied", "divided"],
+)
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_scaled_logits_are_scaled_in_log_probs_and_entropy(
+    config: PreTrainedConfig, temperature: float, sequences: Sequences
+) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(100)
+    row = sequences[slice(1, 2)]
+    backbone = Backbone(model, TOKENIZER, LoraConfig(rank=2), [Role.policy])
+    ids = torch.cat([row.prompt_ids, row.response_ids], 1)
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits[:, 2:-1] / temperature
+    wanted = logits.log_softmax(-1)
+    chosen = wanted.gather(-1, row.response_ids[..., None])[..., 0]
+    torch.testing.assert_close(backbone.logprobs(Role.reference, row, temperature), chosen, rtol=1e-5, atol=1e-5)
+    entropy = -(wanted.exp() * wanted).sum(-1)
+    torch.testing.assert_close(backbone.entropy(Role.reference, row, temperature), entropy, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_logits_that_are_more_than_a_product_are_refused(dtype: torch.dtype) -> None:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL, **LAYERS)).to(dtype)
+    Backbone(copy.deepcopy(model), TOKENIZER, LoraConfig(rank=2), [Role.policy])
+    model.config.logit_scale = 0.8  # which its class knows nothing of
+    with pytest.raises(UserError, match="LlamaForCausalLM makes more of its logits"):
+        Backbone(model, TOKENIZER, LoraConfig(rank=2), [Role.policy])
 
 
 def test_a_bias_of_the_logits_is_refused() -> None:
