@@ -20,11 +20,13 @@ T = TypeVar("T")
 
 
 def to_device(data: T, device: torch.device) -> T:
-    """A frozen dataclass with every tensor in it on a device."""
+    """A frozen dataclass with every tensor in it on a device; to a GPU by pinned memory, without waiting for it."""
 
-    def move(value: object) -> object:
+    def move(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return to_device(value, device)
+        if device.type == "cuda" and getattr(value, "is_cpu", False):
+            return value.pin_memory().to(device, non_blocking=True)
         return value.to(device) if hasattr(value, "to") else value
 
     fields = {f.name: move(getattr(data, f.name)) for f in dataclasses.fields(data)}  # type: ignore[arg-type]

@@ -153,7 +153,7 @@ def _task(pipeline: Pipeline) -> list[CheckResult]:
     limits = Limits(
         response_tokens=pipeline.response_tokens,
         prompt_tokens=int(cfg.prompt_tokens) if cut else None,
-        positions=settings.get("max_position_embeddings"),
+        positions=settings.get("max_position_embeddings") or settings.get("n_positions"),
     )
     tokenizer = AutoTokenizer.from_pretrained(model.path)
     return task_rows(lambda: build(cfg, store=pipeline.store), tokenizer, limits)
