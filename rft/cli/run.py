@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,16 @@ from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rft.config import compose, expand_sweep, register
 from rft.config.build import target_class
 from rft.config.compose import check
 from rft.config.launchers import Launch, Local, launching
+from rft.config.limits import check_secrets
 from rft.config.options import GROUPS, SECOND
 from rft.config.overrides import with_nobody
 from rft.config.paths import conf_dir
@@ -51,6 +55,7 @@ def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool = False) -> 
     if sweep and shows:
         raise UserError("--cfg: shows the configuration of one run; leave -m out, or give each setting one value")
     own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or is_where(o)]
+    _refuse_secrets([o for o in overrides if o not in own])
     # Of runs that differ in their seed alone one tells for all: a thousand would take minutes.
     for one in {_but_seed(one): one for one in expand_sweep(own)}.values() if sweep else [own]:
         cfg = compose(one)
@@ -59,6 +64,20 @@ def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool = False) -> 
             raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
     if not shows:
         _require_writable(overrides)
+
+
+def _refuse_secrets(overrides: Sequence[str]) -> None:
+    """Refuse a key or a password among Hydra's own settings, such as hydra.job.env_set, which Hydra writes to a file.
+
+    Raises:
+        UserError: naming the setting, and not its value.
+    """
+    parser = OverridesParser.create()
+    for one in overrides:
+        with suppress(HydraException):  # which Hydra tells
+            found = parser.parse_override(one)
+            plain = isinstance(value := found.value(), str | dict | list)
+            check_secrets(OmegaConf.create({found.key_or_group: value if plain else one}))
 
 
 def _require_writable(overrides: Sequence[str]) -> None:

@@ -122,6 +122,8 @@ class Trial:
             self._trackers = build(self.cfg.tracker).parts()
         try:
             entry = pipeline.run(until)
+            if entry is not None:
+                self._tell(pipeline, entry, until)
         except BaseException as error:
             self._finish({}, failed=True)
             if not child and until == "evaluation":
@@ -131,10 +133,6 @@ class Trial:
             raise
         if entry is None:
             return None
-        if until == "evaluation":
-            self._track_found(pipeline)
-        if self.tracker is not None:
-            tell_results(self.tracker, pipeline, entry if until == "evaluation" else None)
         metrics = entry.metrics if until == "evaluation" else {}
         metrics = {k: float(v) for k, v in metrics.items()}
         record = self._record(pipeline, "done", None, entry.key if until == "evaluation" else None)
@@ -146,6 +144,7 @@ class Trial:
             with suppress(OSError):  # the history is there
                 for name in (CURVES_FILE, DISTRIBUTIONS_FILE):
                     (self.folder / name).unlink(missing_ok=True)
+        (self.folder / TRACKED).unlink(missing_ok=True)  # last: one that is killed before goes on in the same run
         return record
 
     def _copy(self, entry: Entry | None, name: str) -> None:
@@ -156,8 +155,13 @@ class Trial:
     def _finish(self, metrics: dict[str, float], *, failed: bool) -> None:
         if self.tracker is not None:
             self.tracker.finish(metrics, failed)
-        if not failed:
-            (self.folder / TRACKED).unlink(missing_ok=True)
+
+    def _tell(self, pipeline: Pipeline, entry: Entry, until: str) -> None:
+        """Tell the tracker what came out."""
+        if until == "evaluation":
+            self._track_found(pipeline)
+        if self.tracker is not None:
+            tell_results(self.tracker, pipeline, entry if until == "evaluation" else None)
 
     def _track_found(self, pipeline: Pipeline) -> None:
         """Make the tracked run whole if a process before this one was killed after training: its tracker lost rows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from rft.callbacks.trackers.upload import is_uploaded, kept_runs
+from rft.config import compose
+from rft.errors import UserError
+from rft.study.uploads import uploads
 from tests.integration.harness import tracked, wait_until
 from tests.tracked_run import told
 from tests.wandb_server import Server
@@ -146,6 +151,11 @@ def test_several_at_once_with_settings_of_one(tmp_path: Path) -> None:
     assert {record["run"]["project"] for record in records if record["type"] == "run"} == {"mine"}
 
 
+def test_one_run_in_two_modes_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^tracker\.of: offline and wandb are the same run in two modes"):
+        compose(["algorithm=sft", "tracker=several", "tracker.of=[offline,tensorboard,wandb]"])
+
+
 def test_what_a_wandb_run_says_of_itself(tmp_path: Path) -> None:
     folder = tmp_path / "trial"
     told(folder, ["tracker=offline", "tracker.axis=flops"], ROWS, metrics=FINAL, failed=True)
@@ -220,6 +230,58 @@ def test_what_w_and_b_gets_online_is_what_was_told_and_a_run_goes_on(server: Ser
     assert done.stderr == ""
     assert server.steps() == [row["step"] for row in ROWS]
     assert by_offline(folder) == WANTED_WITH_FINAL
+
+
+def test_a_server_that_wandb_login_was_told_of_is_found(server: Server, tmp_path: Path) -> None:
+    own = tmp_path / ".config" / "wandb" / "settings"
+    own.parent.mkdir(parents=True)
+    own.write_text(f"[default]\nbase_url = {server.url}\n", encoding="utf-8")
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # should another one be asked
+    home = {"HOME": str(tmp_path), "WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "no_proxy": "127.0.0.1"}
+    folder = tmp_path / "trial"
+    assert told(folder, ["tracker=wandb"], ROWS, environment=home | nowhere, metrics=FINAL).stderr == ""
+    assert server.steps() == [row["step"] for row in ROWS]
+
+
+def end_service(mark: str) -> None:
+    """SIGKILL to W&B's process beside the one that has a mark in its environment."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = mark.encode() in (place / "environ").read_bytes()
+            if mine and b"wandb-core" in (place / "cmdline").read_bytes():
+                os.kill(int(place.name), signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def test_a_run_whose_process_at_w_and_b_dies_is_begun_again_offline(server: Server, tmp_path: Path) -> None:
+    folder, mark = tmp_path / "trial", f"OF_THIS_TEST={tmp_path}"
+    rows = [{**ROWS[0], "step": float(step)} for step in range(100)]
+    dies = threading.Thread(
+        target=lambda: (wait_until(lambda: "stream" in str(server.asked()), 200), end_service(mark))
+    )
+    dies.start()
+    own = {**online(server), mark.partition("=")[0]: str(tmp_path)}
+    done = told(folder, ["tracker=wandb"], rows, environment=own, metrics=FINAL, pause=0.1)
+    dies.join()
+    (line,) = done.stderr.splitlines()
+    assert "the run goes on offline" in line
+    (offline,) = (part for part in tracked(folder) if part and part[-1]["type"] == "exit")
+    kept = [record["history"]["item"] for record in offline if record["type"] == "history"]
+    assert [row["_step"] for row in kept] == list(range(100))
+    assert kept[-1]["eval/test/gold"] == FINAL["eval/test/gold"]
+
+
+def test_what_a_killed_online_run_may_not_have_sent_is_known(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "trial-s0-01234567"
+    with pytest.raises(subprocess.CalledProcessError):
+        told(folder, ["tracker=wandb"], ROWS[:4], environment=online(server), end=False)
+    (part,) = kept_runs(folder / "wandb")
+    assert not is_uploaded(part)
+    done = told(folder, ["tracker=wandb"], ROWS, environment=online(server), metrics=FINAL, resumed=True)
+    assert done.stderr == ""
+    (run,) = uploads([folder.parent])
+    assert run.waiting == (), "the second part has all that the first has"
 
 
 def test_without_an_account_a_run_goes_on_offline(server: Server, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ class Kept(Tracker):
 
     patience = 0.3
 
-    def __init__(self, hangs: str = "", fails: str = "") -> None:
-        self.hangs, self.fails = hangs, fails
+    def __init__(self, hangs: str = "", fails: str = "", error: type[BaseException] = ConnectionError) -> None:
+        self.hangs, self.fails, self.error = hangs, fails, error
         self.rows: list[tuple[int, float]] = []
         self.ended: list[tuple[Mapping[str, float], bool]] = []
         self.threads: set[int] = set()
@@ -31,7 +31,7 @@ class Kept(Tracker):
         if self.hangs == point:
             time.sleep(60)
         if self.fails == point:
-            raise ConnectionError("gone\nsecond line")
+            raise self.error("gone\nsecond line")
 
     def start(self, run: Run) -> None:
         self._reach("start")
@@ -89,3 +89,12 @@ def test_one_that_fails_is_told_of_once_and_ends_nothing(point: str, capsys: pyt
     told = capsys.readouterr().err
     without = "the trial goes on without it, and its metrics are in the store all the same"
     assert told == f"tracker: kept: ConnectionError: gone; {without}\n"
+
+
+@pytest.mark.parametrize("error", [ConnectionError, SystemExit])
+def test_one_that_failed_is_ended_all_the_same(error: type[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+    fails = Kept(fails="log", error=error)
+    tell([fails], 50, waiting=3)
+    assert fails.rows == []
+    assert fails.ended == [({"y": 1.0}, True)], "else its run would stay open"
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
+from rft.cli.run import _precheck
 from rft.config import compose
 from rft.errors import UserError
 from rft.secrets import scrubbed, secret_settings, without_secrets
@@ -72,3 +76,32 @@ def test_a_judge_knows_its_key_by_the_variable_that_it_names(
     with pytest.raises(UserError, match=words) as refused:
         compose(["algorithm=rlaif", "judge=openai", "judge.model=m", "judge.key_env=MY_JUDGE", override])
     assert "plainly-named" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [f"hydra.job.env_set.OTHER={KEY}", "hydra.job.env_set={A_API_KEY:plain}", "+hydra.job.env_set.HF_TOKEN=p"],
+)
+def test_hydras_own_settings_hold_none_either(override: str) -> None:
+    """Hydra writes them to a file in the trial's folder."""
+    with pytest.raises(UserError, match=r"^hydra\.job\.env_set.*: holds a key or a password") as refused:
+        _precheck(["algorithm=sft", override], sweep=False, shows=True)
+    assert KEY not in str(refused.value)
+    _precheck(
+        ["algorithm=sft", "hydra.job.env_set.OMP_NUM_THREADS=1", "hydra.job.chdir=false"], sweep=False, shows=True
+    )
+
+
+def test_a_traceback_holds_none() -> None:
+    """Of a trial of a study it goes to a file in the trial's folder."""
+    code = (
+        "import os, sys; from rft.cli import main; from rft.cli.app import app\n"
+        "@app.command()\n"
+        "def fails() -> None: raise RuntimeError(f'no answer for {os.environ[\"MY_SERVICE_API_KEY\"]}')\n"
+        "sys.argv = ['rft', 'fails']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("RuntimeError: no answer for …\n")
+    assert KEY not in done.stderr

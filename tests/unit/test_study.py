@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 import pytest
 from rich.console import Console
 
+from rft.callbacks.trackers.base import Tracker
 from rft.config import compose
 from rft.errors import UserError
 from rft.machine import machine
-from rft.store import Store
+from rft.store import Entry, Store
 from rft.study.jobs import Job, may_fork
 from rft.study.launch import Launcher
 from rft.study.pipeline import Pipeline
@@ -125,3 +128,33 @@ def test_a_record_says_what_computed_the_results_also_when_they_are_found_again(
     (tmp_path / "trial.json").unlink()
     found = one._record(pipeline, "done", None, None)
     assert (found["made"], found["environment"]["packages"]["torch"]) == (None, metadata.version("torch"))
+
+
+class Ended(Tracker):
+    """Knows how it was ended."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[dict[str, float], bool]] = []
+
+    def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
+        self.told.append((dict(metrics), failed))
+
+
+class Computed(Pipeline):
+    """Has an evaluation, and somebody presses Ctrl-C while the tracker is told of it."""
+
+    def run(self, until: str) -> Entry | None:
+        return cast(Entry, object())
+
+    @property
+    def policy(self) -> Entry:  # type: ignore[override]
+        raise KeyboardInterrupt
+
+
+def test_a_tracked_run_is_ended_by_a_ctrl_c_after_the_last_stage_too(tmp_path: Path) -> None:
+    one = Trial(compose(["model=tiny", "tracker=none"]), tmp_path, Store(tmp_path / "store"))
+    one.pipeline, one.tracker = Computed(one.cfg, one.store, tmp_path), (ended := Ended())
+    with pytest.raises(KeyboardInterrupt):
+        one.run()
+    assert ended.told == [({}, True)]
+    assert json.loads((tmp_path / "trial.json").read_text(encoding="utf-8"))["status"] == "failed"

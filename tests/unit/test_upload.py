@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rft.callbacks.trackers.upload import KEPT, STAGED, UNSENT, _keep, is_empty, is_uploaded, kept_runs, run_id
+from rft.callbacks.trackers.upload import (
+    KEPT,
+    STAGED,
+    UNSENT,
+    _keep,
+    is_empty,
+    is_uploaded,
+    kept_runs,
+    mark_uploaded,
+    run_id,
+)
 from rft.study.uploads import uploads
 
 
@@ -51,6 +61,19 @@ def test_a_part_that_a_later_one_has_replaced_is_not_sent_after_it(tmp_path: Pat
     last = run(place, "offline-run-20260103_000000-00000000")
     (one,) = uploads([tmp_path / "study"])
     assert one.waiting == (last,)
+
+
+def test_a_part_that_went_offline_is_not_sent_after_the_run_that_reached_the_server(tmp_path: Path) -> None:
+    """Its server was away, the trial was killed, and went on online to its end."""
+    place = tmp_path / "study" / "a-s0-01234567" / "wandb"
+    first = run(place, "offline-run-20260101_000000-00000000")
+    second = run(place, "run-20260102_000000-00000000", unsent=True)
+    (one,) = uploads([tmp_path / "study"])
+    assert one.waiting == (first, second), "killed too, it may be that the server lacks something"
+    mark_uploaded(second)
+    (one,) = uploads([tmp_path / "study"])
+    assert one.waiting == ()
+    assert not (second / UNSENT).exists()
 
 
 def test_files_that_an_upload_has_lost_are_there_for_the_next(tmp_path: Path) -> None:

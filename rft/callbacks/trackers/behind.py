@@ -35,6 +35,7 @@ class _Worker:
     def __init__(self, tracker: Tracker, patience: float, waiting: int, without: str) -> None:
         self.tracker, self._patience, self._left, self._without = tracker, patience, patience, without
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(waiting)
+        self._last: Callable[[], None] | None = None
         self.lost = False
         self._thread = threading.Thread(target=self._work, name=f"tracker-{self.name}", daemon=True)
         self._thread.start()
@@ -46,13 +47,14 @@ class _Worker:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if self.lost:
+            if self.lost and job is not self._last:  # its run is ended all the same
                 continue
             try:
                 job()
-            except Exception as error:  # a tracker may raise anything, and no trial ends for it
+            except BaseException as error:  # a tracker may raise anything, and no trial ends for it
                 _log.debug("tracker %s", self.name, exc_info=True)
-                self._lose(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+                if not self.lost:
+                    self._lose(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
 
     def _lose(self, reason: str) -> None:
         self.lost = True
@@ -68,9 +70,16 @@ class _Worker:
                 self._lose(f"takes no more for {self._patience:g} s")
         self._left -= time.monotonic() - begun
 
+    def put_last(self, job: Callable[[], None]) -> None:
+        """Let the thread do something after all else, even if the tracker is lost, and end."""
+        self._last = job
+        self.put(job)
+        self.put(None)
+
     def end(self, deadline: float) -> None:
-        """Wait until all is done, at most until a deadline of the monotonic clock."""
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+        """Wait until all is done, at most until a deadline of the monotonic clock; for one that is lost, not long."""
+        now = time.monotonic()
+        self._thread.join(max(0.0, min(deadline, now + self._patience) - now if self.lost else deadline - now))
         if self._thread.is_alive() and not self.lost:
             self._lose(f"did not end within {self.tracker.patience:g} s")
 
@@ -155,8 +164,7 @@ class Behind(Tracker):
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """End all at once; waits for each as long as it may take."""
         begun = time.monotonic()
-        self._tell(lambda to: to.finish(metrics, failed))
         for one in self._workers:
-            one.put(None)
+            one.put_last(partial(one.tracker.finish, metrics, failed))
         for one in self._workers:
             one.end(begun + one.tracker.patience)

@@ -44,9 +44,12 @@ class Config:
         for name in self.settings or {}:
             if name not in self.of:
                 return f"settings.{name}: is not among tracker.of; {nearest(name, self.of)}"
+        kinds: dict[str, str] = {}
         try:
             for name, node in zip(self.of, self.nodes(), strict=True):
                 check_group(f"tracker.settings.{name}", node)
+                if (other := kinds.setdefault(str(node["_target_"]), name)) != name:
+                    return f"of: {other} and {name} are the same run in two modes; name one of them"
         except UserError as error:
             return str(error).removeprefix("tracker.")
         return None

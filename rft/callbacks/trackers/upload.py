@@ -27,7 +27,7 @@ STAGED = "data/artifacts/staging"
 KEPT = "data/kept"
 """The same files once more, while they are uploaded."""
 UNSENT = "unsent"
-"""In the folder of an online run that ended before all was uploaded."""
+"""In the folder of an online run until all of it is uploaded."""
 SECONDS = 5.0
 """Longest wait for a sign of life from the server."""
 SILENT = 30.0
@@ -59,6 +59,13 @@ class Target:
 def is_uploaded(folder: Path) -> bool:
     """Whether a run's folder has been uploaded, by the mark that W&B leaves."""
     return any(folder.glob("run-*.wandb.synced"))
+
+
+def mark_uploaded(folder: Path) -> None:
+    """Mark a run as W&B's command does, so that no earlier part of it is uploaded after it."""
+    for file in folder.glob("run-*.wandb"):
+        file.with_suffix(".wandb.synced").touch()
+    (folder / UNSENT).unlink(missing_ok=True)
 
 
 def is_empty(folder: Path) -> bool:
@@ -167,8 +174,7 @@ def upload(part: Path, base: str, target: Target = Target(), limit: float = floa
         said = _said(told)
     faults = [line for line in said if "rror" in line or line.startswith("ERROR")]
     if not is_uploaded(part) and not given_up and faults and all(NO_END in line for line in faults):
-        for file in part.glob("run-*.wandb"):
-            file.with_suffix(".wandb.synced").touch()
+        mark_uploaded(part)
     if not is_uploaded(part):
         return given_up or [*said, *faults, f"`wandb sync` ended with exit code {process.returncode}"][-1][:LONGEST]
     (part / UNSENT).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from rft.callbacks.trackers.base import LOCAL, STEP, Artifact, Histogram, Run, Tracker
 from rft.callbacks.trackers.behind import PATIENCE, tell
 from rft.callbacks.trackers.reach import unreachable
-from rft.callbacks.trackers.upload import UNSENT, first_line, upload, useless
+from rft.callbacks.trackers.upload import UNSENT, first_line, mark_uploaded, upload, useless
 from rft.config import TrackerConfig, number
 from rft.machine import uncommitted
 
@@ -153,10 +154,17 @@ class Wandb(Tracker):
         )
         self._run.config.update(self._beside_swept({**run.config, "made": run.made}), allow_val_change=True)
         self._from = int(self._run.step) if self._run.resumed else 0
+        if self.online:
+            (self._place / UNSENT).touch()  # should this process be killed, what the server lacks is known to be here
         self._define()
         if run.made.get("dirty") and (diff := uncommitted()):
             (Path(self._run.dir) / "diff.patch").write_text(diff, encoding="utf-8")
             self._run.save(str(Path(self._run.dir) / "diff.patch"), base_path=self._run.dir, policy="now")
+
+    @property
+    def _place(self) -> Path:
+        """The run's folder."""
+        return Path(self._run.settings.sync_dir)
 
     def _beside_swept(self, config: dict[str, Any]) -> dict[str, Any]:
         """The configuration, with what W&B would not take, since an agent has set it, under one more name.
@@ -286,19 +294,28 @@ class Wandb(Tracker):
 
     def text(self, name: str, text: str) -> None:
         """A text in the summary."""
-        self._run.summary[name] = text
+        self._tell(lambda: self._run.summary.update({name: text}))
 
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """Add the final test's metrics to the last row and end the run, or a second trial in the process joins it."""
         if self._run is None:
             return
         if metrics:
-            self._run.log(dict(metrics))
+            self._tell(lambda: self._run.log(dict(metrics)))
+        code = 1 if failed else 0
         try:
-            self._end(1 if failed else 0)
+            self._end(code)
         except TimeoutError:
             _end_service()
-            self._upload(Path(self._run.settings.sync_dir))
+            self._upload(self._place)
+        except Exception as error:
+            if not self.online:
+                raise
+            self._go_offline(error)
+            self._end(code)
+        else:
+            if self.online:
+                mark_uploaded(self._place)
 
     def _end(self, code: int) -> None:
         """End the run.
@@ -324,7 +341,6 @@ class Wandb(Tracker):
     def _upload(self, folder: Path) -> None:
         """Send a run that ended before all was uploaded, as long as the server answers."""
         told = f"the run is whole in {folder}: `rft sync` uploads it"
-        (folder / UNSENT).touch()
         if reason := unreachable(str(self._run.settings.base_url), PATIENCE):
             tell(f"W&B: {reason}; {told}")
             return
@@ -341,7 +357,12 @@ def _end_service() -> None:
 
     connection = wandb.setup()._connection
     beside = None if connection is None else connection._proc
-    ends = Thread(target=wandb.teardown, name="wandb-teardown", daemon=True)
+
+    def end() -> None:
+        with suppress(Exception, SystemExit):  # of a process that is gone already
+            wandb.teardown()
+
+    ends = Thread(target=end, name="wandb-teardown", daemon=True)
     ends.start()
     ends.join(PATIENCE)
     if ends.is_alive() and beside is not None:
@@ -365,9 +386,12 @@ def _own_places(folder: Path) -> None:
 
 
 def _surround(folder: Path) -> None:
-    """Keep all that W&B writes in the trial's folder, so that copying the folder copies all; and let it be quiet."""
+    """Keep all that W&B writes in the trial's folder, so that copying the folder copies all; and let it be quiet.
+
+    Its settings, such as the address of a server of one's own, it reads where `wandb login` has written them.
+    """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
         os.environ[name] = str(folder.absolute() / FOLDER / name.split("_")[1].lower())
     logging.getLogger("wandb").setLevel(logging.ERROR)
