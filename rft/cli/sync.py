@@ -60,11 +60,12 @@ def sync(
 
 def _show(found: list[Upload]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("run", "job type", "parts", "state")
     for one in found:
         state = "running" if one.running else "waiting" if one.waiting else "uploaded"
-        table.add_row(one.name, one.stage, str(len(one.parts)), state)
+        table.add_row(Text(one.name), one.stage, str(len(one.parts)), state)
     out = console()
     out.print(table)
     out.print(f"{sum(bool(one.waiting) for one in found)} of {len(found)} runs to upload", highlight=False)

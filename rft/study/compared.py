@@ -28,6 +28,7 @@ from rft.store import Entry
 from rft.store.canonical import sha256_of
 from rft.store.entry import file_sha256
 from rft.store.locking import file_lock
+from rft.store.running import at_work
 from rft.store.whole import write_whole
 from rft.study.lineage import LONGEST, OWN, artifact_of, used
 from rft.study.pipeline import STAGES
@@ -117,11 +118,12 @@ def _tell(telling: Telling, folder: Path, digest: str, told: _Told) -> None:
     identity, times = str(kept.get("id") or secrets.token_hex(4)), int(kept.get("times", 0)) + 1
     write_whole(file, json.dumps({"id": identity, "times": times, "digest": None}).encode())
     tracker = Behind(telling.trackers(stage=told.stage != COMPARISON), without=WITHOUT)
-    tracker.start(told.run(identity, times, telling, folder))
-    try:
-        told.tell(tracker, times)
-    finally:
-        tracker.finish(told.metrics, failed=False)
+    with at_work(folder):  # half of a run is not uploaded
+        tracker.start(told.run(identity, times, telling, folder))
+        try:
+            told.tell(tracker, times)
+        finally:
+            tracker.finish(told.metrics, failed=False)
     if not tracker.lost:
         write_whole(file, json.dumps({"id": identity, "times": times, "digest": digest}).encode())
 

@@ -13,9 +13,10 @@ from rft.machine import made_here
 from rft.secrets import without_secrets
 from rft.store.whole import write_whole
 from rft.study.parts import plain
+from rft.study.versions import versions
 
 TRACKED = ".tracked"
-"""In a trial's folder while its tracked run is not at its end: the run's id."""
+"""In a trial's folder while its tracked run is not at its end: the run's id, and the versions of what computed it."""
 TAGGED = ("algorithm", "model", "task", "feedback", "reward")
 
 
@@ -44,9 +45,13 @@ def run_of(cfg: DictConfig, folder: Path) -> Run:
 
 
 def _identity(folder: Path) -> tuple[str, bool]:
-    """The id of a trial's run, and whether a process before this one has given it."""
-    file = folder / TRACKED
-    if file.exists() and (kept := file.read_text(encoding="utf-8").strip()):
-        return kept, True
-    write_whole(file, (found := secrets.token_hex(4)).encode())
+    """The id of a trial's run, and whether a process before this one has given it.
+
+    Code of other versions computes another policy, of which an earlier run's rows are none.
+    """
+    file, made_by = folder / TRACKED, versions()
+    kept = file.read_text(encoding="utf-8").split() if file.exists() else []
+    if kept and kept[1:] in ([made_by], []):
+        return kept[0], True
+    write_whole(file, f"{(found := secrets.token_hex(4))} {made_by}".encode())
     return found, False

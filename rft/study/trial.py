@@ -159,14 +159,31 @@ class Trial:
     def _tell(self, pipeline: Pipeline, entry: Entry, until: str) -> None:
         """Tell the tracker what came out."""
         if until == "evaluation":
-            self._track_found(pipeline)
+            self._track_found(pipeline, entry)
         if self.tracker is not None:
             tell_results(self.tracker, pipeline, entry if until == "evaluation" else None)
 
-    def _track_found(self, pipeline: Pipeline) -> None:
-        """Make the tracked run whole if a process before this one was killed after training: its tracker lost rows."""
+    def _was_told(self, evaluation: Entry) -> bool:
+        """Whether a process before this one has told the same tracker of these results."""
+        try:
+            record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+            told: bool = record["evaluation"] == evaluation.key and record["config"]["tracker"] == plain(
+                self.cfg.tracker
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return told
+
+    def _track_found(self, pipeline: Pipeline, evaluation: Entry) -> None:
+        """Make the tracked run whole of a policy that was not trained here.
+
+        A process before this one may have been killed after training, when its tracker had lost rows; or another trial
+        has the same policy, and this one's run is still to be told of it.
+        """
         policy = pipeline.policy
-        if policy is None or policy.key in self.store.computed or not (self.folder / TRACKED).exists():
+        if not self._trackers or policy is None or policy.key in self.store.computed:
+            return
+        if not (self.folder / TRACKED).exists() and self._was_told(evaluation):
             return
         from rft.callbacks.distributions import Distributions
         from rft.callbacks.training import track

@@ -36,7 +36,7 @@ class Upload:
 
     @property
     def running(self) -> bool:
-        """Whether its trial is at work."""
+        """Whether somebody is at work on it: a trial, or who compares the study."""
         return is_running(self.folder)
 
 

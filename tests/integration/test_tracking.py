@@ -271,3 +271,22 @@ def test_a_run_under_an_agent_keeps_the_settings_that_the_sweep_locks(shared: Pa
     assert config["resolved"]["algorithm"]["beta"] == 0.25
     assert config["resolved"]["algorithm"] == trial.record["config"]["algorithm"]
     assert config["task"] == trial.record["config"]["task"]
+
+
+def test_a_trial_whose_results_are_there_has_a_run_in_its_study_all_the_same(
+    sweep: Sweep, warm: Warm, tmp_path: Path
+) -> None:
+    command = ["run", "algorithm=ppo", "seed=0", "study=again", "arm=ppo", *TINY]
+    for _ in range(2):  # the second time it has been told
+        outcome = warm(command, tmp_path, sweep.store)
+        assert (outcome.code, outcome.stderr) == (0, "")
+        trial = Result(trial_folder(tmp_path, "ppo", study="again"), sweep.store)
+        assert trial.computed == set()
+        (records,) = tracked(trial.folder)
+        (run,) = [record["run"] for record in records if record["type"] == "run"]
+        assert run["run_group"] == "again"
+        (wanted,) = tracked(sweep.trials["ppo"].folder)
+        losses = [[row["train/loss"] for row in rows_of(of) if "train/loss" in row] for of in (records, wanted)]
+        assert losses[0] == losses[1] != []
+        made = [r["artifact"]["type"] for r in records if r["type"] == "artifact"]
+        assert {"policy", "evaluation", "reward_model"} <= set(made)

@@ -83,3 +83,14 @@ def test_files_that_an_upload_has_lost_are_there_for_the_next(tmp_path: Path) ->
     (tmp_path / STAGED / "tmp1").unlink()
     assert _keep(tmp_path) == kept == tmp_path / KEPT
     assert (tmp_path / STAGED / "tmp1").read_text() == "rows"
+
+
+def test_a_run_that_somebody_tells_is_not_uploaded_yet(tmp_path: Path) -> None:
+    from rft.store.running import at_work
+
+    folder = tmp_path / "demo" / "comparison"
+    run(folder / "wandb", "offline-run-20260102_000000-aaaaaaaa")
+    (one,) = uploads([tmp_path / "demo"])
+    with at_work(folder):
+        assert one.running
+    assert not one.running
