@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import inf, isnan
 from pathlib import Path
@@ -18,6 +18,7 @@ from rft.ops.kl import best_of_n_kl, sequence_kl
 from rft.progress import bar
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.store.names import ROWS_FILE
+from rft.types import Sequences
 
 if TYPE_CHECKING:
     from rft.data.on_policy import RewardSource
@@ -69,14 +70,26 @@ class FinalTest:
         """Uniform numbers [rows, R]."""
         return uniforms(rows, self.response_tokens, self.config.seed, self.seed, zlib.crc32(split.encode()), *more)
 
-    def _sample(self, part: Sequence[dict[str, Any]], uniform_BR: torch.Tensor) -> list[dict[str, Any]]:
-        """Rows without gold for one batch of questions."""
-        backbone = self.backbone
+    def _answer(
+        self, part: Sequence[dict[str, Any]], draws_BR: Sequence[torch.Tensor]
+    ) -> tuple[Sequences, torch.Tensor]:
+        """Of each question's answers the one that the proxy scores highest, the first of equals, and its score [B]."""
+        backbone, n, rows = self.backbone, len(draws_BR), len(part)
         ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
-        seq = self.engine.generate(ids, mask, uniform_BR.to(backbone.device), self.config.temperature)
+        draws = torch.cat(list(draws_BR)).to(backbone.device)
+        seq = self.engine.generate(ids.repeat(n, 1), mask.repeat(n, 1), draws, self.config.temperature)
         seq = backbone.with_trunk(seq)
+        scores = torch.cat([self.proxy.score(seq[slice(i, i + rows)]) for i in range(0, len(seq), rows)])
+        best = scores.nan_to_num(nan=-inf).view(n, rows).argmax(0)  # one that has no score is picked last
+        picked = best * rows + torch.arange(rows, device=best.device)
+        return seq[picked], scores[picked]
+
+    def _sample(self, part: Sequence[dict[str, Any]], draws_BR: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
+        """Rows without gold for one batch of questions, each answered as often as there are draws."""
+        backbone = self.backbone
+        seq, scores = self._answer(part, draws_BR)
         kl = sequence_kl(backbone.logprobs(Role.policy, seq), backbone.logprobs(Role.reference, seq), seq.response_mask)
-        scores, truncated = self.proxy.score(seq), seq.truncated(backbone.eos_id)
+        truncated = seq.truncated(backbone.eos_id)
         decode = partial(backbone.tokenizer.decode, skip_special_tokens=True)
         return [
             {
@@ -130,7 +143,7 @@ class FinalTest:
         rows: list[dict[str, Any]] = []
         for start in range(0, len(asked), self.config.batch_size):
             part = slice(start, start + self.config.batch_size)
-            rows += self._sample(asked[part], draws[part])
+            rows += self._sample(asked[part], [draws[part]])
         self._score(rows)
         if self.samples is not None:
             self.samples.at_point([row | {"sample": 0} for row in rows], step)
@@ -154,13 +167,12 @@ class FinalTest:
         with bar("evaluation", sum(map(len, asked.values()))) as progress:
             for split, of_split in asked.items():
                 draws = [self._draws(split, len(of_split), [d] if d else []) for d in range(best_of)]
-                for start in range(0, len(of_split), config.batch_size):
-                    part = slice(start, start + config.batch_size)
-                    drawn = [self._sample(of_split[part], uniform_BR[part]) for uniform_BR in draws]
-                    for options in zip(*drawn, strict=True):
-                        best = max(options, key=_proxy)
-                        kl, sample = best["kl"] + best_of_n_kl(best_of), len(rows) % config.samples_per_prompt
-                        rows.append(best | {"sample": sample, "kl": kl})
+                at_once = max(1, config.batch_size // best_of)
+                for start in range(0, len(of_split), at_once):
+                    part = slice(start, start + at_once)
+                    for row in self._sample(of_split[part], [uniform_BR[part] for uniform_BR in draws]):
+                        kl, sample = row["kl"] + best_of_n_kl(best_of), len(rows) % config.samples_per_prompt
+                        rows.append(row | {"sample": sample, "kl": kl})
                     progress.advance(len(of_split[part]))
         self._score(rows)
         if self.samples is not None:
@@ -175,8 +187,3 @@ class FinalTest:
             if self.proxy.may_lack:
                 means[f"eval/{split}/unjudged"] = float(sum(r["proxy"] is None for r in some))
         return means
-
-
-def _proxy(row: Mapping[str, Any]) -> float:
-    """What the best of several is picked by; one that has no score is picked last."""
-    return -inf if row["proxy"] is None else float(row["proxy"])

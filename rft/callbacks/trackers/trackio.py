@@ -39,7 +39,13 @@ class Trackio(Tracker):
         _quiet(trackio)
         project, name = self.config.project or run.study, f"{run.name} · {run.id}"
         told = flat({**run.config, "made": run.made, "tags": list(run.tags), "stage": run.stage})
-        given = {"group": run.arm, "config": told, "embed": False, "auto_log_gpu": None, "auto_log_cpu": None}
+        given: dict[str, Any] = {
+            "group": run.arm,
+            "config": told,
+            "embed": False,
+            "auto_log_gpu": None,
+            "auto_log_cpu": None,
+        }
         self._run = trackio.init(project, name=name, resume="allow", **given)
         if run.resumed:
             kept = SQLiteStorage.get_logs(project, name, run_id=self._run.id)
