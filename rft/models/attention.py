@@ -9,6 +9,7 @@ Dimensions: ``B`` sequences, ``T`` tokens, ``N`` counted tokens of all, ``H`` qu
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -130,12 +131,17 @@ def attend_in_groups(model: PreTrainedModel) -> None:
     model.set_attn_implementation(NAME)
 
 
-def packs(model: PreTrainedModel, layers: int) -> bool:
-    """Whether tokens of different sequences may stand in one row: they meet in attention alone, and that is ours.
+def longest_packed(model: PreTrainedModel, layers: int) -> int:
+    """How long sequences may be of which the tokens stand in one row: 0 if none may.
+
+    They may where tokens meet in attention alone, which is ours, and no window of it cuts a sequence off.
 
     Args:
         model: after ``attend_in_groups``.
         layers: how many it has.
     """
     takes_positions = "position_ids" in inspect.signature(model.get_decoder().forward).parameters
-    return model.config._attn_implementation == NAME and takes_positions and windows(model) == [None] * layers
+    found = windows(model)
+    if model.config._attn_implementation != NAME or not takes_positions or found is None or len(found) != layers:
+        return 0
+    return min((window for window in found if window is not None), default=sys.maxsize)

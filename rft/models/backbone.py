@@ -22,7 +22,7 @@ from rft.budget import Usage
 from rft.errors import UserError
 from rft.models.adapters import adapt_in_type
 from rft.models.ahead import Ahead, Latest
-from rft.models.attention import Packing, packs
+from rft.models.attention import Packing, longest_packed
 from rft.models.decoder import decoder_layers, logits_of
 from rft.models.flops import DecoderFlops
 from rft.models.mixed import ShorterWeights
@@ -111,7 +111,7 @@ class Backbone(nn.Module):
         self._flags = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
         self.flops = DecoderFlops.of(model, self._decoder_layers)
         self.usage = Usage()
-        self._packs = packs(model, len(self._decoder_layers))
+        self._longest_packed = longest_packed(model, len(self._decoder_layers))
         changing = [p for p, trained in self._flags if trained]
         self.ahead, self._latest = Ahead(changing), Latest(changing)
         self.watch: Callable[[Role, Sequences, Tensor], None] | None = None
@@ -265,7 +265,8 @@ class Backbone(nn.Module):
     def _packing(self, seq: Sequences) -> Packing | None:
         """How to leave out the padding, where it is worth it."""
         mask = torch.cat([seq.prompt_mask, seq.response_mask], 1)
-        worth = self._packs and int(mask.sum()) <= WORTH_PACKING * mask.numel()
+        may = mask.shape[1] <= self._longest_packed
+        worth = may and int(mask.sum()) <= WORTH_PACKING * mask.numel()
         return Packing(mask) if worth else None
 
     def _states(self, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
