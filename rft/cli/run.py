@@ -18,13 +18,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from rft.config import compose, expand_sweep, register
 from rft.config.build import target_class
 from rft.config.compose import check
 from rft.config.launchers import Launch, Local, launching
-from rft.config.limits import check_secrets
+from rft.config.limits import refuse_secrets
 from rft.config.options import GROUPS, SECOND
 from rft.config.overrides import with_nobody
 from rft.config.paths import conf_dir
@@ -77,7 +77,7 @@ def _refuse_secrets(overrides: Sequence[str]) -> None:
         with suppress(HydraException):  # which Hydra tells
             found = parser.parse_override(one)
             plain = isinstance(value := found.value(), str | dict | list)
-            check_secrets(OmegaConf.create({found.key_or_group: value if plain else one}))
+            refuse_secrets({found.key_or_group: value if plain else one})
 
 
 def _require_writable(overrides: Sequence[str]) -> None:

@@ -120,7 +120,16 @@ def check_secrets(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the key of the setting, and not its value.
     """
-    for name in secret_settings(OmegaConf.to_container(cfg, resolve=True)):
+    refuse_secrets(OmegaConf.to_container(cfg, resolve=True))
+
+
+def refuse_secrets(settings: Any) -> None:
+    """The same of settings as plain data.
+
+    Raises:
+        UserError: naming the key of the setting, and not its value.
+    """
+    for name in secret_settings(settings):
         raise UserError(
             f"{name}: holds a key or a password, and settings are kept in records; put it into an environment "
             "variable, which the part that needs it reads by itself"

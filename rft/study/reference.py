@@ -43,8 +43,6 @@ def _stage(pipeline: Pipeline, name: str) -> Entry:
 
 
 def _make(sft: Entry, candidates: Entry, strategy: Strategy, out: Path, *, mismatches: bool) -> Mapping[str, Any]:
-    from safetensors.torch import save_file
-
     from rft.data.offline import load_answers, mismatched, reference_logprobs, samples_per_prompt
     from rft.models.pretrained import LoraConfig
     from rft.study.training import make_backbone
@@ -54,8 +52,15 @@ def _make(sft: Entry, candidates: Entry, strategy: Strategy, out: Path, *, misma
     if mismatches:
         answers = mismatched(answers, samples_per_prompt(candidates.path))
     logprobs = reference_logprobs(answers, backbone)
-    save_file({_TENSOR: logprobs}, out / _FILE)
+    write_reference(logprobs, out)
     return {"answers": len(answers), "mean_logprob": float(logprobs.mean()), USAGE: backbone.usage.counted()}
+
+
+def write_reference(logprobs: Tensor, folder: Path) -> None:
+    """Keep what `read_reference` reads."""
+    from safetensors.torch import save_file
+
+    save_file({_TENSOR: logprobs}, folder / _FILE)
 
 
 def read_reference(inputs: Mapping[str, Entry], name: str = REFERENCE) -> Tensor | None:

@@ -144,7 +144,8 @@ class Trial:
             with suppress(OSError):  # the history is there
                 for name in (CURVES_FILE, DISTRIBUTIONS_FILE):
                     (self.folder / name).unlink(missing_ok=True)
-        (self.folder / TRACKED).unlink(missing_ok=True)  # last: one that is killed before goes on in the same run
+        if pipeline.budget.share >= 1:  # one that pauses goes on in the same run
+            (self.folder / TRACKED).unlink(missing_ok=True)  # last: so does one that is killed before
         return record
 
     def _copy(self, entry: Entry | None, name: str) -> None:

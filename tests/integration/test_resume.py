@@ -178,4 +178,6 @@ def test_paused_at_a_share_goes_on_and_ends_with_the_same_bits(
     assert not list(result.folder.glob("checkpoints/*/*"))
     assert 0 < len(half) < len(everything)
     assert clock(result)[: len(half)] == half
-    assert trained_steps(tracked(result.folder)[-1]) == [row["step"] for row in everything]
+    runs = tracked(result.folder)
+    assert trained_steps(runs[-1]) == [row["step"] for row in everything]
+    assert len({record["run"]["run_id"] for run in runs for record in run if record["type"] == "run"}) == 1

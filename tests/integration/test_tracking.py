@@ -7,6 +7,7 @@ import hashlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,18 @@ import pytest
 
 from rft.data.offline import read_table
 from tests.integration.conftest import Sweep
-from tests.integration.harness import OF, TINY, Outcome, Result, Warm, files_under, rft, tracked, trial_folder
+from tests.integration.harness import (
+    OF,
+    TINY,
+    Outcome,
+    Result,
+    Warm,
+    files_under,
+    rft,
+    tracked,
+    trial_folder,
+    wait_until,
+)
 from tests.wandb_server import Server
 
 # The first of the group to run waits for the sweep that all share.
@@ -290,3 +302,35 @@ def test_a_trial_whose_results_are_there_has_a_run_in_its_study_all_the_same(
         assert losses[0] == losses[1] != []
         made = [r["artifact"]["type"] for r in records if r["type"] == "artifact"]
         assert {"policy", "evaluation", "reward_model"} <= set(made)
+
+
+@pytest.mark.parametrize(("fault", "early"), [("hang", False), ("drop", False), ("refuse", True), ("500", True)])
+def test_a_real_trial_ends_in_time_with_all_of_it_here_whatever_the_server_does(
+    fault: str, early: bool, server: Server, shared: Path, tmp_path: Path
+) -> None:
+    def fail_once_rows_arrive() -> None:
+        wait_until(lambda: "stream" in str(server.asked()), 200)
+        server.fail(fault)
+
+    fails = threading.Thread(target=(lambda: server.fail(fault)) if early else fail_once_rows_arrive)
+    fails.start()
+    if early:
+        fails.join()
+    command = ["run", *OF["ppo"], "algorithm.iterations=60", "tracker=wandb", "arm=online", *TINY]
+    begun = time.monotonic()
+    outcome = rft(command, tmp_path, shared, **online(server))
+    taken = time.monotonic() - begun
+    fails.join()
+    assert outcome.code == 0, outcome.stderr
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith("tracker: W&B: ")
+    trial = Result(trial_folder(tmp_path, "online"), shared)
+    # Beside its stages a process has its start, and at the end two limits of the tracker, on a machine with much to do.
+    assert taken < trial.seconds("policy") + trial.seconds("evaluation") + 90
+    (records,) = tracked(trial.folder)
+    rows = [row for row in rows_of(records) if "train/loss" in row]
+    assert [row["trainer/global_step"] for row in rows] == [row["step"] for row in trial.history()]
+    assert len(rows) == 60
+    assert rows_of(records)[-1]["eval/test/gold"] == trial.record["metrics"]["eval/test/gold"]
+    made = [record["artifact"]["type"] for record in records if record["type"] == "artifact"]
+    assert {"policy", "evaluation", "sft", "run_table"} <= set(made)

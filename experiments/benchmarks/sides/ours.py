@@ -46,6 +46,7 @@ from rft.rewards.base import Fitting, Reward, Standardised
 from rft.rewards.learned import LearnedReward
 from rft.rollout import RolloutEngine, uniforms
 from rft.store import Entry, Store
+from rft.study.reference import REFERENCE, write_reference
 from rft.study.training import fit_shared, make_backbone, make_data, quiet, roles_of, use_threads
 from rft.types import ComparisonBatch, PreferenceBatch, Sequences
 
@@ -203,10 +204,11 @@ class Ours:
         write_pairs(self.scratch, self.job, self._vocabulary(), self.job.steps)
         algorithm, engine = self._algorithm(None)
         meter = Meter(algorithm.backbone.usage, Prices(0.0, 0.0, 0.0))
+        answers = load_answers(self.scratch, algorithm.backbone.pad_id)
         if self.case.name == "dpo_kept":
+            write_reference(reference_logprobs(answers, algorithm.backbone), self.scratch)
             self._fit(algorithm, self._data(algorithm, engine, None, meter), meter)
             return
-        answers = load_answers(self.scratch, algorithm.backbone.pad_id)
         pairs = to_pairs(load_comparisons(self.scratch, self.scratch, heldout=False), answers)
         rows = self.job.shape.sequences // 2
         stream = ReferenceInStep(algorithm, pairs, rows_per_step=rows, epochs=1, seed=0, meter=meter)
@@ -233,7 +235,8 @@ class Ours:
     def _data(
         self, algorithm: Algorithm, engine: RolloutEngine, reward: Standardised | None, meter: Meter
     ) -> OnPolicyData | OfflineData:
-        inputs = {name: Entry(name, "", "", self.scratch, {}) for name in ("questions", "candidates", "preferences")}
+        names = ("questions", "candidates", "preferences", REFERENCE)
+        inputs = {name: Entry(name, "", "", self.scratch, {}) for name in names}
         return make_data(
             algorithm,
             engine,
