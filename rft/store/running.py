@@ -29,14 +29,14 @@ def at_work(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_running(folder: Path) -> bool:
-    """Whether a process is at work on the trial of this folder."""
+def is_running(folder: Path, lock: str = LOCK) -> bool:
+    """Whether a process is at work on the trial of this folder, or holds another lock there."""
     import filelock
 
-    if not (folder / LOCK).exists():
+    if not (folder / lock).exists():
         return False
     try:
-        with file_lock(folder / LOCK, 0):
+        with file_lock(folder / lock, 0):
             return False
     except filelock.Timeout:
         return True

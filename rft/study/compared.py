@@ -28,7 +28,6 @@ from rft.store import Entry
 from rft.store.canonical import sha256_of
 from rft.store.entry import file_sha256
 from rft.store.locking import file_lock
-from rft.store.running import at_work
 from rft.store.whole import write_whole
 from rft.study.lineage import LONGEST, OWN, artifact_of, used
 from rft.study.pipeline import STAGES
@@ -37,6 +36,8 @@ FOLDER = "comparison"
 """In the report's folder: what trackers keep of the study as a whole."""
 COMPARISON = "comparison"
 """The job type of the study's own run."""
+TELLING = ".lock"
+"""In `FOLDER`: the lock that is held while somebody tells of runs there."""
 TOLD = ".told"
 """In a run's folder: its id, how often it was told, and a digest of what."""
 WITHOUT = "the report is written all the same, and rft compare tells of it again"
@@ -76,7 +77,7 @@ def tell_study(results: StudyResults, summary: Mapping[str, Any], out: Path) -> 
         if not telling.trackers(stage=False):
             return []
         telling.folder.mkdir(exist_ok=True)
-        with file_lock(telling.folder / ".lock"):
+        with file_lock(telling.folder / TELLING):
             if telling.trackers(stage=True):
                 _tell_stages(telling, results)
             _tell_comparison(telling, results, summary, out)
@@ -118,12 +119,11 @@ def _tell(telling: Telling, folder: Path, digest: str, told: _Told) -> None:
     identity, times = str(kept.get("id") or secrets.token_hex(4)), int(kept.get("times", 0)) + 1
     write_whole(file, json.dumps({"id": identity, "times": times, "digest": None}).encode())
     tracker = Behind(telling.trackers(stage=told.stage != COMPARISON), without=WITHOUT)
-    with at_work(folder):  # half of a run is not uploaded
-        tracker.start(told.run(identity, times, telling, folder))
-        try:
-            told.tell(tracker, times)
-        finally:
-            tracker.finish(told.metrics, failed=False)
+    tracker.start(told.run(identity, times, telling, folder))
+    try:
+        told.tell(tracker, times)
+    finally:
+        tracker.finish(told.metrics, failed=False)
     if not tracker.lost:
         write_whole(file, json.dumps({"id": identity, "times": times, "digest": digest}).encode())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rft.callbacks.trackers.upload import Target, is_empty, is_uploaded, kept_runs, run_id, upload
 from rft.store.running import is_running
-from rft.study.compared import COMPARISON, FOLDER
+from rft.study.compared import COMPARISON, FOLDER, TELLING
 from rft.study.local import is_study, study_folders
 from rft.study.pipeline import STAGES
 
@@ -37,7 +37,9 @@ class Upload:
     @property
     def running(self) -> bool:
         """Whether somebody is at work on it: a trial, or who compares the study."""
-        return is_running(self.folder)
+        if self.stage == "policy":
+            return is_running(self.folder)
+        return is_running(self.folder if self.stage == COMPARISON else self.folder.parent, TELLING)
 
 
 def uploads(studies: Sequence[Path]) -> list[Upload]:

@@ -15,6 +15,8 @@ from rft.callbacks.trackers.upload import (
     mark_uploaded,
     run_id,
 )
+from rft.store.locking import file_lock
+from rft.study.compared import TELLING
 from rft.study.uploads import uploads
 
 
@@ -86,11 +88,12 @@ def test_files_that_an_upload_has_lost_are_there_for_the_next(tmp_path: Path) ->
 
 
 def test_a_run_that_somebody_tells_is_not_uploaded_yet(tmp_path: Path) -> None:
-    from rft.store.running import at_work
-
     folder = tmp_path / "demo" / "comparison"
     run(folder / "wandb", "offline-run-20260102_000000-aaaaaaaa")
-    (one,) = uploads([tmp_path / "demo"])
-    with at_work(folder):
-        assert one.running
-    assert not one.running
+    run(folder / "sft-0123abcd" / "wandb", "offline-run-20260101_000000-bbbbbbbb")
+    run(tmp_path / "demo" / "ppo-s0-0123abcd" / "wandb", "offline-run-20260101_000000-cccccccc")
+    found = uploads([tmp_path / "demo"])
+    assert [one.stage for one in found] == ["sft", "policy", "comparison"]
+    with file_lock(folder / TELLING):
+        assert [one.running for one in found] == [True, False, True]
+    assert not any(one.running for one in found)
