@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import secrets
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def _kept(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-class _Told:
+class _Told(ABC):
     """What one run is told."""
 
     stage: str
@@ -167,9 +168,9 @@ class _Told:
             anew=True,
         )
 
+    @abstractmethod
     def tell(self, tracker: Tracker, step: int) -> None:
         """All but who it is and how it ends."""
-        raise NotImplementedError
 
 
 class _Stage(_Told):
