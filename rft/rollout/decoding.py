@@ -26,6 +26,24 @@ Attend = Callable[[int, Block, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Prompts, and how a response to each is sampled; fields as of ``RolloutEngine.generate``."""
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    uniform_BR: Tensor
+    temperature: float
+    truncation: Truncation
+    eos_id: int
+    pad_id: int
+
+    def record(self) -> tuple[Tensor, Tensor]:
+        """Responses to be filled in, and what counts of them. Both [B, R]."""
+        shape, device = self.uniform_BR.shape, self.prompt_ids.device
+        return torch.full(shape, self.pad_id, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
+
+
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """Responses as they were sampled."""
 
@@ -35,12 +53,6 @@ class Drawn:
     """[B, R] bool."""
     prefilled: Tensor
     """Tokens of each prompt that was passed through the model, once for all its samples. Shape [U]."""
-
-
-def record(batch: int, limit: int, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Responses to be filled in, and what counts of them. Both [B, R]."""
-    ids = torch.full((batch, limit), pad_id, device=device)
-    return ids, torch.zeros(batch, limit, dtype=torch.bool, device=device)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -268,28 +280,19 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, softcap: fl
     return (torch.softmax(scores.masked_fill(~seen, -torch.inf), -1) @ v).transpose(1, 2)
 
 
-def decode(
-    structure: Structure,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
-    uniform_BR: Tensor,
-    temperature: float,
-    truncation: Truncation,
-    eos_id: int,
-    pad_id: int,
-) -> Drawn:
-    """Sample a response to each prompt; arguments as of ``RolloutEngine.generate``."""
-    batch, limit = uniform_BR.shape
-    ids, counted = record(batch, limit, pad_id, prompt_ids.device)
-    decoding = Decoding(structure, prompt_ids, prompt_mask, limit)
-    row = torch.arange(batch, device=prompt_ids.device)  # of each slot
+def decode(structure: Structure, asked: Asked) -> Drawn:
+    """Sample a response to each prompt."""
+    batch, limit = asked.uniform_BR.shape
+    ids, counted = asked.record()
+    decoding = Decoding(structure, asked.prompt_ids, asked.prompt_mask, limit)
+    row = torch.arange(batch, device=ids.device)  # of each slot
     going = torch.ones_like(row, dtype=torch.bool)
     logits = decoding.prefill()
     for t in range(limit):
-        token = sample(logits, uniform_BR[row, t], temperature, truncation)
-        ids[row, t] = torch.where(going, token, pad_id)
+        token = sample(logits, asked.uniform_BR[row, t], asked.temperature, asked.truncation)
+        ids[row, t] = torch.where(going, token, asked.pad_id)
         counted[row, t] = going
-        going = going & (token != eos_id)
+        going = going & (token != asked.eos_id)
         left = int(going.sum())
         if not left or t == limit - 1:
             break

@@ -18,7 +18,7 @@ from rft.models.backbone import Backbone, Role
 from rft.models.decoder import decoder_layers
 from rft.models.flops import DecoderFlops
 from rft.ops.sampling import WHOLE, Truncation
-from rft.rollout.decoding import decode
+from rft.rollout.decoding import Asked, decode
 from rft.rollout.probe import known_structure
 from rft.rollout.reference import decode_by_forward
 from rft.types import Sequences
@@ -107,12 +107,10 @@ class RolloutEngine:
             temperature: 0 takes the most likely token.
             truncation: which tokens may be drawn.
         """
-        structure, drawing = self.structure, (prompt_ids, prompt_mask, uniform_BR, temperature, truncation)
+        structure = self.structure
+        asked = Asked(prompt_ids, prompt_mask, uniform_BR, temperature, truncation, self.eos_id, self.pad_id)
         with torch.inference_mode():
-            if structure is not None:
-                drawn = decode(structure, *drawing, self.eos_id, self.pad_id)
-            else:
-                drawn = decode_by_forward(self.model, *drawing, self.eos_id, self.pad_id)
+            drawn = decode(structure, asked) if structure is not None else decode_by_forward(self.model, asked)
         used = int(drawn.counted.any(0).sum())
         lengths = drawn.counted.sum(-1)
         self.usage.generated_tokens += int(lengths.sum())

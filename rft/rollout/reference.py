@@ -9,47 +9,37 @@ import inspect
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from rft.ops.sampling import Truncation, sample
-from rft.rollout.decoding import Drawn, record
+from rft.ops.sampling import sample
+from rft.rollout.decoding import Asked, Drawn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def decode_by_forward(
-    model: PreTrainedModel,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
-    uniform_BR: Tensor,
-    temperature: float,
-    truncation: Truncation,
-    eos_id: int,
-    pad_id: int,
-) -> Drawn:
-    """Sample a response to each prompt; arguments as of ``RolloutEngine.generate``."""
+def decode_by_forward(model: PreTrainedModel, asked: Asked) -> Drawn:
+    """Sample a response to each prompt."""
     from transformers import DynamicCache
 
-    batch, limit = uniform_BR.shape
+    batch, limit = asked.uniform_BR.shape
     cache = DynamicCache(config=model.config)
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    padded = not bool(prompt_mask.all())
-    mask = prompt_mask.long()
+    padded = not bool(asked.prompt_mask.all())
+    mask = asked.prompt_mask.long()
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    ids = prompt_ids
-    response, counted = record(batch, limit, pad_id, prompt_ids.device)
-    running = torch.ones(batch, dtype=torch.bool, device=prompt_ids.device)
+    ids = asked.prompt_ids
+    response, counted = asked.record()
+    running = torch.ones(batch, dtype=torch.bool, device=ids.device)
     for t in range(limit):
         where = {"attention_mask": mask, "position_ids": positions} if padded else {}
         logits = model(input_ids=ids, past_key_values=cache, use_cache=True, **where, **last).logits
-        token = sample(logits[:, -1].contiguous(), uniform_BR[:, t], temperature, truncation)
+        token = sample(logits[:, -1].contiguous(), asked.uniform_BR[:, t], asked.temperature, asked.truncation)
         response[:, t] = torch.where(running, token, response[:, t])
         counted[:, t] = running
-        running = running & (token != eos_id)
+        running = running & (token != asked.eos_id)
         if not running.any():
             break
         ids = token[:, None]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         positions = mask.sum(-1, keepdim=True) - 1
-    return Drawn(response, counted, prompt_mask.sum(-1))
+    return Drawn(response, counted, asked.prompt_mask.sum(-1))

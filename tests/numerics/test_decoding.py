@@ -32,7 +32,7 @@ from transformers import (
 from rft.models.backbone import Role
 from rft.models.pretrained import LoraConfig
 from rft.rollout import RolloutEngine, Truncation, decoding, pad_prompts, uniforms
-from rft.rollout.decoding import Decoding
+from rft.rollout.decoding import Asked, Decoding
 from rft.rollout.probe import magnified
 from rft.rollout.reference import decode_by_forward
 from rft.types import Sequences
@@ -96,7 +96,7 @@ def make_engine(name: str, dtype: torch.dtype = torch.float32) -> RolloutEngine:
 def by_forward(engine: RolloutEngine, numbers: Tensor, temperature: float, truncation: Truncation) -> list[list[int]]:
     ids, mask = pad_prompts(PROMPTS, PAD, CPU)
     with torch.inference_mode():
-        drawn = decode_by_forward(engine.model, ids, mask, numbers, temperature, truncation, EOS, PAD)
+        drawn = decode_by_forward(engine.model, Asked(ids, mask, numbers, temperature, truncation, EOS, PAD))
     return [row[counted].tolist() for row, counted in zip(drawn.ids, drawn.counted, strict=True)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,14 @@ FULL = LoraConfig(enabled=False)
 
 def trained_backbone(name: str) -> Backbone:
     return Backbone(make_model(name).to(torch.bfloat16), TOKENIZER, FULL, [Role.policy], [Role.policy])
+
+
+@torch.no_grad()
+def own_logits(model: Any, row: Sequences) -> torch.Tensor:
+    """What a model itself says before each response token, [B, R, V]; no padding."""
+    ids = torch.cat([row.prompt_ids, row.response_ids], 1)
+    logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[:, row.prompt_ids.shape[1] - 1 : -1]
+    return logits
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -129,10 +138,7 @@ def test_bounded_logits_are_bounded_in_log_probs(sequences: Sequences) -> None:
         model.get_output_embeddings().weight.mul_(50)
     row = sequences[slice(1, 2)]
     backbone = Backbone(model, TOKENIZER, LoraConfig(rank=2), [Role.policy])
-    ids = torch.cat([row.prompt_ids, row.response_ids], 1)
-    with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits[:, 2:-1]
-    wanted = logits.log_softmax(-1).gather(-1, row.response_ids[..., None])[..., 0]
+    wanted = own_logits(model, row).log_softmax(-1).gather(-1, row.response_ids[..., None])[..., 0]
     torch.testing.assert_close(backbone.logprobs(Role.reference, row), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -151,10 +157,7 @@ def test_scaled_logits_are_scaled_in_log_probs_and_entropy(
         model.get_output_embeddings().weight.mul_(100)
     row = sequences[slice(1, 2)]
     backbone = Backbone(model, TOKENIZER, LoraConfig(rank=2), [Role.policy])
-    ids = torch.cat([row.prompt_ids, row.response_ids], 1)
-    with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits[:, 2:-1] / temperature
-    wanted = logits.log_softmax(-1)
+    wanted = (own_logits(model, row) / temperature).log_softmax(-1)
     chosen = wanted.gather(-1, row.response_ids[..., None])[..., 0]
     torch.testing.assert_close(backbone.logprobs(Role.reference, row, temperature), chosen, rtol=1e-5, atol=1e-5)
     entropy = -(wanted.exp() * wanted).sum(-1)
