@@ -25,6 +25,8 @@ from typing import Any
 
 from experiments.benchmarks.cases import ROOT
 from experiments.benchmarks.machine import about, in_words
+from rft.store.names import CURVES_FILE
+from rft.store.running import LOCK
 
 RFT = (sys.executable, "-m", "rft")
 SMALL = (
@@ -47,7 +49,7 @@ TICK = 0.005  # seconds between two looks
 
 
 class Watch:
-    """Notes when each trial below a folder has its record, and when its first row of metrics."""
+    """Notes when each trial below a folder is marked as running, and when its first row of metrics is there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,10 +58,11 @@ class Watch:
 
     def look(self) -> None:
         """Take note of what is new."""
-        for found, name in ((self.begun, "trial.json"), (self.first, "curves.jsonl")):
-            for path in self.folder.glob(f"runs/*/*/{name}"):
-                if path.parent.name not in found and path.stat().st_size:
-                    found[path.parent.name] = time.perf_counter()
+        for path in self.folder.glob(f"runs/*/*/{LOCK}"):
+            self.begun.setdefault(path.parent.name, time.perf_counter())
+        for path in self.folder.glob(f"runs/*/*/{CURVES_FILE}"):
+            if path.stat().st_size:
+                self.first.setdefault(path.parent.name, time.perf_counter())
 
 
 @contextmanager
@@ -118,7 +121,7 @@ def heavy(folder: Path, store: Path, repeats: int, settings: Sequence[str]) -> d
             found["a trial, whole"].append(start(["run", *PPO, f"seed={seed}", *settings], folder, store))
         (first,) = watch.first.values()
         found["a trial, to its first iteration's end"].append(first - began)
-    study = ["run", "-m", *PPO, f"seed={seed_list(repeats)}", "study=many", "launcher.slots=1", *settings]
+    study = ["run", "-m", *PPO, f"seed={seed_list(repeats)}", "study=many", "hydra.launcher.jobs=1", *settings]
     with watching(folder) as watch:
         began = time.perf_counter()
         start(study, folder, store)

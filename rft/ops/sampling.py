@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+RUN = 256  # tokens of the vocabulary that are summed up together
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +84,22 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float, truncation:
     if temperature == 0:
         return logits_BV.argmax(-1)
     scaled = logits_BV.float() if temperature == 1 else logits_BV.float() / temperature
-    cdf = torch.softmax(truncate(scaled, truncation), -1).cumsum(-1)
-    total = cdf[:, -1:]
-    # Rounded to float32, a number just below 1 becomes 1: the search would then leave the row, or end on a token
-    # without probability.
-    below = torch.nextafter(total, torch.zeros_like(total))
-    target = torch.minimum(uniform_B.to(cdf)[:, None] * total, below)
+    weights = torch.softmax(truncate(scaled, truncation), -1)
+    if left := weights.shape[-1] % RUN:
+        weights = functional.pad(weights, (0, RUN - left))
+    weights = weights.view(len(weights), -1, RUN)
+    # First among runs of tokens, then within one: a running sum over the whole row takes several times as long.
+    ends = weights.sum(-1).double().cumsum(-1)
+    target = _below(uniform_B.double()[:, None] * ends[:, -1:], ends)
+    run = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
+    before = torch.where(run > 0, ends.gather(1, (run - 1).clamp(min=0)), 0.0)
+    within = weights.gather(1, run[:, :, None].expand(-1, -1, RUN))[:, 0].double().cumsum(-1)
+    place = torch.searchsorted(within, _below(target - before, within), right=True)
     # Logits that are no numbers have no place in the row; the loss on them ends the training and says so.
-    return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
+    return (run * RUN + place)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
+
+
+def _below(target: Tensor, sums: Tensor) -> Tensor:
+    """At most the last double below the row's total: the search would else leave it, or end on what weighs nothing."""
+    total = sums[:, -1:]
+    return torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))

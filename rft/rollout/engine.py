@@ -72,17 +72,20 @@ class RolloutEngine:
     def sync(self, backbone: Backbone, role: Role = Role.policy) -> None:
         """Take over the current weights of a role."""
         backbone.merged_into(self.model, role)
+        if self._structure is not None:
+            self._structure.pack()
 
     @property
     def structure(self) -> Structure | None:
         """What the decode loop goes over, read when it is first wanted on a device; None for models it does not know.
 
-        Reading joins matrices of the same input; their weights stay those of ``model``, written to by ``sync``.
+        Reading joins matrices of the same input; their weights stay those of ``model``, written to by ``sync`` alone.
         """
         if self._unknown or (self._structure is not None and self._structure.whole):
             return self._structure
         try:
             self._structure = known_structure(self.model)
+            self._structure.pack()
         except Exception as reason:  # a model that is read wrongly may fail in any way; its forward pass is right
             self._structure, self._unknown = None, True
             logger.warning("%s is decoded by its own forward pass, slower: %s", type(self.model).__name__, reason)

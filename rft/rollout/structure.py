@@ -21,6 +21,7 @@ from rft.models.decoder import decoder_layers, windows
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+PACKED_ROWS = 32  # for which the layout of packed weights is chosen; it suits one row as well as hundreds
 Map = Callable[[Tensor], Tensor]
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines of positions, each [positions, D]."""
@@ -71,15 +72,20 @@ class Structure:
     """D."""
     fused_kernel: bool
     """Whether the model's attention may go through torch's fused kernels."""
-    joined: Sequence[Joined]
+    products: Sequence[Product]
 
     @property
     def whole(self) -> bool:
         """Whether joined matrices are still the memory of the model's own; not after a move to another device."""
-        return all(part.whole for part in self.joined)
+        return all(product.whole for product in self.products)
+
+    def pack(self) -> None:
+        """Lay out the weights for products of few rows; to be called again whenever they have been written to."""
+        for product in self.products:
+            product.pack()
 
 
-class Joined:
+class Product:
     """Linear layers of the same input as one matrix product.
 
     The layers' own weights become views of the joined matrix: whoever writes to them writes to it.
@@ -87,6 +93,7 @@ class Joined:
 
     def __init__(self, *layers: nn.Linear) -> None:
         self.layers = layers
+        self._packed: Tensor | None = None
         self.weight = self._join([layer.weight for layer in layers])
         biases = [p for layer in layers for name, p in layer.named_parameters() if name == "bias"]
         if len(biases) not in (0, len(layers)):
@@ -95,6 +102,8 @@ class Joined:
 
     @staticmethod
     def _join(parameters: Sequence[Tensor]) -> Tensor:
+        if len(parameters) == 1:
+            return parameters[0].data
         joined = torch.cat([parameter.data for parameter in parameters])
         for parameter, part in zip(parameters, joined.split([len(p) for p in parameters]), strict=True):
             parameter.data = part
@@ -105,9 +114,23 @@ class Joined:
         """Whether the first layer's weight still is the joined matrix's memory."""
         return self.layers[0].weight.data_ptr() == self.weight.data_ptr()
 
+    def pack(self) -> None:
+        """Keep a copy of the weight in the order in which oneDNN's products in bfloat16 read it, where they are used.
+
+        They rearrange a plain weight at every call, which for a few rows takes as long as the product itself. The
+        numbers are the same to the bit. The two operators are those of torch's own compiler for frozen weights.
+        """
+        kernels, weight = torch.ops.mkldnn, self.weight
+        one_dnn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        if one_dnn and weight.dtype == torch.bfloat16 and kernels._is_mkldnn_bf16_supported():
+            self._packed = kernels._reorder_linear_weight(weight, PACKED_ROWS)
+
     def __call__(self, x: Tensor) -> Tensor:
         """[N, in] to the outputs of all layers side by side [N, out]."""
-        return nn.functional.linear(x, self.weight, self.bias)
+        if self._packed is None:
+            return nn.functional.linear(x, self.weight, self.bias)
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        return found
 
 
 class _Parts:
@@ -161,26 +184,26 @@ def _gated(model: PreTrainedModel) -> Structure:
     embedding, norm, rotary = parts.take("embed_tokens"), parts.take("norm"), parts.take("rotary_emb")
     parts.take("layers")
     parts.end()
-    joined: list[Joined] = []
+    products: list[Product] = []
     layers = decoder_layers(model)
     kinds = "layer_types" in vars(rotary)
-    blocks = [_gated_block(*pair, kinds, joined) for pair in zip(layers, _windows(model), strict=True)]
+    blocks = [_gated_block(*pair, kinds, products) for pair in zip(layers, _windows(model), strict=True)]
     first: Any = layers[0].get_submodule("self_attn")
     width = int(first.head_dim)
     return Structure(
         embed=lambda ids, _: embedding(ids),
         rotations=_rotations(rotary, embedding, width),
         blocks=blocks,
-        logits=_projection(model, norm),
+        logits=_projection(model, norm, products),
         heads=first.q_proj.out_features // width,
         kv_heads=first.k_proj.out_features // width,
         width=width,
         fused_kernel=_fused_kernel(model) and all(block.softcap is None for block in blocks),
-        joined=joined,
+        products=products,
     )
 
 
-def _gated_block(layer: nn.Module, window: int | None, kinds: bool, joined: list[Joined]) -> Block:
+def _gated_block(layer: nn.Module, window: int | None, kinds: bool, products: list[Product]) -> Block:
     parts = _Parts(layer)
     attention: Any = parts.take("self_attn")
     before, after = parts.take("input_layernorm"), parts.take("post_attention_layernorm")
@@ -188,16 +211,16 @@ def _gated_block(layer: nn.Module, window: int | None, kinds: bool, joined: list
     if "pre_feedforward_layernorm" in parts.rest:
         before_mlp, after_attention = parts.take("pre_feedforward_layernorm"), after
         after_mlp = parts.take("post_feedforward_layernorm")
-    mlp = _gated_mlp(parts.take("mlp"), joined)
+    mlp = _gated_mlp(parts.take("mlp"), products)
     parts.end()
     parts = _Parts(attention)
-    project = Joined(*(parts.linear(name) for name in ("q_proj", "k_proj", "v_proj")))
-    out = parts.linear("o_proj")
+    project = Product(*(parts.linear(name) for name in ("q_proj", "k_proj", "v_proj")))
+    out = Product(parts.linear("o_proj"))
     norms = (parts.take("q_norm"), parts.take("k_norm")) if "q_norm" in parts.rest else None
     if norms and any(p.shape != (attention.head_dim,) for norm in norms for p in norm.parameters()):
         raise UnknownStructureError("its queries are normalised over more than a head")
     parts.end()
-    joined.append(project)
+    products += [project, out]
     state = vars(attention)
     return Block(
         before_attention=before,
@@ -215,17 +238,16 @@ def _gated_block(layer: nn.Module, window: int | None, kinds: bool, joined: list
     )
 
 
-def _gated_mlp(module: nn.Module, joined: list[Joined]) -> Map:
+def _gated_mlp(module: nn.Module, products: list[Product]) -> Map:
     parts = _Parts(module)
-    both, down = Joined(parts.linear("gate_proj"), parts.linear("up_proj")), parts.linear("down_proj")
+    both, down = Product(parts.linear("gate_proj"), parts.linear("up_proj")), Product(parts.linear("down_proj"))
     activation = parts.take("act_fn")
     parts.end()
-    joined.append(both)
+    products += [both, down]
 
     def mlp(x: Tensor) -> Tensor:
         gate, up = both(x).chunk(2, -1)
-        y: Tensor = down(activation(gate) * up)
-        return y
+        return down(activation(gate) * up)
 
     return mlp
 
@@ -256,17 +278,18 @@ def _gpt2(model: PreTrainedModel) -> Structure:
     parts.take("h")
     parts.end(["drop"])
     layers = decoder_layers(model)
+    products: list[Product] = []
     first: Any = layers[0].get_submodule("attn")
     return Structure(
         embed=lambda ids, positions: tokens(ids) + places(positions),
         rotations=lambda _: {},
         blocks=[_gpt2_block(*pair) for pair in zip(layers, _windows(model), strict=True)],
-        logits=_projection(model, norm),
+        logits=_projection(model, norm, products),
         heads=int(first.num_heads),
         kv_heads=int(first.num_heads),
         width=int(first.head_dim),
         fused_kernel=_fused_kernel(model),
-        joined=[],
+        products=products,
     )
 
 
@@ -300,15 +323,17 @@ def _fused_kernel(model: PreTrainedModel) -> bool:
     return str(model.config._attn_implementation) != "eager"
 
 
-def _projection(model: PreTrainedModel, norm: nn.Module) -> Map:
+def _projection(model: PreTrainedModel, norm: nn.Module, products: list[Product]) -> Map:
     """The last norm, the vocabulary projection and the bound of the logits."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         raise UnknownStructureError(f"its projection onto the vocabulary is {type(head).__name__}")
     cap = model.config.get_text_config().to_dict().get("final_logit_softcapping")
+    onto_vocabulary = Product(head)
+    products.append(onto_vocabulary)
 
     def logits(x: Tensor) -> Tensor:
-        found: Tensor = head(norm(x))
+        found = onto_vocabulary(norm(x))
         return found if cap is None else torch.tanh(found / cap) * cap
 
     return logits
