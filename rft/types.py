@@ -63,6 +63,11 @@ class Sequences:
         """Counted response tokens. Shape [B], int64."""
         return self.response_mask.sum(-1)
 
+    @property
+    def row_tokens(self) -> int:
+        """P + R: prompt and response, padding counted."""
+        return int(self.prompt_ids.shape[1] + self.response_ids.shape[1])
+
     def truncated(self, eos_id: int) -> Tensor:
         """Whether the response ended without EOS. Shape [B], bool."""
         last = (self.lengths - 1).clamp(min=0)
@@ -142,6 +147,11 @@ class PreferenceBatch:
         return take(self, rows)
 
     @property
+    def row_tokens(self) -> int:
+        """Of both responses with their prompt, padding counted."""
+        return self.chosen.row_tokens + self.rejected.row_tokens
+
+    @property
     def decided(self) -> Tensor:
         """Pairs that are no ties. Shape [B], bool."""
         return self.preference > 0.5
@@ -169,6 +179,11 @@ class UnpairedBatch:
 
     def __getitem__(self, rows: Tensor | slice) -> UnpairedBatch:
         return take(self, rows)
+
+    @property
+    def row_tokens(self) -> int:
+        """Of a response with its prompt, padding counted."""
+        return self.sequences.row_tokens
 
     @property
     def count(self) -> int:

@@ -11,10 +11,12 @@ What a step holds on each side is in README.md.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,35 +42,48 @@ def chosen(names: str | None) -> list[Case]:
     return [case for case in CASES if wanted & {case.name, case.algorithm}]
 
 
+def kept(path: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier run, but for those in which a side failed."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    return [one for one in rows if not failures(one)]
+
+
+Key = tuple[Any, ...]
+
+
+def key(one: dict[str, Any]) -> Key:
+    """What a row is about, and of which kind it is."""
+    scaled = one.get("scaling", {})
+    return one["model"], one["case"], one["weights"], "profile" in one, scaled.get("of"), scaled.get("factor")
+
+
 def times(
-    bench: Bench, cases: Sequence[Case], weights: Sequence[bool], sides: Sequence[str]
+    bench: Bench, cases: Sequence[Case], weights: Sequence[bool], sides: Sequence[str], there: Set[Key]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each case and kind of weights: what each side did in its turns."""
+    """A row for each case and kind of weights that is not there: what each side did in its turns."""
     for lora in weights:
         for case in cases:
-            found = bench.measure([(side, case.name, lora, Shape()) for side in sides])
-            yield row(bench, case, lora) | {"sides": dict(zip(sides, map(asdict, found), strict=True))}
+            if key(about_row := row(bench, case, lora)) not in there:
+                found = bench.measure([(side, case.name, lora, Shape()) for side in sides])
+                yield about_row | {"sides": dict(zip(sides, map(asdict, found), strict=True))}
 
 
-def profiles(bench: Bench, cases: Sequence[Case], weights: Sequence[bool]) -> Iterator[dict[str, Any]]:
-    """A row for each case and kind of weights: the largest costs of one step of ours."""
+def profiles(bench: Bench, cases: Sequence[Case], weights: Sequence[bool], there: Set[Key]) -> Iterator[dict[str, Any]]:
+    """A row for each case and kind of weights that is not there: the largest costs of one step of ours."""
     for lora in weights:
         for case in cases:
-            yield row(bench, case, lora) | {"profile": asdict(bench.profile(case.name, lora, Shape()))}
+            if key((about_row := row(bench, case, lora)) | {"profile": None}) not in there:
+                yield about_row | {"profile": asdict(bench.profile(case.name, lora, Shape()))}
 
 
-def scaling(bench: Bench, cases: Sequence[Case], weights: Sequence[bool]) -> Iterator[dict[str, Any]]:
+def scaling(bench: Bench, cases: Sequence[Case], weights: Sequence[bool], there: Set[Key]) -> Iterator[dict[str, Any]]:
     """A row for each factor of the batch and of the tokens, which takes turns with the shape it is compared with."""
-    for lora in weights:
-        for case in cases:
-            for of in ("batch", "tokens"):
-                for factor in FACTORS:
-                    larger = Shape().scaled(**{of: factor})
-                    shapes = (Shape(), larger)
-                    base, found = bench.measure([(OURS, case.name, lora, shape) for shape in shapes])
-                    yield row(bench, case, lora) | {
-                        "scaling": {"of": of, "factor": factor, "base": asdict(base), "larger": asdict(found)}
-                    }
+    for lora, case, of, factor in product(weights, cases, ("batch", "tokens"), FACTORS):
+        about_row, about_scaling = row(bench, case, lora), {"of": of, "factor": factor}
+        if key(about_row | {"scaling": about_scaling}) not in there:
+            shapes = (Shape(), Shape().scaled(**{of: factor}))
+            base, found = bench.measure([(OURS, case.name, lora, shape) for shape in shapes])
+            yield about_row | {"scaling": about_scaling | {"base": asdict(base), "larger": asdict(found)}}
 
 
 def row(bench: Bench, case: Case, lora: bool) -> dict[str, Any]:
@@ -100,6 +115,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-floor", action="store_true", help="leave the floor out")
     parser.add_argument("--lora", action="store_true", help="only with adapters")
     parser.add_argument("--full", action="store_true", help="only with all weights trained")
+    parser.add_argument("--keep", action="store_true", help="what --out holds of the same kind is not measured again")
     parser.add_argument("--profile", action="store_true", help="profile a step of ours too, after the times")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "runs" / "benchmarks", help="folder of table, JSON and plots"
@@ -112,16 +128,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return given
 
 
-def rows_of(given: argparse.Namespace, bench: Bench) -> Iterator[dict[str, Any]]:
-    """All rows that are asked for, of one model."""
+def rows_of(given: argparse.Namespace, bench: Bench, there: Set[Key]) -> Iterator[dict[str, Any]]:
+    """All rows that are asked for and not there, of one model."""
     cases, weights = chosen(given.only), [True] if given.lora else [False] if given.full else [False, True]
     sides = [OURS] + [PEER] * (not given.no_trl) + [FLOOR] * (not given.no_floor)
     if given.what == "times":
-        yield from times(bench, cases, weights, sides)
+        yield from times(bench, cases, weights, sides, there)
     if given.what == "scaling":
-        yield from scaling(bench, cases, weights)
+        yield from scaling(bench, cases, weights, there)
     if given.what == "profile" or given.profile:
-        yield from profiles(bench, cases, weights)
+        yield from profiles(bench, cases, weights, there)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": about(given.threads),
         "shape": asdict(Shape()),
         "repeats": given.repeats,
-        "rows": [],
+        "rows": kept(given.out / f"{given.what}.json") if given.keep else [],
     }
     for model in [given.model] if given.model else MODELS:
         bench = Bench(model, given.threads, given.repeats, given.out / "logs")
@@ -141,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bench = replace(bench, prepared=bench.prepare(Shape()))
         except SideFailed as reason:
             sys.exit(f"{model}: cannot be prepared: {reason} (see {bench.logs})")
-        for one in rows_of(given, bench):
+        for one in rows_of(given, bench, {key(one) for one in found["rows"]}):
             found["rows"].append(one)
             found["machine"]["versions"] |= versions(one)
             write(found, given.out, given.what)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from rft.budget import Meter, Prices, Usage
 from rft.data.draws import seed_process
+from rft.data.microbatches import count_microbatches
 from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
 from rft.progress import bar
@@ -251,7 +252,8 @@ class OfflineStream(IterableDataset[Batch]):
         algorithm: tells which Lightning epoch it is, and sees the rows of each step first.
         data: all training rows.
         rows_per_step: of all ranks.
-        accumulate: microbatches in a step.
+        accumulate: least microbatches in a step.
+        microbatch_tokens: most tokens of one, padding counted; None: any number.
         rank, world: this process's share of each step.
         meter: what the run may use; it ends with the last step that fits.
         label: what a pair's label cost, added when it is first learned from.
@@ -269,6 +271,7 @@ class OfflineStream(IterableDataset[Batch]):
         epochs: int,
         seed: int,
         accumulate: int = 1,
+        microbatch_tokens: int | None = None,
         rank: int = 0,
         world: int = 1,
         meter: Meter | None = None,
@@ -281,6 +284,9 @@ class OfflineStream(IterableDataset[Batch]):
                 f"{len(data) // share}; ask for at most as many, or label more (task.train_prompts, "
                 "candidates.pairs_per_prompt)"
             )
+        accumulate = count_microbatches(
+            rows_per_step // world, row_tokens=data.row_tokens, least=accumulate, tokens=microbatch_tokens
+        )
         if rows_per_step % (world * accumulate):
             raise ValueError(f"{rows_per_step} rows a step must be a multiple of {world} ranks x {accumulate}")
         self.meter = meter or Meter(algorithm.backbone.usage, Prices(0.0, 0.0, 0.0))

@@ -25,6 +25,7 @@ from rft.budget import Meter, Prices, Usage
 from rft.config import OnPolicyConfig
 from rft.data.draws import seed_process
 from rft.data.judged import label_pairs, leave_out_unscored
+from rft.data.microbatches import count_microbatches, weighted
 from rft.data.ranks import all_max, all_rows, all_sum
 from rft.errors import UserError
 from rft.feedback.base import Feedback, require_mostly_read
@@ -72,24 +73,6 @@ class Learner(Protocol):
         ...
 
 
-def weighted(
-    minibatch: Any, micro: int, count: Callable[[Any], int], parts: int, mine: slice = slice(None)
-) -> Iterator[Any]:
-    """Some of a minibatch's microbatches, weighted so that the mean over all is the mean over what the loss counts.
-
-    Args:
-        minibatch: rows of all ranks.
-        micro: rows of a microbatch.
-        count: how many things the loss on a batch is a mean over.
-        parts: microbatches of all ranks.
-        mine: which of them.
-    """
-    total = max(count(minibatch), 1)
-    for start in range(0, len(minibatch), micro)[mine]:
-        part = minibatch[slice(start, start + micro)]
-        yield replace(part, weight=count(part) * parts / total)
-
-
 def widen(seq: Sequences, width: int, pad_id: int) -> Sequences:
     """Responses padded to a width of R tokens."""
     more = width - seq.response_ids.shape[1]
@@ -128,6 +111,7 @@ class RolloutStream(IterableDataset[Batch]):
         response_tokens: int,
         seed: int,
         accumulate: int = 1,
+        microbatch_tokens: int | None = None,
         rank: int = 0,
         world: int = 1,
         meter: Meter | None = None,
@@ -142,9 +126,15 @@ class RolloutStream(IterableDataset[Batch]):
         """What the last iteration's responses on this rank came to, [B] each, and the ``advantage`` of each token."""
         self.algorithm, self.engine, self.prompts, self.config = algorithm, engine, prompts, config
         self.reward, self.feedback = reward, feedback
-        self.response_tokens, self.seed, self.accumulate = response_tokens, seed, accumulate
+        self.response_tokens, self.seed = response_tokens, seed
         self.rank, self.world = rank, world
         rows, learnt = config.prompts_per_iteration * config.samples_per_prompt, config.batch_rows
+        self.accumulate = accumulate = count_microbatches(
+            *(n // (config.minibatches * world) for n in (rows, learnt)),
+            row_tokens=max(map(len, prompts), default=0) + response_tokens,
+            least=accumulate,
+            tokens=microbatch_tokens,
+        )
         self.parts = config.minibatches * accumulate * world
         if config.prompts_per_iteration > len(prompts):
             raise UserError(

@@ -145,9 +145,10 @@ def make_data(
 ) -> OnPolicyData | OfflineData:
     """The data module that an algorithm's ``data_kind`` asks for; ``label`` is what one of a pair cost."""
     rank = int(os.environ.get("LOCAL_RANK", "0")) if strategy.world_size > 1 else 0
-    share: dict[str, Any] = {"accumulate": strategy.config.accumulate, "rank": rank, "world": strategy.world_size}
-    share["meter"] = meter
+    share: dict[str, Any] = {"rank": rank, "world": strategy.world_size, "meter": meter}
     config = algorithm.config
+    share["accumulate"] = strategy.config.accumulate
+    share["microbatch_tokens"] = strategy.microbatch_tokens(rollouts=isinstance(config, OnPolicyConfig))
     if isinstance(config, OnPolicyConfig):
         questions = read_table(inputs["questions"].path / "questions.parquet")
         prompts = [q["token_ids"] for q in questions if q["split"] == "train"]
@@ -207,10 +208,10 @@ def fit_policy(
     else:
         assert isinstance(data, OfflineData)
         epochs = data.stream.lightning_epochs
-        batches = data.stream.steps * strategy.config.accumulate
+        batches = data.stream.steps * data.stream.accumulate
     resume = going_on(checkpoints, share)
     callbacks = [TrainingBar(title, batches), *watch, KeepLast(checkpoints)]
-    trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=callbacks)
+    trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=callbacks, accumulate=data.stream.accumulate)
     trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
 
 

@@ -1,4 +1,4 @@
-"""`make quick` learns: every algorithm is in it, and beats the start policy over three seeds.
+"""`make quick` learns: every algorithm in it beats the start policy over three seeds; only modes of asking a judge lack.
 
 What is trained beats it if the interval of the difference lies above 0; what is not trained, if the mean does.
 """
@@ -14,6 +14,7 @@ from rft.config import compose
 from rft.config.build import target_class
 from rft.testing.suite import algorithm_names
 from tests.integration.harness import REPOSITORY, rft
+from tests.integration.test_same_numbers import MODES
 
 
 @pytest.mark.slow
@@ -23,7 +24,7 @@ def test_every_algorithm_beats_the_start_policy(fresh: Path, tmp_path: Path) -> 
     assert outcome.code == 0, outcome.stderr
     summary = json.loads((tmp_path / "runs" / "quick" / "summary.json").read_text(encoding="utf-8"))
     arms = summary["arms"]
-    assert set(arms) == {*algorithm_names()}
+    assert set(arms) == {*algorithm_names()} - MODES
     behind = []
     for name in sorted(set(arms) - {summary["control"]}):
         assert arms[name]["seeds"] == [0, 1, 2]

@@ -52,13 +52,19 @@ def test_two_processes_and_two_microbatches_train_what_one_does(
 ) -> None:
     # Once as `python -m rft` and once as the installed script: the second process is started in the same way.
     start = rft if algorithm == "ppo" else script
-    ways = {"plain": (warm, "strategy=cpu"), "parts": (warm, "strategy.accumulate=2"), "ddp": (start, "strategy=ddp")}
+    ways = {
+        "plain": (warm, "strategy=cpu"),
+        "parts": (warm, "strategy.accumulate=2"),
+        "tokens": (warm, "strategy.microbatch_tokens=40"),  # two rows of a prompt and a response
+        "ddp": (start, "strategy=ddp"),
+    }
     for arm, (run, strategy) in ways.items():
         outcome = run(command(algorithm, arm, strategy), tmp_path, sweep.store)
         assert (outcome.code, outcome.stderr) == (0, "")
         assert trial(tmp_path, arm, sweep.store).computed == {"policy", "evaluation"}
-    plain, parts, ddp = (trial(tmp_path, arm, sweep.store) for arm in ways)
+    plain, parts, tokens, ddp = (trial(tmp_path, arm, sweep.store) for arm in ways)
     assert_same_training(plain, parts, sweep.trials["sft"])
+    assert_same_training(plain, tokens, sweep.trials["sft"])
     assert_same_training(plain, ddp, sweep.trials["sft"])
     # One run a trial: the second process tracks nothing.
     assert len(list(ddp.folder.glob("wandb/offline-run-*"))) == 1

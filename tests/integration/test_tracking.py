@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from rft.data.offline import read_table
 from tests.integration.conftest import Sweep
 from tests.integration.harness import (
     OF,
+    REPOSITORY,
     TINY,
     Outcome,
     Result,
@@ -215,6 +217,24 @@ def test_without_a_tracker_there_is_no_run(sweep: Sweep, warm: Warm, tmp_path: P
 
 
 KEY = "canary" + "0" * 34
+
+
+def test_changes_of_rft_that_no_commit_has_are_kept_beside_the_run(shared: Path, tmp_path: Path) -> None:
+    clone, cwd = tmp_path / "clone", tmp_path / "cwd"
+    subprocess.run(["git", "clone", "-q", REPOSITORY, clone], check=True)
+    readme = clone / "README.md"
+    readme.write_text(
+        f"{readme.read_text(encoding='utf-8')}A line that no commit has, with {KEY} in it.\n", encoding="utf-8"
+    )
+    cwd.mkdir()
+    outcome = rft(["run", "algorithm=sft", *TINY], cwd, shared, PYTHONPATH=str(clone), WANDB_API_KEY=KEY)
+    assert outcome.code == 0, outcome.stderr
+    (patch,) = trial_folder(cwd, "sft").glob("wandb/offline-run-*/files/diff.patch")
+    text = patch.read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("+A line")] == [
+        "+A line that no commit has, with … in it."
+    ]
+    assert KEY not in written(cwd, outcome)
 
 
 @pytest.fixture

@@ -73,9 +73,10 @@ class Gate(Checkpoint):
         """Ready."""
         self.turns.boundary()
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """The optimiser's step is made; what its epoch still has to do is counted to the next one."""
-        self.turns.boundary()
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """If the optimiser's step is made, wait; what its epoch still has to do is counted to the next one."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.turns.boundary()
 
 
 class ReferenceInStep(OfflineStream):
@@ -211,7 +212,10 @@ class Ours:
             return
         pairs = to_pairs(load_comparisons(self.scratch, self.scratch, heldout=False), answers)
         rows = self.job.shape.sequences // 2
-        stream = ReferenceInStep(algorithm, pairs, rows_per_step=rows, epochs=1, seed=0, meter=meter)
+        most = self.strategy.microbatch_tokens(rollouts=False)
+        stream = ReferenceInStep(
+            algorithm, pairs, rows_per_step=rows, epochs=1, seed=0, meter=meter, microbatch_tokens=most
+        )
         self._fit(algorithm, OfflineData(stream), meter)
 
     def on_policy(self) -> None:
@@ -254,7 +258,9 @@ class Ours:
         history = History(meter)
         watch = [BudgetKeeper(meter, data.stream), Snapshots(0, meter, self.scratch), history]
         callbacks = [TrainingBar("", self.job.steps), *watch, Curves(history, None), Gate(self.turns)]
-        trainer = self.strategy.trainer(epochs=self.job.steps, root=self.scratch, callbacks=callbacks)
+        trainer = self.strategy.trainer(
+            epochs=self.job.steps, root=self.scratch, callbacks=callbacks, accumulate=data.stream.accumulate
+        )
         trainer.fit(algorithm, datamodule=data)
 
     def _vocabulary(self) -> int:
