@@ -90,6 +90,13 @@ def test_the_command_writes_table_json_and_plot(tmp_path: Path) -> None:
     assert f"torch {found['machine']['versions']['torch']}" in table
     assert "| decode_ending | full |" in table
     assert (tmp_path / "times-tiny.png").read_bytes().startswith(b"\x89PNG")
+    first, second = found["rows"]
+    (tmp_path / "times.json").write_text(json.dumps(found | {"rows": [first]}))  # as if it had been broken off
+    subprocess.run([*command, "--keep"], cwd=ROOT, capture_output=True, check=True, timeout=280)
+    again = json.loads((tmp_path / "times.json").read_text())["rows"]
+    assert again[0] == first
+    assert again[1]["case"] == second["case"]
+    assert again[1]["sides"]["ours"]["seconds"] != second["sides"]["ours"]["seconds"]
 
 
 def test_an_unknown_case_is_refused_by_name() -> None:

@@ -1,4 +1,4 @@
-"""`make quick` learns: every algorithm in it beats the start policy over three seeds; only modes of asking a judge lack.
+"""`make quick` learns: every algorithm in it beats the start policy over three seeds; only modes with a judge lack.
 
 What is trained beats it if the interval of the difference lies above 0; what is not trained, if the mean does.
 """
