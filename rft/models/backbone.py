@@ -103,10 +103,10 @@ class Backbone(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._add_adapters() if lora.enabled else self._add_copies()
-            hidden = int(model.config.get_text_config().hidden_size)
-            self.heads = nn.ModuleDict({r.value: nn.Linear(hidden, 1) for r in self.roles if r in _HEADS})
+            self._hidden = int(model.config.get_text_config().hidden_size)
+            self.heads = nn.ModuleDict({r.value: nn.Linear(self._hidden, 1) for r in self.roles if r in _HEADS})
             for head in self.heads.values():
-                nn.init.normal_(head.weight, std=1 / (hidden + 1))  # type: ignore[arg-type]
+                nn.init.normal_(head.weight, std=1 / (self._hidden + 1))  # type: ignore[arg-type]
                 nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         self._flags = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
         self.flops = DecoderFlops.of(model, self._decoder_layers)
@@ -205,6 +205,11 @@ class Backbone(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.base.parameters()).device
+
+    @property
+    def kept_of_token(self) -> int:
+        """Hidden width times the layers that a backward goes through: what it keeps of a token is a multiple of it."""
+        return self._hidden * (len(self._decoder_layers) - self._trunk.depth)
 
     def parameters_of(self, role: Role) -> list[nn.Parameter]:
         """The trainable parameters of a role."""

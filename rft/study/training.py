@@ -148,7 +148,9 @@ def make_data(
     share: dict[str, Any] = {"rank": rank, "world": strategy.world_size, "meter": meter}
     config = algorithm.config
     share["accumulate"] = strategy.config.accumulate
-    share["microbatch_tokens"] = strategy.microbatch_tokens(rollouts=isinstance(config, OnPolicyConfig))
+    share["microbatch_tokens"] = strategy.microbatch_tokens(
+        algorithm.backbone.kept_of_token, rollouts=isinstance(config, OnPolicyConfig)
+    )
     if isinstance(config, OnPolicyConfig):
         questions = read_table(inputs["questions"].path / "questions.parquet")
         prompts = [q["token_ids"] for q in questions if q["split"] == "train"]

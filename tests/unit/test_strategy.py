@@ -23,3 +23,20 @@ def test_a_training_of_two_processes_is_one_of_two_wherever_it_starts(
     strategy = Strategy(StrategyConfig(accelerator=AcceleratorEnum.cpu, distribution=DistributionEnum.ddp, devices=2))
     trainer = strategy.trainer(epochs=1, root=tmp_path)
     assert (trainer.world_size, trainer.global_rank) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept_of_token", "rollouts", "wanted"),
+    [
+        (0, 30 * 576, False, 1024),
+        (0, 30 * 576, True, 4096),
+        (0, 10 * 576, False, 3072),  # adapters in the upper ten layers: so much less is kept of a token
+        (0, 10**12, False, 1),
+        (40, 30 * 576, True, 40),
+    ],
+)
+def test_a_microbatch_holds_what_a_backward_can_keep(
+    asked: int, kept_of_token: int, rollouts: bool, wanted: int
+) -> None:
+    strategy = Strategy(StrategyConfig(accelerator=AcceleratorEnum.cpu, microbatch_tokens=asked))
+    assert strategy.microbatch_tokens(kept_of_token, rollouts=rollouts) == wanted
