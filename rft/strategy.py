@@ -60,8 +60,7 @@ class Config:
     """Least microbatches in an optimiser step: less memory, the same gradient."""
     microbatch_tokens: int = number(0, at_least=0)
     """Most tokens of a microbatch, padding counted: so many are made of an optimiser step. 0 goes by what a backward
-    keeps: through 30 layers of width 576, 1024 tokens on a CPU, where more at once is not faster, 4096 of rollouts,
-    whose first microbatch is passed once only, and 16384 on a GPU; in inverse proportion for others."""
+    keeps: through 30 layers of width 576, 4096 tokens on a CPU and 16384 on a GPU; in inverse proportion for others."""
     gradient_clip: float = number(1.0, at_least=0)
     """Largest gradient norm; 0 turns clipping off."""
     threads: int = number(0, at_least=0)
@@ -69,7 +68,7 @@ class Config:
 
 
 # Tokens of a microbatch through 30 layers of width 576, times both.
-FIXED_DATA, ROLLOUTS, ON_GPU = (tokens * 30 * 576 for tokens in (1024, 4096, 16384))
+ON_CPU, ON_GPU = (tokens * 30 * 576 for tokens in (4096, 16384))
 SHARED_CLIP = 1.0  # largest gradient norm of the stages that all trials share, whatever a trial uses
 
 
@@ -112,15 +111,13 @@ class Strategy:
         """Device of this process for work outside the Trainer."""
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if self.on_gpu else torch.device("cpu")
 
-    def microbatch_tokens(self, kept_of_token: int, *, rollouts: bool) -> int:
-        """Most tokens of a microbatch, of rollouts or of fixed data.
+    def microbatch_tokens(self, kept_of_token: int) -> int:
+        """Most tokens of a microbatch.
 
         Args:
             kept_of_token: hidden width times the layers that a backward goes through.
-            rollouts: whether it learns from rollouts.
         """
-        most = ON_GPU if self.on_gpu else ROLLOUTS if rollouts else FIXED_DATA
-        return self.config.microbatch_tokens or max(1, most // kept_of_token)
+        return self.config.microbatch_tokens or max(1, (ON_GPU if self.on_gpu else ON_CPU) // kept_of_token)
 
     @property
     def world_size(self) -> int:

@@ -146,11 +146,9 @@ def make_data(
     """The data module that an algorithm's ``data_kind`` asks for; ``label`` is what one of a pair cost."""
     rank = int(os.environ.get("LOCAL_RANK", "0")) if strategy.world_size > 1 else 0
     share: dict[str, Any] = {"rank": rank, "world": strategy.world_size, "meter": meter}
-    config = algorithm.config
     share["accumulate"] = strategy.config.accumulate
-    share["microbatch_tokens"] = strategy.microbatch_tokens(
-        algorithm.backbone.kept_of_token, rollouts=isinstance(config, OnPolicyConfig)
-    )
+    share["microbatch_tokens"] = strategy.microbatch_tokens(algorithm.backbone.kept_of_token)
+    config = algorithm.config
     if isinstance(config, OnPolicyConfig):
         questions = read_table(inputs["questions"].path / "questions.parquet")
         prompts = [q["token_ids"] for q in questions if q["split"] == "train"]

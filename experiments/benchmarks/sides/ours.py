@@ -212,7 +212,7 @@ class Ours:
             return
         pairs = to_pairs(load_comparisons(self.scratch, self.scratch, heldout=False), answers)
         rows = self.job.shape.sequences // 2
-        most = self.strategy.microbatch_tokens(algorithm.backbone.kept_of_token, rollouts=False)
+        most = self.strategy.microbatch_tokens(algorithm.backbone.kept_of_token)
         stream = ReferenceInStep(
             algorithm, pairs, rows_per_step=rows, epochs=1, seed=0, meter=meter, microbatch_tokens=most
         )
