@@ -11,7 +11,7 @@ from rft.machine import made_here
 
 
 def about(threads: int) -> dict[str, Any]:
-    """Processor, cores, threads, commit, and how busy the machine was before; versions are added as sides tell them."""
+    """Processor, cores, threads, commits, how busy the machine was before; versions are added as sides tell them."""
     made, load = made_here(), None
     with suppress(OSError, AttributeError):
         load = round(os.getloadavg()[0], 2)
@@ -19,7 +19,7 @@ def about(threads: int) -> dict[str, Any]:
         **made["machine"],
         "threads": threads,
         "load_before": load,
-        "commit": made["commit"],
+        "commits": [made["commit"]],
         "dirty": made["dirty"],
         "date": time.strftime("%Y-%m-%d"),
         "versions": {},
@@ -29,6 +29,7 @@ def about(threads: int) -> dict[str, Any]:
 def in_words(machine: dict[str, Any]) -> str:
     """One line for a table or a plot."""
     memory = machine["memory_bytes"]
+    commits = ", ".join(str(one)[:9] for one in machine["commits"])
     versions = ", ".join(f"{name} {version}" for name, version in sorted(machine["versions"].items()))
     parts = [
         str(machine["processor"] or machine["architecture"]),
@@ -36,7 +37,7 @@ def in_words(machine: dict[str, Any]) -> str:
         f"{machine['threads']} threads a side",
         versions,
         f"load {machine['load_before']} before",
-        f"rft at {str(machine['commit'])[:9]}{' and uncommitted changes' if machine['dirty'] else ''}",
+        f"rft at {commits}{' and uncommitted changes' if machine['dirty'] else ''}",
         str(machine["date"]),
     ]
     return "; ".join(part for part in parts if part)

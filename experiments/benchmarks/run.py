@@ -24,6 +24,7 @@ from experiments.benchmarks.cases import CASES, ROOT, Case, Shape
 from experiments.benchmarks.machine import about
 from experiments.benchmarks.report import progress, write
 from experiments.benchmarks.workers import FLOOR, OURS, PEER, Bench, SideFailed
+from rft.machine import made_here
 
 MODELS = ("smollm2", "tiny")
 FACTORS = (2, 4)
@@ -42,10 +43,32 @@ def chosen(names: str | None) -> list[Case]:
     return [case for case in CASES if wanted & {case.name, case.algorithm}]
 
 
-def kept(path: Path) -> list[dict[str, Any]]:
-    """The rows of an earlier run, but for those in which a side failed."""
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    return [one for one in rows if not failures(one)]
+def begun(given: argparse.Namespace) -> dict[str, Any]:
+    """What is to be filled with rows; with ``--keep``, those of an earlier run in which no side failed.
+
+    Raises:
+        SystemExit: if that run was of another kind, so that its rows would stand under the wrong title.
+    """
+    machine = about(given.threads)
+    found: dict[str, Any] = {"machine": machine, "shape": asdict(Shape()), "repeats": given.repeats, "rows": []}
+    path = given.out / f"{given.what}.json"
+    if not given.keep or not path.is_file():
+        return found
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    of_both = [(one["shape"], one["repeats"], one["machine"]["threads"]) for one in (before, found)]
+    if of_both[0] != of_both[1]:
+        sys.exit(f"--keep: {path} has another shape, --repeats or --threads; give the same, or another --out")
+    wanted = set(sides_of(given))
+    rows = [one for one in before["rows"] if not failures(one) and ("sides" not in one or wanted <= set(one["sides"]))]
+    for one in rows:
+        machine["versions"] |= versions(one)
+    machine["commits"] = list(dict.fromkeys([*(one["commit"] for one in rows), *machine["commits"]]))
+    return found | {"rows": rows}
+
+
+def sides_of(given: argparse.Namespace) -> list[str]:
+    """Who takes part."""
+    return [OURS] + [PEER] * (not given.no_trl) + [FLOOR] * (not given.no_floor)
 
 
 Key = tuple[Any, ...]
@@ -88,7 +111,8 @@ def scaling(bench: Bench, cases: Sequence[Case], weights: Sequence[bool], there:
 
 def row(bench: Bench, case: Case, lora: bool) -> dict[str, Any]:
     """What a row is about."""
-    return {"model": bench.model, "case": case.name, "weights": "lora" if lora else "full"}
+    kind = "lora" if lora else "full"
+    return {"model": bench.model, "case": case.name, "weights": kind, "commit": made_here()["commit"]}
 
 
 def failures(found: Any) -> list[str]:
@@ -131,9 +155,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def rows_of(given: argparse.Namespace, bench: Bench, there: Set[Key]) -> Iterator[dict[str, Any]]:
     """All rows that are asked for and not there, of one model."""
     cases, weights = chosen(given.only), [True] if given.lora else [False] if given.full else [False, True]
-    sides = [OURS] + [PEER] * (not given.no_trl) + [FLOOR] * (not given.no_floor)
     if given.what == "times":
-        yield from times(bench, cases, weights, sides, there)
+        yield from times(bench, cases, weights, sides_of(given), there)
     if given.what == "scaling":
         yield from scaling(bench, cases, weights, there)
     if given.what == "profile" or given.profile:
@@ -145,12 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, failed = parse(arguments), 0
     chosen(given.only)
     given.out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {
-        "machine": about(given.threads),
-        "shape": asdict(Shape()),
-        "repeats": given.repeats,
-        "rows": kept(given.out / f"{given.what}.json") if given.keep else [],
-    }
+    found = begun(given)
     for model in [given.model] if given.model else MODELS:
         bench = Bench(model, given.threads, given.repeats, given.out / "logs")
         try:

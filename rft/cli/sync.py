@@ -75,7 +75,7 @@ def _send(ready: list[Upload], project: str | None, entity: str | None) -> None:
     """Upload runs, one after another.
 
     Raises:
-        UserError: without a key or a server, or for the first run that could not be uploaded.
+        UserError: without a key or a server, if the server is lost, or at the end for runs that could not be uploaded.
     """
     from rft.callbacks.trackers.upload import SILENT, Target, server, useless
     from rft.errors import UserError
@@ -85,14 +85,19 @@ def _send(ready: list[Upload], project: str | None, entity: str | None) -> None:
     base = server()
     if reason := useless(base, SILENT):
         raise UserError(f"{reason}; nothing was uploaded")
-    out, target = console(), Target(project, entity)
+    out, target, left = console(), Target(project, entity), list[str]()
     with bar("uploading", len(ready)) as progress:
         for number, one in enumerate(ready):
-            if reason := send(one, base, target):
-                more = f"{number} of {len(ready)} runs are uploaded; rft sync goes on with the others"
+            reason = send(one, base, target)
+            if reason and useless(base, SILENT):
+                more = f"{number - len(left)} of {len(ready)} runs are uploaded; rft sync goes on with the others"
                 raise UserError(f"{one.name}: {reason}; {more}")
             progress.advance()
-            out.print(f"{number + 1}/{len(ready)} {one.name}", highlight=False, markup=False)
+            left += [f"{one.name}: {reason}"] if reason else []
+            note = ": not uploaded" if reason else ""
+            out.print(f"{number + 1}/{len(ready)} {one.name}{note}", highlight=False, markup=False)
+    if left:
+        raise UserError(f"{len(ready) - len(left)} of {len(ready)} runs are uploaded; not {'; '.join(left)}")
     out.print(f"uploaded {len(ready)} runs to {base}", highlight=False, markup=False)
 
 

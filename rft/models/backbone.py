@@ -208,8 +208,12 @@ class Backbone(nn.Module):
 
     @property
     def kept_of_token(self) -> int:
-        """Hidden width times the layers that a backward goes through: what it keeps of a token is a multiple of it."""
-        return self._hidden * (len(self._decoder_layers) - self._trunk.depth)
+        """Hidden width times the layers that a backward goes through: what it keeps of a token is a multiple of it.
+
+        A critic with layers of its own counts as well as the policy.
+        """
+        trained = sum(role in self.trained for role in self._bodies)
+        return self._hidden * (len(self._decoder_layers) - self._trunk.depth) * max(trained, 1)
 
     def parameters_of(self, role: Role) -> list[nn.Parameter]:
         """The trainable parameters of a role."""

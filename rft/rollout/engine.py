@@ -85,7 +85,6 @@ class RolloutEngine:
             return self._structure
         try:
             self._structure = known_structure(self.model)
-            self._structure.pack()
         except Exception as reason:  # a model that is read wrongly may fail in any way; its forward pass is right
             self._structure, self._unknown = None, True
             logger.warning("%s is decoded by its own forward pass, slower: %s", type(self.model).__name__, reason)

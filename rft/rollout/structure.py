@@ -118,12 +118,11 @@ class Product:
         """Keep a copy of the weight in the order in which oneDNN's products in bfloat16 read it, where they are used.
 
         They rearrange a plain weight at every call, which for a few rows takes as long as the product itself. The
-        numbers are the same to the bit. The two operators are those of torch's own compiler for frozen weights.
+        numbers are the same to the bit. The operators are those of torch's own compiler for frozen weights.
         """
-        kernels, weight = torch.ops.mkldnn, self.weight
-        one_dnn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        if one_dnn and weight.dtype == torch.bfloat16 and kernels._is_mkldnn_bf16_supported():
-            self._packed = kernels._reorder_linear_weight(weight, PACKED_ROWS)
+        weight = self.weight
+        if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _packs():
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, in] to the outputs of all layers side by side [N, out]."""
@@ -131,6 +130,15 @@ class Product:
             return nn.functional.linear(x, self.weight, self.bias)
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return found
+
+
+def _packs() -> bool:
+    """Whether this torch, on this processor, has oneDNN's products in bfloat16 by the names that are used here."""
+    kernels = torch.ops.mkldnn
+    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(kernels, name) for name in names):
+        return False
+    return bool(kernels._is_mkldnn_bf16_supported())
 
 
 class _Parts:

@@ -2,8 +2,8 @@
 
     python -m tests.integration.curves FOLDER > curves.json    # FOLDER is empty or not there; a minute or two
 
-``curves.json`` beside this file was written so by the commit that it names, whose rollouts and whose training step were
-those of transformers and of padded rows; ``test_same_numbers.py`` compares with it.
+``curves.json`` beside this file was written so, with this file laid into it, by the commit that it names: the last with
+the rollouts of transformers and a training step of padded rows. ``test_same_numbers.py`` compares with it.
 """
 
 from __future__ import annotations

@@ -115,3 +115,17 @@ def test_a_run_whose_server_died_in_the_middle_arrives_whole(server: Server, tmp
     assert outcome.code == 0, outcome.stderr
     assert sorted(set(server.steps())) == list(range(80))
     assert "all 1 runs are uploaded" in sync(tmp_path, server.url, study="online").stdout
+
+
+def test_a_run_that_cannot_be_read_holds_no_other_back(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "three"
+    for seed in range(3):
+        told(folder / f"ppo-s{seed}-0123abc{seed}", ["model=tiny"], ROWS)
+    (folder / "planned.json").write_text("{}")
+    (damaged,) = folder.glob("ppo-s1-*/wandb/offline-run-*/run-*.wandb")
+    damaged.write_bytes(b"none of W&B's" * 20)
+    outcome = sync(tmp_path, server.url, study="three")
+    assert "2 of 3 runs are uploaded; not " in outcome.error
+    assert damaged.parent.name in outcome.error or "s1" in outcome.error
+    assert len(list(folder.rglob("*.synced"))) == 2
+    assert server.steps() == [1.0, 2.0, 3.0] * 2

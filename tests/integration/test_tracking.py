@@ -163,6 +163,7 @@ def test_the_run_has_the_history_and_the_evaluation_of_the_trial_once(sweep: Swe
         (records,) = tracked(trial.folder)
         rows = [record["history"]["item"] for record in records if record["type"] == "history"]
         assert [row for row in rows if "eval/test/gold" in row] == rows[-1:]
+        assert {name: rows[-1][name] for name in trial.record["metrics"]} == trial.record["metrics"]
         trained = [row for row in rows if "train/loss" in row]
         assert len(rows) == max(len(trained), 1)
         for row, stored in zip(trained, trial.history(), strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -35,6 +35,7 @@ from rft.rollout import RolloutEngine, Truncation, decoding, pad_prompts, unifor
 from rft.rollout.decoding import Asked, Decoding
 from rft.rollout.probe import magnified
 from rft.rollout.reference import decode_by_forward
+from rft.rollout.structure import Product
 from rft.types import Sequences
 from tests.numerics.backbones import make_backbone
 
@@ -214,6 +215,40 @@ def test_adapters_reach_the_joined_weights_and_what_is_saved(tmp_path: Path) -> 
     policy = backbone.copies[Role.policy.value].state_dict()
     assert saved.keys() == policy.keys()
     assert all(torch.equal(saved[name], weight) for name, weight in policy.items())
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "biased"])
+@pytest.mark.parametrize("rows", [1, 3, 32, 200])
+def test_packed_weights_give_the_same_numbers_to_the_bit(rows: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(96, out, bias=bias, dtype=torch.bfloat16).requires_grad_(False) for out in (160, 64)]
+    x = torch.randn(rows, 96, dtype=torch.bfloat16)
+    wanted = torch.cat([layer(x) for layer in layers], -1)
+    product = Product(*layers)
+    assert torch.equal(product(x), wanted)
+    with torch.inference_mode():
+        product.pack()
+        assert torch.equal(product(x), wanted)
+
+
+def test_weights_in_bfloat16_are_packed_anew_by_every_sync() -> None:
+    model = make_model(KNOWN["llama"]).to(torch.bfloat16)
+    engine = RolloutEngine(model, EOS, PAD)
+    backbone = make_backbone("llama", LoraConfig(rank=4, alpha=64), model=model)
+    numbers = uniforms(len(PROMPTS), TOKENS, 2)
+
+    def drawn(engine: RolloutEngine) -> list[list[int]]:
+        return responses(engine.generate(*pad_prompts(PROMPTS, PAD, CPU), numbers, 1.0))
+
+    seen = [drawn(engine)]
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in backbone.parameters_of(Role.policy):
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        engine.sync(backbone)
+        seen.append(drawn(engine))
+        assert seen[-1] == drawn(RolloutEngine(engine.model, EOS, PAD))
+    assert seen[0] != seen[1] != seen[2]
 
 
 def test_lora_reaches_the_joined_weights() -> None:

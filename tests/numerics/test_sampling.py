@@ -54,6 +54,31 @@ def test_frequencies_are_those_of_the_closed_form(temperature: float, truncation
     assert support == 1 or chisquare(observed[expected > 0], expected[expected > 0], sum_check=False).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("vocabulary", [1, 255, 256, 257, 1000, 5000])
+def test_a_token_is_the_one_in_whose_share_the_number_lies(vocabulary: int) -> None:
+    torch.manual_seed(0)
+    logits, numbers = 4 * torch.randn(500, vocabulary), torch.rand(500, dtype=torch.float64)
+    numbers[:2] = torch.tensor([0.0, 1 - 2**-53])
+    shares = torch.softmax(logits.double(), -1)
+    ends = shares.cumsum(-1)
+    drawn = sample(logits, numbers, 1.0)[:, None]
+    end, share = ends.gather(1, drawn)[:, 0], shares.gather(1, drawn)[:, 0]
+    assert bool((share > 0).all())
+    assert bool((numbers <= end + 1e-6).all())
+    assert bool((numbers >= end - share - 1e-6).all())
+    exact = torch.searchsorted(ends, numbers[:, None], right=True).clamp(max=vocabulary - 1)
+    assert float((drawn == exact).double().mean()) > 0.99
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (254, 257), (255, 256), (700, 999), (998, 999)])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_only_what_weighs_something_is_drawn(first: int, last: int, temperature: float) -> None:
+    logits = torch.full((4, 1000), -torch.inf)
+    logits[:, [first, last]] = 0.0
+    drawn = sample(logits, torch.tensor([0.0, 0.49, 0.51, 1 - 2**-53], dtype=torch.float64), temperature)
+    assert drawn.tolist() == [first, first, last, last]
+
+
 @pytest.mark.parametrize("rounded", [False, True], ids=["distinct", "tied"])
 @pytest.mark.parametrize("vocabulary", [40, 3000])
 @pytest.mark.parametrize("top_k", [0, 1, 7, 5000])
