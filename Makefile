@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 compare: env  ## Run the default study (sft, ppo, dpo, rlaif; three seeds each) and write its report
 	$(BIN)/rft compare experiments/default
 
-quick: env  ## The same flow on a tiny model, in three and a half minutes
+quick: env  ## The same flow on a tiny model, in about five minutes
 	$(BIN)/rft compare experiments/quick
 
 bench: env $(if $(findstring --no-trl,$(BENCH)),,$(PARITY:%=.venv-parity-%/.installed))  ## Time rft, TRL and the bare floor in turns (BENCH="--only dpo --model tiny")
