@@ -272,18 +272,15 @@ def test_a_run_whose_process_at_w_and_b_dies_is_begun_again_offline(server: Serv
     assert kept[-1]["eval/test/gold"] == FINAL["eval/test/gold"]
 
 
-def test_a_run_that_goes_on_online_tells_what_the_server_lacks_and_the_tables(server: Server, tmp_path: Path) -> None:
-    folder, table = tmp_path / "study" / "trial-s0-01234567", {"samples": [["prompt", "gold"], [["why", 0.5]]]}
+def test_a_run_that_goes_on_online_tells_what_the_server_lacks(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "trial-s0-01234567"
     told(folder, ["tracker=wandb"], ROWS[:4], environment=online(server))
     assert server.steps() == [row["step"] for row in ROWS[:4]]
     server.resumes()
-    done = told(folder, ["tracker=wandb"], ROWS, environment=online(server), metrics=FINAL, tables=table, resumed=True)
+    done = told(folder, ["tracker=wandb"], ROWS, environment=online(server), metrics=FINAL, resumed=True)
     assert done.stderr == ""
     assert server.steps() == [row["step"] for row in ROWS], "each row once"
     assert server.rows()[-1]["eval/test/gold"] == FINAL["eval/test/gold"]
-    again = told(folder, ["tracker=wandb"], ROWS, environment=online(server), metrics=FINAL, tables=table, resumed=True)
-    assert again.stderr == ""
-    assert server.rows()[-1]["samples"]["nrows"] == 1, "though the server had all rows"
 
 
 def test_what_a_killed_online_run_may_not_have_sent_is_known(server: Server, tmp_path: Path) -> None:

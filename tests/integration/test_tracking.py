@@ -228,7 +228,7 @@ def test_changes_of_rft_that_no_commit_has_are_kept_beside_the_run(shared: Path,
         f"{readme.read_text(encoding='utf-8')}A line that no commit has, with {KEY} in it.\n", encoding="utf-8"
     )
     cwd.mkdir()
-    outcome = rft(["run", "algorithm=sft", *TINY], cwd, shared, PYTHONPATH=str(clone), WANDB_API_KEY=KEY)
+    outcome = rft(["run", "algorithm=sft", "arm=sft", *TINY], cwd, shared, PYTHONPATH=str(clone), WANDB_API_KEY=KEY)
     assert outcome.code == 0, outcome.stderr
     (patch,) = trial_folder(cwd, "sft").glob("wandb/offline-run-*/files/diff.patch")
     text = patch.read_text(encoding="utf-8")

@@ -204,10 +204,6 @@ class Wandb(Tracker):
         if step >= self._from:
             self._run.log({**row, STEP: step}, step=step)
 
-    def _send_last(self, what: Mapping[str, Any], step: int) -> None:
-        """What is told once, after the rows: of a run that goes on, behind those that the server has."""
-        self._run.log({**what, STEP: step}, step=max(step, self._from))
-
     def uses(self, artifact: Artifact) -> None:
         """The artifact as an input; kept as a version of its own, if nobody has yet."""
         self._keep(artifact, used=True)
@@ -249,13 +245,15 @@ class Wandb(Tracker):
         import wandb
         from wandb.sdk.artifacts._internal_artifact import InternalArtifact
 
+        if step < self._from:
+            return
         table: Any = wandb.Table(columns=columns, data=rows)  # type: ignore[arg-type]
         made = InternalArtifact(f"run-{self._run.id}-{name}", TABLE)
         made.add(table, name)
         made.finalize()
         self._publish(made, ["latest"])
         table.bind_to_run(self._run, name, step)  # else log would ask the server for the artifact
-        self._send_last({name: table}, step)
+        self._send({name: table}, step)
 
     def histogram(self, name: str, histogram: Histogram, step: int) -> None:
         """A histogram with its own bins."""
@@ -269,13 +267,13 @@ class Wandb(Tracker):
         """A picture."""
         import wandb
 
-        self._tell(lambda: self._send_last({name: wandb.Image(str(path))}, step))
+        self._tell(lambda: self._send({name: wandb.Image(str(path))}, step))
 
     def html(self, name: str, path: Path, step: int) -> None:
         """A page, as it is."""
         import wandb
 
-        self._tell(lambda: self._send_last({name: wandb.Html(str(path), inject=False)}, step))
+        self._tell(lambda: self._send({name: wandb.Html(str(path), inject=False)}, step))
 
     def _go_offline(self, error: Exception) -> None:
         """Begin again offline, with all that was told so far."""
