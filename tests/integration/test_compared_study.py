@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.harness import TINY, Warm, tracked
+from tests.integration.harness import OF, Warm, study, tracked
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -21,10 +21,9 @@ def artifacts(records: list[dict[str, Any]]) -> list[tuple[str, str, bool]]:
 
 
 def test_six_trials_and_a_comparison_join_up(shared: Path, warm: Warm, tmp_path: Path) -> None:
-    many = ["run", "-m", "algorithm=sft,ppo,dpo", "seed=0,1", "study=three", *TINY]
-    for command in (many, ["compare", "three"]):
-        outcome = warm(command, tmp_path, shared)
-        assert outcome.code == 0, outcome.stderr
+    where = study(tmp_path / "three", arms={name: OF[name] for name in ("sft", "ppo", "dpo")}, seeds=[0, 1])
+    outcome = warm(["compare", str(where)], tmp_path, shared)
+    assert outcome.code == 0, outcome.stderr
     folder = tmp_path / "runs" / "three"
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     trials = [records for one in sorted(folder.glob("*-s?-????????")) for records in tracked(one)]
@@ -43,8 +42,9 @@ def test_six_trials_and_a_comparison_join_up(shared: Path, warm: Warm, tmp_path:
     assert used <= made
     tests = {(name, digest) for name, digest, used in artifacts(comparison) if used}
     assert tests <= made
-    assert [arm.partition("-")[0] for arm in summary["arms"]] == ["sft", "dpo", "ppo"]
-    assert {name for name, _ in tests} == {f"evaluation-{arm}-s{seed}" for arm in summary["arms"] for seed in (0, 1)}
+    assert {name for name, _ in tests} == {
+        f"evaluation-{arm}-s{seed}" for arm in ("sft", "ppo", "dpo") for seed in (0, 1)
+    }
 
     (row,) = [record["history"]["item"] for record in comparison if record["type"] == "history"]
     for arm, own in summary["arms"].items():
