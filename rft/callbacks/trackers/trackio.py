@@ -49,9 +49,8 @@ class Trackio(Tracker):
         self._run = trackio.init(project, name=name, resume="allow", **given)
         if run.resumed:
             kept = SQLiteStorage.get_logs(project, name, run_id=self._run.id)
-            self._known = {
-                int(row["step"]) for row in kept if "time/seconds" in row
-            }  # a histogram is told before its row
+            # A histogram is told before its row, which the process may not have come to.
+            self._known = {int(row["step"]) for row in kept if "time/seconds" in row}
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """A row, unless the run has it."""
