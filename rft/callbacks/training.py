@@ -120,17 +120,23 @@ class History(lightning.Callback):
         self.rows: list[dict[str, float]] = []
         self.clock: list[dict[str, float]] = []
         """Seconds, device seconds and money at each row."""
+        self._told = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Hand over the rows of a checkpoint."""
-        self._tell(0)
+        self._tell()
 
-    def _tell(self, first: int) -> None:
-        """Hand over the rows from one on."""
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Hand over the rows of a last checkpoint: the run was killed after it, and no training began again."""
+        self._tell()
+
+    def _tell(self) -> None:
+        """Hand over the rows that this process has not handed over yet."""
         if self.tracker is None:
             return
         at = None if self.distributions is None else self.distributions.at
-        track(self.tracker, self.rows[first:], self.clock[first:], at)
+        track(self.tracker, self.rows[self._told :], self.clock[self._told :], at)
+        self._told = len(self.rows)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Add the epoch's means of what the algorithm logged, and what the rollouts measured."""
@@ -142,7 +148,7 @@ class History(lightning.Callback):
         self.rows.append(row)
         times = {"seconds": round(used.seconds, 3), "device_seconds": round(used.device_seconds, 3)}
         self.clock.append(times | {"money": self.meter.prices.money(used)})
-        self._tell(-1)
+        self._tell()
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""

@@ -7,16 +7,27 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rft.callbacks.trackers.base import Tracker
 from rft.checkpoint import kept
 from rft.checkpoint import load as load_checkpoint
-from tests.integration.conftest import without_policies
+from rft.config import build, compose, to_config
+from rft.config.build import target_class
+from rft.models.pretrained import LoraConfig
+from rft.store.entry import load
+from rft.strategy import Config as StrategyConfig
+from rft.strategy import Strategy
+from rft.study.charge import Charge
+from rft.study.training import train_policy
+from tests.integration.conftest import Sweep, without_policies
 from tests.integration.harness import (
     LORA,
+    OF,
     REVISED,
     TINY,
     Result,
@@ -117,6 +128,47 @@ def test_killed_in_the_middle_ends_with_the_same_bits(
     assert trained_steps(parts[-1]) == [row["step"] for row in reference.history()]
     # And W&B gets it as one run.
     assert len({r["run"]["run_id"] for part in parts for r in part if r["type"] == "run"}) == 1
+
+
+class Rows(Tracker):
+    """Keeps the rows that it is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """A row more."""
+        self.rows.append((step, dict(row)))
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+def test_killed_after_its_last_checkpoint_it_hands_over_its_rows(algorithm: str, sweep: Sweep, tmp_path: Path) -> None:
+    # Nothing is left to train then, and the policy is not in the store yet: as if it had been killed in between.
+    cfg = compose([*OF[algorithm], *TINY])
+    trial = sweep.trials[algorithm]
+    policy: Any = load("policy", trial.entry("policy"))
+    inputs: Any = {stage: load(stage, trial.entry(stage)) for stage in policy.inputs}
+    told = []
+    for _ in range(2):
+        tracker = Rows()
+        train_policy(
+            target_class(cfg.algorithm),
+            to_config(cfg.algorithm),
+            cfg.reward,
+            LoraConfig(enabled=False),
+            inputs,
+            Strategy(StrategyConfig()),
+            response_tokens=int(cfg.task.response_tokens),
+            seed=0,
+            charge=Charge(build(cfg.budget)),
+            snapshots=0,
+            checkpoints=tmp_path,
+            tracker=tracker,
+            out=None,
+        )
+        told.append(tracker.rows)
+    assert len(told[0]) == len({step for step, _ in told[0]}) > 1
+    assert told[1] == told[0]
 
 
 @pytest.mark.slow
