@@ -125,11 +125,11 @@ class Trial:
             if entry is not None:
                 self._tell(pipeline, entry, until)
         except BaseException as error:
-            self._finish({}, failed=True)
             if not child and until == "evaluation":
                 line = how_it_ended(error)
                 with suppress(OSError):  # of a disk that takes no more; it is told by what is raised
                     write_json(self.folder / RECORD, self._record(pipeline, "failed", line, None))
+            self._finish({}, failed=True)  # last: a launcher does not wait long for a tracker
             raise
         if entry is None:
             return None

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from rft.callbacks.trackers.upload import is_uploaded
 from rft.study.finished import record_of
 from rft.study.ledger import Ledger
 from rft.study.rows import Row, State
-from tests.integration.harness import OF, TINY, environment, rft, using, wait_until
+from rft.study.warm import GRACE
+from tests.integration.harness import OF, TINY, environment, rft, tracked, using, wait_until
+from tests.wandb_server import Server
 
 pytestmark = pytest.mark.assets
-LONG = (*OF["ppo"], "algorithm.iterations=400", *TINY, "tracker=none", "study=two")
+TRACKED = (*OF["ppo"], "algorithm.iterations=400", *TINY, "study=two")
+LONG = (*TRACKED, "tracker=none")
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,33 @@ def test_a_ctrl_c_lets_the_trial_end_with_its_step(way: str, shared: Path, tmp_p
     assert terminal.row.state is State.interrupted, said
     assert record_of(tmp_path / "runs" / "two" / terminal.row.name)["error"].startswith("interrupted; ")
     wait_until(lambda: not using(shared), 10)
+
+
+@pytest.mark.parametrize("fault", ["offline", "", "hang"])
+def test_a_ctrl_c_ends_the_tracked_run(fault: str, shared: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path / "server")
+    mode = "offline" if fault == "offline" else "online"
+    surroundings = {"WANDB_MODE": mode, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40}
+    try:
+        with training([*TRACKED, "tracker=wandb"], shared, tmp_path, **surroundings) as terminal:
+            wait_until(lambda: mode == "offline" or server.steps())
+            server.fail(fault if mode == "online" else "")
+            terminal.interrupt()
+            begun = time.monotonic()
+            assert terminal.process.wait(120) == 143
+            assert time.monotonic() - begun < GRACE, "a launcher would have killed it"
+    finally:
+        server.close()
+    assert terminal.row.state is State.interrupted
+    folder = tmp_path / "runs" / "two" / terminal.row.name
+    assert record_of(folder)["error"].startswith("interrupted; ")
+    (records,) = tracked(folder)
+    assert records[-1]["exit"]["exit_code"] == 1
+    steps = [one["history"]["item"]["_step"] for one in records if one["type"] == "history"]
+    assert steps == sorted(set(steps)) != []
+    if mode == "online":
+        assert is_uploaded(next(folder.glob("wandb/run-*"))) == (not fault)
+        assert ("`rft sync` uploads it" in terminal.said.read_text(encoding="utf-8")) == bool(fault)
 
 
 def test_a_second_ctrl_c_ends_it_now(shared: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from rft.study.uploads import uploads
 from tests.integration.harness import files_under, tracked, wait_until
 from tests.integration.test_trackers import FINAL, ROWS, installed, online
 from tests.tracked_run import told
@@ -199,6 +200,63 @@ def test_online_all_of_it_is_on_this_machine_whatever_the_server_does(
     assert last["eval/test/gold"] == FINAL["eval/test/gold"]
     kept = [record["artifact"] for record in records if record["type"] == "artifact"]
     assert [one["name"] for one in kept] == ["sft", "run-0123abcd-samples_test", "policy-ppo-s0"]
+    if fault:
+        assert_files_are_here(records, folder)
+
+
+def assert_files_are_here(records: list[dict[str, Any]], folder: Path) -> None:
+    """What artifacts are made of and the server may lack is beside the run."""
+    entries = [e for r in records if r["type"] == "artifact" for e in r["artifact"]["manifest"]["contents"]]
+    copied = [(Path(one["local_path"]), one["digest"]) for one in entries if "local_path" in one]
+    assert len(copied) > 1
+    assert [md5(path) for path, _ in copied] == [digest for _, digest in copied]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["hang", pytest.param("drop", marks=pytest.mark.slow), pytest.param("500", marks=pytest.mark.slow)],
+)
+def test_a_server_that_is_silent_for_long_leaves_the_run_offline_while_it_goes_on(
+    fault: str, server: Server, things: dict[str, Any], tmp_path: Path
+) -> None:
+    # It has an artifact by then; the run is begun again from the files that it was sent.
+    folder = tmp_path / "trial"
+    rows = [{**ROWS[0], "step": float(step)} for step in range(150)]
+    fails = threading.Thread(target=lambda: (wait_until(lambda: "used" in str(server.told()), 200), server.fail(fault)))
+    fails.start()
+    chosen = setting("wandb", "tracker.silence_seconds=3")
+    done = told(folder, chosen, rows, environment=online(server), metrics=FINAL, pause=0.2, **things)
+    fails.join()
+    (line,) = done.stderr.splitlines()
+    assert "the run goes on offline" in line
+    waited = json.loads(done.stdout)
+    assert waited["rows"] < 150 * 0.2 + 5
+    assert waited["end"] < 20
+    online_part, offline_part = tracked(folder)
+    assert history(online_part)
+    assert [row["_step"] for row in history(offline_part)] == list(range(150))
+    last = history(offline_part)[-1]
+    assert (last["samples_test.nrows"], last["eval/test/gold"]) == (len(CELLS), FINAL["eval/test/gold"])
+    assert artifacts(offline_part).keys() == {"sft", "policy-ppo-s0"}
+    assert_files_are_here(offline_part, folder)
+    server.fail("")
+    (run,) = uploads([tmp_path])
+    assert run.waiting[-1].name.startswith("offline-run-")
+
+
+def test_an_online_run_that_goes_on_has_its_tables_though_the_server_has_its_rows(
+    server: Server, things: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "trial"
+    told(folder, setting("wandb"), ROWS, environment=online(server))
+    server.resumes()
+    done = told(folder, setting("wandb"), ROWS, environment=online(server), metrics=FINAL, resumed=True, **things)
+    assert done.stderr == ""
+    *rows, last = server.rows()
+    assert [row["_step"] for row in rows] == [row["step"] for row in ROWS], "each row once"
+    assert last["samples_test"]["nrows"] == len(CELLS)
+    assert {"frontier", "report"} <= last.keys()
+    assert (last["trainer/global_step"], last["eval/test/gold"]) == (ROWS[-1]["step"], FINAL["eval/test/gold"])
 
 
 @installed("mlflow")

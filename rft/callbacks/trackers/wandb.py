@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -30,6 +31,8 @@ RESOLVED = "resolved"
 """In the configuration of a run under an agent: what stands for the values that the sweep has given."""
 FOLDER = "wandb"
 """W&B's own in the folder of a trial."""
+ASKED_EVERY = 30.0
+"""Seconds between two questions whether the server of an online run is there."""
 NOWHERE = "http://127.0.0.1:9"
 """Asked in place of the address of a certain provider's machines, which W&B looks for on every machine."""
 
@@ -67,6 +70,8 @@ class Config(TrackerConfig):
     axis: AxisEnum = AxisEnum.step
     """What charts are drawn against: step, prompts, generated_tokens, flops, seconds or labels. Each can be chosen in
     W&B too."""
+    silence_seconds: float = number(120.0, at_least=0)
+    """Longest time without an answer of the server, while rows come; after it an online run goes on offline."""
     upload_seconds: float = number(120.0, at_least=0)
     """Longest wait at a trial's end for what is still to be uploaded, as long as the server answers."""
 
@@ -89,6 +94,7 @@ class Wandb(Tracker):
         self._run: Any = None
         self._told: list[Callable[[], None]] = []
         self._from = 0
+        self._asked = self._heard = 0.0
 
     @property
     def online(self) -> bool:
@@ -122,7 +128,7 @@ class Wandb(Tracker):
                 raise
             for left in set(run.folder.glob("wandb/run-*")) - before:
                 shutil.rmtree(left, ignore_errors=True)  # it holds nothing, and would be uploaded as a run
-            self._go_offline(error)
+            self._go_offline(first_line(error))
 
     def _begin(self) -> None:
         import wandb
@@ -153,7 +159,8 @@ class Wandb(Tracker):
             settings=settings,
         )
         self._run.config.update(self._beside_swept({**run.config, "made": run.made}), allow_val_change=True)
-        self._from = int(self._run.step) if self._run.resumed else 0
+        self._from = int(self._run.starting_step)
+        self._asked = self._heard = time.monotonic()
         if self.online:
             (self._place / UNSENT).touch()  # should this process be killed, what the server lacks is known to be here
         self._define()
@@ -194,15 +201,32 @@ class Wandb(Tracker):
         except Exception as error:  # the process beside this one that uploads has ended
             if not self.online:
                 raise
-            self._go_offline(error)
+            self._go_offline(first_line(error))
+
+    def _silence(self) -> str | None:
+        """Why a server that has not answered for as long as it may is of no use; None if it is, or may be yet."""
+        limit, now = self.config.silence_seconds, time.monotonic()
+        if not self.online or now - self._asked < min(ASKED_EVERY, limit):
+            return None
+        reason = unreachable(str(self._run.settings.base_url), PATIENCE)
+        self._asked = time.monotonic()
+        if reason is None:
+            self._heard = self._asked
+        return reason if self._asked - self._heard > limit else None
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """A row, under the optimiser's steps; of an online run that goes on, those that the server lacks."""
+        if reason := self._silence():
+            self._go_offline(reason)
         self._tell(lambda: self._send(row, step))
 
     def _send(self, row: Mapping[str, Any], step: int) -> None:
         if step >= self._from:
             self._run.log({**row, STEP: step}, step=step)
+
+    def _send_late(self, row: Mapping[str, Any], step: int) -> None:
+        """A result, whether the server has its row or not: W&B takes nothing for a step that is behind."""
+        self._run.log({**row, STEP: step}, step=max(step, self._from))
 
     def uses(self, artifact: Artifact) -> None:
         """The artifact as an input; kept as a version of its own, if nobody has yet."""
@@ -231,7 +255,8 @@ class Wandb(Tracker):
         """Write an artifact into the run's records, from where W&B uploads it at once or by ``wandb sync``.
 
         This is what ``use_artifact`` and ``log_artifact`` of a new artifact come to. Offline the former is refused;
-        online both ask the server first, however long it takes, and what they send is in no record.
+        online both ask the server first, however long it takes, and what they send is in no record. Nor are the files
+        removed once they are sent: a run that must be begun again offline is made from them.
         """
         publish = self._run._interface.publish_artifact
         publish(self._run, made, aliases, is_user_created=used, use_after_commit=used)
@@ -245,15 +270,13 @@ class Wandb(Tracker):
         import wandb
         from wandb.sdk.artifacts._internal_artifact import InternalArtifact
 
-        if step < self._from:
-            return
         table: Any = wandb.Table(columns=columns, data=rows)  # type: ignore[arg-type]
         made = InternalArtifact(f"run-{self._run.id}-{name}", TABLE)
         made.add(table, name)
         made.finalize()
         self._publish(made, ["latest"])
-        table.bind_to_run(self._run, name, step)  # else log would ask the server for the artifact
-        self._send({name: table}, step)
+        table.bind_to_run(self._run, name, max(step, self._from))  # else log would ask the server for the artifact
+        self._send_late({name: table}, step)
 
     def histogram(self, name: str, histogram: Histogram, step: int) -> None:
         """A histogram with its own bins."""
@@ -267,21 +290,21 @@ class Wandb(Tracker):
         """A picture."""
         import wandb
 
-        self._tell(lambda: self._send({name: wandb.Image(str(path))}, step))
+        self._tell(lambda: self._send_late({name: wandb.Image(str(path))}, step))
 
     def html(self, name: str, path: Path, step: int) -> None:
         """A page, as it is."""
         import wandb
 
-        self._tell(lambda: self._send({name: wandb.Html(str(path), inject=False)}, step))
+        self._tell(lambda: self._send_late({name: wandb.Html(str(path), inject=False)}, step))
 
-    def _go_offline(self, error: Exception) -> None:
+    def _go_offline(self, reason: str) -> None:
         """Begin again offline, with all that was told so far."""
         import wandb
 
         _end_service()
         wandb.setup(wandb.Settings(silent=True))
-        self._say_offline(first_line(error))
+        self._say_offline(reason)
         self._begin()
         for do in self._told:
             do()
@@ -307,11 +330,11 @@ class Wandb(Tracker):
             self._end(code)
         except TimeoutError:
             _end_service()
-            self._upload(self._place)
+            self._upload(self._place, at_once=not failed)
         except Exception as error:
             if not self.online:
                 raise
-            self._go_offline(error)
+            self._go_offline(first_line(error))
             self._end(code)
         else:
             if self.online:
@@ -338,9 +361,15 @@ class Wandb(Tracker):
         Thread(target=end, name="wandb-finish", daemon=True).start()
         ended.result(2 * PATIENCE)
 
-    def _upload(self, folder: Path) -> None:
-        """Send a run that ended before all was uploaded, as long as the server answers."""
+    def _upload(self, folder: Path, *, at_once: bool) -> None:
+        """Send a run that ended before all was uploaded, as long as the server answers; of one that failed say so.
+
+        Who has pressed Ctrl-C does not wait for it, and a launcher ends a process that takes longer.
+        """
         told = f"the run is whole in {folder}: `rft sync` uploads it"
+        if not at_once:
+            tell(f"W&B: not all is uploaded; {told}")
+            return
         if reason := unreachable(str(self._run.settings.base_url), PATIENCE):
             tell(f"W&B: {reason}; {told}")
             return
