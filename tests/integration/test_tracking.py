@@ -286,6 +286,25 @@ def test_an_online_run_is_uploaded_and_its_key_stands_nowhere(
     assert secret not in written(tmp_path, refused)
 
 
+def test_the_keys_of_a_multirun_of_which_one_arm_fails_stand_in_no_tracker(
+    sweep: Sweep, warm: Warm, tmp_path: Path
+) -> None:
+    pytest.importorskip("mlflow")
+    trackers = ("tracker=several", "tracker.of=[offline,tensorboard,mlflow]")
+    judge = ("judge=openai", "judge.model=any", "judge.base_url=http://127.0.0.1:9/v1", "judge.patience=0")
+    secrets = {"OPENAI_API_KEY": "sk-canary-of-a-judge-0123456789", "WANDB_API_KEY": KEY, "HF_TOKEN": "hf_canary4567"}
+    command = ["run", "-m", "algorithm=dpo,rlaif", "seed=12", "study=keys", *TINY, *trackers, *judge]
+    outcome = warm(command, tmp_path, sweep.store, **secrets)
+    assert outcome.code != 0
+    records = [json.loads(path.read_text()) for path in tmp_path.rglob("trial.json")]
+    assert {one["algorithm"]: one["status"] for one in records} == {"dpo": "done", "rlaif": "failed"}
+    assert list(tmp_path.rglob("*.wandb"))
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    assert list(tmp_path.rglob("mlflow.db"))
+    everything = written(tmp_path, outcome)
+    assert [one for secret in secrets.values() for one in (secret, secret[::-1]) if one in everything] == []
+
+
 def test_a_run_under_an_agent_keeps_the_settings_that_the_sweep_locks(shared: Path, tmp_path: Path) -> None:
     """As W&B's agent starts it: what is swept is in a file, and the run's name is given."""
     swept = tmp_path / "sweep.yaml"
