@@ -2,7 +2,8 @@
 
 ``python -m tests.tracked_run JSON`` with ``overrides`` (which tracker), ``folder``, ``rows`` (each with its ``step``),
 and optionally ``resumed``, ``metrics``, ``failed`` and ``end`` (false: the process ends as one that is killed); of what
-is no metric, ``uses`` and ``makes`` (artifacts), ``histograms`` at each row, and ``tables``, ``figures`` and ``pages``.
+is no metric, ``uses`` and ``makes`` (artifacts), ``histograms`` at each row, and ``tables``, ``figures``, ``pages`` and
+``texts``.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def show(tracker: Tracker, task: Mapping[str, Any], step: int) -> None:
         tracker.figure(name, Path(path), step)
     for name, path in task.get("pages", {}).items():
         tracker.html(name, Path(path), step)
+    for name, text in task.get("texts", {}).items():
+        tracker.text(name, text)
     for one in task.get("makes", ()):
         tracker.makes(artifact(one))
 

@@ -32,6 +32,7 @@ CELLS = [
     ["Ω – “quoted”", "", 1e-17, -3.25, False],
 ]
 HISTOGRAM = ([1, 0, 3], [-1.0, -0.5, 0.25, 2.0])
+SAID = "ppo is better than sft: +0.27 (<b>3</b> seeds)"
 KEY = "0123456789abcdef" * 4
 
 
@@ -64,6 +65,7 @@ def things(tmp_path: Path) -> dict[str, Any]:
         "tables": {"samples_test": [COLUMNS, CELLS]},
         "figures": {"frontier": str(place / "curve.png")},
         "pages": {"report": str(place / "report.html")},
+        "texts": {"verdict": SAID},
     }
 
 
@@ -99,6 +101,10 @@ def test_wandb_has_all_of_it(things: dict[str, Any], tmp_path: Path) -> None:
     assert (files / last["frontier.path"]).read_bytes() == png(7, 5)
     assert (files / last["report.path"]).read_text(encoding="utf-8") == "<p>better</p>"
     assert last["eval/test/gold"] == FINAL["eval/test/gold"]
+    summed = {
+        name: value for one in records if one["type"] == "summary" for name, value in one["summary"]["update"].items()
+    }
+    assert summed["verdict"] == SAID
     kept = artifacts(records)
     assert {name: one.get("use_after_commit", False) for name, one in kept.items()} == {
         "sft": True,
@@ -162,6 +168,7 @@ def test_tensorboard_has_histograms_pictures_and_text(things: dict[str, Any], tm
     assert [[html.unescape(cell) for cell in row] for row in rows] == [
         [cell if isinstance(cell, str) else json.dumps(cell) for cell in row] for row in CELLS
     ]
+    assert text("verdict") == SAID
     for name, way in (("sft", "used"), ("policy-ppo-s0", "made")):
         described = json.loads(text(f"artifacts/{way}/{name}").removeprefix("```json").removesuffix("```"))
         assert described["key"] in (KEY, KEY[::-1])
@@ -271,6 +278,7 @@ def test_mlflow_has_tables_inputs_and_files(things: dict[str, Any], tmp_path: Pa
     client = MlflowClient()
     experiment = client.get_experiment_by_name("study")
     (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.tags["verdict"] == SAID
     (used,) = run.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("sft", KEY[:36])
     mlflow.set_experiment("study")
@@ -309,5 +317,6 @@ def test_trackio_has_tables_histograms_and_lineage(things: dict[str, Any], tmp_p
     assert (found["distribution/ratio"]["values"], found["distribution/ratio"]["bins"]) == HISTOGRAM
     assert found["samples_test"]["_value"] == [dict(zip(COLUMNS, row, strict=True)) for row in CELLS]
     assert {"frontier", "report"} <= found.keys()
+    assert found["verdict"] == {"_type": "trackio.markdown", "_value": SAID}
     assert [one["name"] for one in linked["input"]] == ["sft"]
     assert "policy-ppo-s0" in [one["name"] for one in linked["output"]]

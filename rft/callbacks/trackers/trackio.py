@@ -105,6 +105,12 @@ class Trackio(Tracker):
 
         self._run.log({name: trackio.Html(path)}, step=step)
 
+    def text(self, name: str, text: str) -> None:
+        """A text, as it stands."""
+        import trackio
+
+        self._run.log({name: trackio.Markdown(text)}, step=self._step)
+
     def finish(self, metrics: Mapping[str, float], failed: bool) -> None:
         """Keep the final test's metrics; it has no mark for a run that failed."""
         if self._run is not None:
