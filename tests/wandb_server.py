@@ -2,14 +2,18 @@
 
 ``python -m tests.wandb_server FOLDER`` serves on a free port, which it writes to ``FOLDER/port``. What
 ``FOLDER/fault`` holds decides how it answers from then on: nothing (well), ``hang`` (never), ``500``, ``401`` or
-``drop`` (the connection ends). Each row of a run's history that it was sent is a line of ``FOLDER/history``. What it is
-told of runs and artifacts is a line each of ``FOLDER/told``: ``run ID JOB_TYPE``, ``made ARTIFACT RUN`` and
-``used ARTIFACT RUN``, where an artifact is a name and a digest, so that equal ones are one version.
+``drop`` (the connection ends); with a word after it, only requests with that word in their path. Each row of a run's
+history that it was sent is a line of ``FOLDER/history``. What it is told of runs and artifacts is a line each of
+``FOLDER/told``: ``run ID JOB_TYPE``, ``made ARTIFACT RUN``, ``used ARTIFACT RUN``, ``file ARTIFACT NAME MD5`` of each
+that it was sent, and ``committed ARTIFACT`` when it is whole; an artifact is a name and a digest, so that equal ones
+are one version.
 """
 
 from __future__ import annotations
 
+import base64
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -18,6 +22,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 HANGS = 600.0
 COMMITTED: set[str] = set()
@@ -60,10 +65,15 @@ def resume_status(rows: list[dict[str, Any]], variables: dict[str, Any]) -> dict
 def of_artifacts(query: str, variables: dict[str, Any]) -> dict[str, Any]:
     """The same for artifacts: their files are taken, and what is whole is not asked for again."""
     given = variables.get("input") or variables
-    upload = {"uploadUrl": f"{variables['base']}/upload/file", "uploadHeaders": []}
+    upload = {"uploadUrl": f"{variables['base']}/upload/manifest", "uploadHeaders": []}
     if "mutation CreateArtifactFiles" in query:
-        of = {"uploadMultipartUrls": None, "storagePath": "kept"}
-        nodes = [{**upload, **of, "artifact": {"id": one["artifactID"]}} for one in given["artifactFiles"]]
+        of = {"uploadMultipartUrls": None, "storagePath": "kept", "uploadHeaders": []}
+        nodes = [
+            of
+            | {"uploadUrl": f"{variables['base']}/upload/file/{quote(one['artifactID'])}/{quote(one['name'], '')}"}
+            | {"artifact": {"id": one["artifactID"]}}
+            for one in given["artifactFiles"]
+        ]
         return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
     for name in ("createArtifactManifest", "updateArtifactManifest"):
         if f"{name}(" in query:
@@ -90,6 +100,8 @@ def told(query: str, variables: dict[str, Any]) -> str | None:
         return f"made {given['artifactCollectionName']}:{given['digest']} {given['runName']}"
     if "mutation UseArtifact" in query:
         return f"used {given['artifactID']} {given['runName']}"
+    if "mutation CommitArtifact" in query:
+        return f"committed {given['artifactID']}"
     return None
 
 
@@ -107,7 +119,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def fails(self) -> bool:
         """Whether it was told to fail; then it has."""
-        fault = (self.folder / "fault").read_text(encoding="utf-8").strip()
+        fault, _, part = (self.folder / "fault").read_text(encoding="utf-8").strip().partition(" ")
+        fault = fault if part in self.path else ""
         with (self.folder / "asked").open("a", encoding="utf-8") as file:
             file.write(f"{self.command} {self.path} {fault}\n")
         if fault == "hang":
@@ -117,6 +130,11 @@ class Handler(BaseHTTPRequestHandler):
         elif fault:
             self.send({"error": fault}, int(fault))
         return bool(fault)
+
+    def note(self, line: str) -> None:
+        """Add to what it was told."""
+        with (self.folder / "told").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
     def send(self, data: Any, code: int = 200) -> None:
         """Answer in JSON."""
@@ -128,9 +146,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        """Anything."""
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        """Anything; of a file that is uploaded, note what it is."""
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if not self.fails():
+            if self.path.startswith("/upload/file/"):
+                version, name = self.path.split("/")[3:]
+                md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
+                self.note(f"file {unquote(version)} {name} {md5}")
             self.send({})
 
     do_PUT = do_GET
@@ -146,8 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/graphql"):
             variables = (body.get("variables") or {}) | {"base": f"http://{self.headers['Host']}"}
             if line := told(body.get("query", ""), variables):
-                with (self.folder / "told").open("a", encoding="utf-8") as file:
-                    file.write(f"{line}\n")
+                self.note(line)
             query, rows = body.get("query", ""), sent_rows(self.folder)
             asked = "query RunResumeStatus" in query and rows and (self.folder / "resumes").exists()
             self.send({"data": resume_status(rows, variables) if asked else answer(query, variables)})
@@ -199,6 +220,12 @@ class Server:
         """What it was told of runs and artifacts, the words of a line each."""
         file = self.folder / "told"
         return [line.split() for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+    def files(self, version: str) -> dict[str, str]:
+        """The files of an artifact that it was sent, by name, with their MD5 as W&B writes it; if it is whole."""
+        told = self.told()
+        assert ["committed", version] in told
+        return {unquote(words[2]): words[3] for words in told if words[:2] == ["file", version]}
 
     def asked(self) -> list[str]:
         """What it was asked, a line each: method, path and how it failed."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -241,8 +243,15 @@ class Snapshots(lightning.Callback):
         return None
 
 
+SPENT_SAVING = 0.05
+"""Share of a run's time that goes to checkpoints at most."""
+
+
 class KeepLast(Checkpoint):
     """Saves a checkpoint when a Lightning epoch that made a step has ended; Lightning calls it after all others.
+
+    A checkpoint grows with the history in it. So that a long run of short epochs does not spend its time on them, all
+    but the first and the last wait until what the one before took is `SPENT_SAVING` of the time since.
 
     Args:
         folder: where ``rft.checkpoint`` keeps them.
@@ -251,16 +260,22 @@ class KeepLast(Checkpoint):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._step = 0
+        self._due = -math.inf
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """What training goes on from is there already."""
         self._step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save; all ranks together, and the first one writes."""
-        if trainer.global_step != self._step:
-            self._step = trainer.global_step
+        """Save if it is time; all ranks together, and the first one writes."""
+        if trainer.global_step == self._step:
+            return
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.strategy.broadcast(last or time.monotonic() >= self._due):
+            self._step, begun = trainer.global_step, time.monotonic()
             trainer.save_checkpoint(self.folder)
+            ended = time.monotonic()
+            self._due = ended + (ended - begun) / SPENT_SAVING
 
 
 def behind(trainer: lightning.Trainer, meter: Meter) -> float:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rft.secrets import scrubbed
 from rft.store.running import is_running
 from rft.study.ledger_file import FILE, INSERT, NOTE, LedgerFile, read, stored
 from rft.study.owner import is_alive
@@ -135,11 +136,11 @@ class Ledger:
         Args:
             name: the trial's.
             state: the end.
-            error: why, if it is not done.
+            error: why, if it is not done; kept without the secrets of the environment.
             versions: of the code, if it is.
             owner: the launcher, if the trial ended only since it ends: another one may go on with it.
         """
-        values = (state.value, error, versions, owner, time.time(), name)
+        values = (state.value, error and scrubbed(error), versions, owner, time.time(), name)
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(

@@ -71,7 +71,7 @@ class Trial:
     def __init__(self, cfg: DictConfig, folder: Path, store: Store, overrides: Sequence[str] = ()) -> None:
         self.cfg, self.folder, self.store, self.overrides = cfg, folder, store, list(overrides)
         self._trackers: Sequence[Tracker] = ()
-        self.tracker: Tracker | None = None
+        self.tracker: Behind | None = None
         self.pipeline = Pipeline(self.cfg, store, folder, self._make_tracker)
 
     def _make_tracker(self) -> Tracker:
@@ -144,7 +144,8 @@ class Trial:
             with suppress(OSError):  # the history is there
                 for name in (CURVES_FILE, DISTRIBUTIONS_FILE):
                     (self.folder / name).unlink(missing_ok=True)
-        if pipeline.budget.share >= 1:  # one that pauses goes on in the same run
+        # One that pauses goes on in the same run, and what a tracker has lost is told again if it is started again.
+        if pipeline.budget.share >= 1 and not (self.tracker is not None and self.tracker.lost):
             (self.folder / TRACKED).unlink(missing_ok=True)  # last: so does one that is killed before
         return record
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rft.runtime import cores, end_process, end_with_parent, prepare_process
+from rft.secrets import scrubbed
 
 LIBRARIES = (
     "krippendorff",
@@ -174,7 +175,7 @@ def command(arguments: list[str]) -> int:
     except SystemExit as end:
         return program.exit_code(end)
     except BaseException:
-        traceback.print_exc()
+        sys.stderr.write(scrubbed(traceback.format_exc()))
         return 1
 
 
@@ -192,7 +193,7 @@ def become_rft(request: Mapping[str, Any], server: Server) -> NoReturn:
         code = command(list(request["arguments"]))
         end_process(code)  # what it shares with the server would be copied first if it were freed
     except BaseException:
-        traceback.print_exc()
+        sys.stderr.write(scrubbed(traceback.format_exc()))
     finally:
         os._exit(code & 0xFF)
 

@@ -34,11 +34,21 @@ def test_six_trials_and_a_comparison_join_up(shared: Path, warm: Warm, tmp_path:
     assert len(trials) == 6
     kinds = [record["run"]["job_type"] for records in shares for record in records if record["type"] == "run"]
     assert sorted(kinds) == sorted(set(kinds)) == ["candidates", "preferences", "questions", "reward_model", "sft"]
+    ids = [r["run"]["run_id"] for records in [*trials, *shares, comparison] for r in records if r["type"] == "run"]
+    assert len(set(ids)) == len(ids) == 6 + 5 + 1
     groups = {
         r["run"]["run_group"] for records in [*trials, *shares, comparison] for r in records if r["type"] == "run"
     }
     assert groups == {"three"}
 
+    stages = {r["run"]["job_type"]: records for records in shares for r in records if r["type"] == "run"}
+    assert {stage: {name for name, _, used in artifacts(records) if used} for stage, records in stages.items()} == {
+        "questions": set(),
+        "sft": set(),
+        "candidates": {"prompts", "sft"},
+        "preferences": {"prompts", "candidates"},
+        "reward_model": {"sft", "preferences"},
+    }
     made = {(name, digest) for records in [*trials, *shares] for name, digest, used in artifacts(records) if not used}
     used = {(name, digest) for records in [*trials, *shares] for name, digest, used in artifacts(records) if used}
     assert used <= made

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Outcome, environment, rft, wait_until
+from tests.integration.harness import Outcome, environment, rft, tracked, wait_until
 from tests.told_study import tell
 from tests.tracked_run import told
 from tests.wandb_server import Server
@@ -94,19 +94,35 @@ def test_all_arrives_in_order_and_once_though_broken_off(kept: Path, server: Ser
     used = {version for kind, version, _ in server.told() if kind == "used"}
     assert {one.partition(":")[0] for one in made} >= {"prompts", "sft", "candidates", "preferences", "report-demo"}
     assert {one for one in used if not one.startswith("evaluation")} <= made
+    assert_all_files_arrived(server, [path.parent for path in kept.rglob("wandb") if any(path.glob("offline-run-*"))])
     assert "all 7 runs are uploaded" in sync(kept, server.url).stdout
     assert KEY not in outcome.stdout + outcome.stderr
+
+
+def assert_all_files_arrived(server: Server, folders: Sequence[Path]) -> None:
+    """Of each artifact in the runs in some folders."""
+    told = [
+        one["artifact"] for folder in folders for run in tracked(folder) for one in run if one["type"] == "artifact"
+    ]
+    assert told
+    for artifact in told:
+        copied = {one["path"]: one["digest"] for one in artifact["manifest"]["contents"] if "ref" not in one}
+        assert server.files(f"{artifact['name']}:{artifact['digest']}") == copied
 
 
 def test_a_run_whose_server_died_in_the_middle_arrives_whole(server: Server, tmp_path: Path) -> None:
     study = tmp_path / "runs" / "online"
     rows = [{"step": step, "train/loss": 0.5} for step in range(80)]
     own = {"WANDB_MODE": "online", "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+    (tmp_path / "weights").write_bytes(b"w" * 1000)
+    policy = {"name": "policy", "kind": "policy", "key": "0" * 64, "files": {"weights": str(tmp_path / "weights")}}
     dies = threading.Thread(
         target=lambda: (wait_until(lambda: "stream" in str(server.asked()), 200), server.fail("drop"))
     )
     dies.start()
-    done = told(study / "ppo-s0-0123abcd", ["model=tiny", "tracker=wandb"], rows, environment=own, pause=0.1)
+    done = told(
+        study / "ppo-s0-0123abcd", ["model=tiny", "tracker=wandb"], rows, environment=own, pause=0.1, makes=[policy]
+    )
     dies.join()
     assert "`rft sync` uploads it" in done.stderr
     server.fail("")
@@ -114,6 +130,7 @@ def test_a_run_whose_server_died_in_the_middle_arrives_whole(server: Server, tmp
     outcome = sync(tmp_path, server.url, study="online")
     assert outcome.code == 0, outcome.stderr
     assert sorted(set(server.steps())) == list(range(80))
+    assert_all_files_arrived(server, [study / "ppo-s0-0123abcd"])
     assert "all 1 runs are uploaded" in sync(tmp_path, server.url, study="online").stdout
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +123,63 @@ def test_another_report_goes_on_in_the_same_run(study: Path) -> None:
     assert sorted((study / "comparison").glob("*-????????/wandb/offline-run-*")) == stages
     (records,) = tracked(study / "comparison")
     assert len(artifacts(records, used=True)) == 9
+
+
+SWEPT = ("sft", "ppo-lr=0.001,epochs=2")
+"""As `rft run -m` names arms that differ in settings."""
+
+
+def test_mlflow_has_the_comparison_of_a_sweep_over_settings(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    assert tell(tmp_path, arms=SWEPT, tracker=["tracker=mlflow"]).stdout == "[]\n"
+    folder = tmp_path / "runs" / "demo"
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
+    (found,) = [run for run in runs if run.data.tags["rft.stage"] == "comparison"]
+    gold = summary["arms"][SWEPT[1]]["splits"]["test"]["gold"]["mean"]
+    assert found.data.metrics["test/ppo-lr_0.001_epochs_2/gold"] == gold
+    assert found.data.params["arms.ppo-lr_0.001_epochs_2.algorithm"]
+    assert found.data.tags["verdict"] == summary["verdict"]["headline"]
+    made = {one.path for one in client.list_artifacts(found.info.run_id)}
+    assert {"report", "report-demo", "arms.json", "comparisons.json"} <= made
+    assert {"sft", "reward_model", "questions"} <= {run.data.tags["rft.stage"] for run in runs}
+
+
+def test_tensorboard_has_the_comparison(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util import tensor_util
+
+    assert tell(tmp_path, arms=SWEPT, tracker=["tracker=tensorboard"]).stdout == "[]\n"
+    folder = tmp_path / "runs" / "demo"
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    events = EventAccumulator(str(folder / "comparison" / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+    (gold,) = events.Tensors(f"test/{SWEPT[1]}/gold")
+    wanted = summary["arms"][SWEPT[1]]["splits"]["test"]["gold"]["mean"]
+    assert float(tensor_util.make_ndarray(gold.tensor_proto)) == wanted
+    (verdict,) = events.Tensors("verdict/text_summary")
+    assert verdict.tensor_proto.string_val[0].decode() == summary["verdict"]["headline"]
+
+
+def test_trackio_has_the_comparison(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    assert tell(tmp_path, arms=SWEPT, tracker=["tracker=trackio"]).stdout == "[]\n"
+    folder = tmp_path / "runs" / "demo"
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    code = (
+        "import json, trackio; from trackio.sqlite_storage import SQLiteStorage as S\n"
+        "(run,) = [one for one in trackio.Api().runs('demo') if one.name.startswith('comparison')]\n"
+        "print(json.dumps(S.get_logs('demo', run.name, run_id=run.id)))"
+    )
+    env = {**os.environ, "TRACKIO_DIR": str(folder / "trackio")}
+    read = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    found = {name: value for row in json.loads(read.stdout.splitlines()[-1]) for name, value in row.items()}
+    assert found[f"test/{SWEPT[1]}/gold"] == summary["arms"][SWEPT[1]]["splits"]["test"]["gold"]["mean"]
+    assert found["verdict"]["_value"] == summary["verdict"]["headline"]
+    assert {"arms", "comparisons", "report"} <= found.keys()
 
 
 def test_without_a_tracker_or_stages_there_are_no_runs_of_them(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from rft.callbacks.trackers.upload import is_uploaded, kept_runs
 from rft.study.uploads import uploads
 from tests.integration.harness import files_under, tracked, wait_until
 from tests.integration.test_trackers import FINAL, ROWS, installed, online
@@ -211,6 +212,23 @@ def test_online_all_of_it_is_on_this_machine_whatever_the_server_does(
         assert_files_are_here(records, folder)
 
 
+@pytest.mark.parametrize("part", ["upload", "file_stream"])
+def test_a_run_that_the_server_took_a_part_of_is_not_taken_for_uploaded(
+    part: str, server: Server, things: dict[str, Any], tmp_path: Path
+) -> None:
+    server.fail(f"500 {part}")
+    folder = tmp_path / "trial"
+    chosen = setting("wandb", "tracker.upload_seconds=3")
+    done = told(folder, chosen, ROWS, environment=online(server), metrics=FINAL, **things)
+    (line,) = done.stderr.splitlines()
+    assert "`rft sync` uploads it" in line
+    assert json.loads(done.stdout)["end"] < 60
+    (run,) = kept_runs(folder / "wandb")
+    assert not is_uploaded(run)
+    (records,) = tracked(folder)
+    assert_files_are_here(records, folder)
+
+
 def assert_files_are_here(records: list[dict[str, Any]], folder: Path) -> None:
     """What artifacts are made of and the server may lack is beside the run."""
     entries = [e for r in records if r["type"] == "artifact" for e in r["artifact"]["manifest"]["contents"]]
@@ -284,7 +302,7 @@ def test_mlflow_has_tables_inputs_and_files(things: dict[str, Any], tmp_path: Pa
     mlflow.set_experiment("study")
     table = mlflow.load_table("samples_test.json")
     assert list(table.columns) == COLUMNS
-    assert table["gold"].tolist() == [row[2] for row in CELLS]
+    assert table["gold"].tolist() == [row[2] for row in CELLS], "once, though it was told twice"
     assert [list(row) for row in table[["prompt", "response", "truncated"]].to_numpy()] == [
         [row[0], row[1], row[4]] for row in CELLS
     ]

@@ -14,6 +14,7 @@ from typing import Any
 
 from rft.callbacks.trackers.base import Artifact, Histogram, Run, Tracker
 from rft.config import TrackerConfig
+from rft.secrets import scrubbed
 
 PATIENCE = 5.0
 """Seconds that a whole training waits for one tracker."""
@@ -25,8 +26,8 @@ _log = logging.getLogger(__name__)
 
 
 def tell(text: str) -> None:
-    """Say a line to the user, who asked for the tracker."""
-    sys.stderr.write(f"tracker: {text}\n")
+    """Say a line to the user, who asked for the tracker; without secrets, since a launcher keeps what trials say."""
+    sys.stderr.write(f"tracker: {scrubbed(text)}\n")
 
 
 class _Worker:

@@ -19,10 +19,11 @@ from rft.config import TrackerConfig
 from rft.machine import uncommitted
 
 LONGEST_VALUE = 6000  # characters of a parameter
+LONGEST_NAME = 250  # of it
 LONGEST_DIGEST = 36  # characters of a dataset's
 PARAMETERS, METRICS = 100, 1000  # in one request
 UNKNOWN = re.compile(r"[^\w. :/-]")
-"""Characters that no metric's name may have."""
+"""Characters that no name of a metric or a parameter may have."""
 
 
 @dataclass
@@ -91,7 +92,8 @@ class MLflow(Tracker):
     def _describe(self, run: Run) -> None:
         from mlflow.entities import Param
 
-        told = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in flat(run.config).items()]
+        named = {UNKNOWN.sub("_", name)[:LONGEST_NAME]: str(value) for name, value in flat(run.config).items()}
+        told = [Param(name, value[:LONGEST_VALUE]) for name, value in named.items()]
         for first in range(0, len(told), PARAMETERS):
             self._client.log_batch(self._id, params=told[first : first + PARAMETERS])
         if run.made.get("dirty") and (diff := uncommitted()):
@@ -138,12 +140,14 @@ class MLflow(Tracker):
         self._client.log_dict(self._id, told, f"{artifact.name}/artifact.json")
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        """A table among the run's artifacts, unless the run has it."""
+        """A table among the run's artifacts, in place of one that the run had: MLflow by itself would add to that."""
         import pandas as pd
 
         file = f"{name}.json"
         if all(one.path != file for one in self._client.list_artifacts(self._id, file.rpartition("/")[0] or None)):
             self._client.log_table(self._id, pd.DataFrame(rows, columns=list(columns)), file)
+        else:  # as `mlflow.load_table` reads it
+            self._client.log_dict(self._id, {"columns": list(columns), "data": [list(row) for row in rows]}, file)
 
     def histogram(self, name: str, histogram: Histogram, step: int) -> None:
         """Kept until the end; of a run that goes on, all come again."""

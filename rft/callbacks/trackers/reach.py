@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import urllib.error
 import urllib.request
@@ -39,6 +40,8 @@ def unreachable(url: str, seconds: float) -> str | None:
             return late
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                return None  # it is there, and who uploads may know its certificate: not all look in the same place
             return late if isinstance(reason, TimeoutError) else f"{url} cannot be reached ({reason})"
 
     late = f"{url} gives no answer within {seconds:g} s"

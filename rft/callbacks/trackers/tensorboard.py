@@ -51,14 +51,14 @@ class TensorBoard(Tracker):
         return self._writer
 
     def start(self, run: Run) -> None:
-        """Open an event file; of a run that is resumed, whose rows all come again, in place of the former one.
+        """Open an event file in place of a former one: a run that is resumed has all its rows again.
 
-        Told where it begins again, not all readers forget what came before.
+        Told where it begins again, not all readers forget what came before; and they show a folder as one run.
         """
         from torch.utils.tensorboard import SummaryWriter
 
         place = run.folder / self.config.folder
-        for former in place.glob("events.out.tfevents.*") if run.resumed else ():
+        for former in place.glob("events.out.tfevents.*"):
             former.unlink()
         self._writer = SummaryWriter(str(place))
         told = {"run": run.name, "study": run.study, "tags": run.tags, "made": run.made, "config": run.config}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import netrc
 import os
 import re
@@ -167,10 +168,12 @@ def upload(part: Path, base: str, target: Target = Target(), limit: float = floa
             command, env=_environment(part, scratch), stdin=subprocess.DEVNULL, stdout=told,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        atexit.register(_end, process)  # of a process that ends meanwhile, by Ctrl-C
         try:
             given_up = _wait(process, base, limit)
         finally:
             _end(process)
+            atexit.unregister(_end)
         said = _said(told)
     faults = [line for line in said if "rror" in line or line.startswith("ERROR")]
     if not is_uploaded(part) and not given_up and faults and all(NO_END in line for line in faults):

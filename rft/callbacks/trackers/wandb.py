@@ -94,7 +94,8 @@ class Wandb(Tracker):
         self._run: Any = None
         self._told: list[Callable[[], None]] = []
         self._from = 0
-        self._asked = self._heard = 0.0
+        self._asked = 0.0
+        self._silent: float | None = None
 
     @property
     def online(self) -> bool:
@@ -160,7 +161,7 @@ class Wandb(Tracker):
         )
         self._run.config.update(self._beside_swept({**run.config, "made": run.made}), allow_val_change=True)
         self._from = int(self._run.starting_step)
-        self._asked = self._heard = time.monotonic()
+        self._asked = time.monotonic()
         if self.online:
             (self._place / UNSENT).touch()  # should this process be killed, what the server lacks is known to be here
         self._define()
@@ -208,11 +209,12 @@ class Wandb(Tracker):
         limit, now = self.config.silence_seconds, time.monotonic()
         if not self.online or now - self._asked < min(ASKED_EVERY, limit):
             return None
-        reason = unreachable(str(self._run.settings.base_url), PATIENCE)
-        self._asked = time.monotonic()
+        reason, self._asked = unreachable(str(self._run.settings.base_url), PATIENCE), now
         if reason is None:
-            self._heard = self._asked
-        return reason if self._asked - self._heard > limit else None
+            self._silent = None
+        elif self._silent is None:
+            self._silent = now
+        return reason if self._silent is not None and now - self._silent >= limit else None
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """A row, under the optimiser's steps; of an online run that goes on, those that the server lacks."""
