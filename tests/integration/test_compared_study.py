@@ -44,10 +44,10 @@ def test_six_trials_and_a_comparison_join_up(shared: Path, warm: Warm, tmp_path:
     stages = {r["run"]["job_type"]: records for records in shares for r in records if r["type"] == "run"}
     assert {stage: {name for name, _, used in artifacts(records) if used} for stage, records in stages.items()} == {
         "questions": set(),
-        "sft": set(),
+        "sft": {"prompts"},
         "candidates": {"prompts", "sft"},
-        "preferences": {"prompts", "candidates"},
-        "reward_model": {"sft", "preferences"},
+        "preferences": {"candidates"},
+        "reward_model": {"sft", "candidates", "preferences"},
     }
     made = {(name, digest) for records in [*trials, *shares] for name, digest, used in artifacts(records) if not used}
     used = {(name, digest) for records in [*trials, *shares] for name, digest, used in artifacts(records) if used}

@@ -90,8 +90,7 @@ def test_all_arrives_in_order_and_once_though_broken_off(kept: Path, server: Ser
     assert list(dict.fromkeys(runs)) == ORDER
     assert len(list(kept.rglob("*.synced"))) == 8
     assert sorted(set(server.steps())) == [0.0, 1.0, 2.0, 3.0]
-    made = {version for kind, version, _ in server.told() if kind == "made"}
-    used = {version for kind, version, _ in server.told() if kind == "used"}
+    made, used = ({words[1] for words in server.told() if words[0] == kind} for kind in ("made", "used"))
     assert {one.partition(":")[0] for one in made} >= {"prompts", "sft", "candidates", "preferences", "report-demo"}
     assert {one for one in used if not one.startswith("evaluation")} <= made
     assert_all_files_arrived(server, [path.parent for path in kept.rglob("wandb") if any(path.glob("offline-run-*"))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ class Kept(Tracker):
         if self.hangs == point:
             time.sleep(60)
         if self.fails == point:
-            raise self.error("gone\nsecond line")
+            raise self.error(f"gone{os.environ.get('MY_API_KEY', '')}\nsecond line")
 
     def start(self, run: Run) -> None:
         self._reach("start")
@@ -98,3 +99,11 @@ def test_one_that_failed_is_ended_all_the_same(error: type[BaseException], capsy
     assert fails.rows == []
     assert fails.ended == [({"y": 1.0}, True)], "else its run would stay open"
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_is_said_of_one_that_fails_holds_no_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_API_KEY", "canary-of-a-tracker")
+    tell([Kept(fails="log")], 3)
+    assert capsys.readouterr().err.startswith("tracker: kept: ConnectionError: gone…; ")

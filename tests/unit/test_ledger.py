@@ -108,6 +108,16 @@ def test_eight_processes_make_one_ledger(tmp_path: Path) -> None:
         assert process.returncode == 0
 
 
+def test_no_secret_of_the_environment_is_kept_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "canary-of-a-ledger")
+    ledger = Ledger(tmp_path)
+    ledger.submit([Row("a-s0-00000000", "0", "a", 0, ())], {})
+    ledger.end("a-s0-00000000", State.failed, "RuntimeError: canary-of-a-ledger is no good")
+    (row,) = ledger.rows()
+    assert row.error == "RuntimeError: … is no good"
+    assert all(b"canary" not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
 def test_what_a_killed_claimer_had_is_interrupted_and_can_be_claimed(tmp_path: Path) -> None:
     study, go = tmp_path / "study", tmp_path / "go"
     ledger = Ledger(study)
