@@ -92,20 +92,23 @@ class Distributions(lightning.Callback):
     def write(self, file: Path) -> None:
         """Keep all in a file, for a trial that is killed after training, before its tracker knows them."""
         with suppress(OSError):  # no training fails for want of it
-            write_whole(file, json.dumps(list(self.found.items())).encode())
+            write_whole(file, self._text().encode())
 
     def read(self, file: Path) -> None:
         """Take them from a file, if it is there."""
         if file.exists():
-            self.found = dict(json.loads(file.read_text(encoding="utf-8")))
+            self.load_state_dict({"found": file.read_text(encoding="utf-8")})
 
     def state_dict(self) -> dict[str, Any]:
-        """All so far."""
-        return {"found": self.found}
+        """All so far, as one text: a checkpoint takes its time for every object in it."""
+        return {"found": self._text()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from those of a checkpoint."""
-        self.found = dict(state_dict["found"])
+        self.found = dict(json.loads(state_dict["found"]))
+
+    def _text(self) -> str:
+        return json.dumps(list(self.found.items()))  # numbers are no names in JSON
 
 
 def counts(values: Tensor) -> dict[str, list[float]] | None:

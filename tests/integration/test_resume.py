@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -110,7 +111,7 @@ def test_killed_in_the_middle_ends_with_the_same_bits(
     assert not (shared / "policy").exists() or not list((shared / "policy").iterdir())
     assert not (folder / "trial.json").exists()
     (checkpoints,) = (folder / "checkpoints").iterdir()
-    before = load_checkpoint(kept(checkpoints)[0].path)["callbacks"]["History"]["clock"]
+    before = json.loads(load_checkpoint(kept(checkpoints)[0].path)["callbacks"]["History"]["clock"])
 
     outcome = warm(command, killed, shared)
     assert outcome.code == 0, outcome.stderr
