@@ -93,7 +93,9 @@ def test_a_ctrl_c_lets_the_trial_end_with_its_step(way: str, shared: Path, tmp_p
     wait_until(lambda: not using(shared), 10)
 
 
-@pytest.mark.parametrize("fault", ["offline", "", "hang"])
+@pytest.mark.parametrize(
+    "fault", [pytest.param("offline", marks=pytest.mark.slow), pytest.param("", marks=pytest.mark.slow), "hang"]
+)
 def test_a_ctrl_c_ends_the_tracked_run(fault: str, shared: Path, tmp_path: Path) -> None:
     server = Server(tmp_path / "server")
     mode = "offline" if fault == "offline" else "online"

@@ -212,7 +212,7 @@ def test_online_all_of_it_is_on_this_machine_whatever_the_server_does(
         assert_files_are_here(records, folder)
 
 
-@pytest.mark.parametrize("part", ["upload", "file_stream"])
+@pytest.mark.parametrize("part", ["upload", pytest.param("file_stream", marks=pytest.mark.slow)])
 def test_a_run_that_the_server_took_a_part_of_is_not_taken_for_uploaded(
     part: str, server: Server, things: dict[str, Any], tmp_path: Path
 ) -> None:
