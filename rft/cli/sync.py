@@ -88,14 +88,19 @@ def _send(ready: list[Upload], project: str | None, entity: str | None) -> None:
     out, target, left = console(), Target(project, entity), list[str]()
     with bar("uploading", len(ready)) as progress:
         for number, one in enumerate(ready):
-            reason = send(one, base, target)
+            out.print(f"{number + 1}/{len(ready)} {one.name}", highlight=False, markup=False)
+            try:
+                reason = send(one, base, target)
+            except KeyboardInterrupt:
+                warn(f"{number - len(left)} of {len(ready)} runs are uploaded; rft sync goes on with the others")
+                raise
             if reason and useless(base, SILENT):
                 more = f"{number - len(left)} of {len(ready)} runs are uploaded; rft sync goes on with the others"
                 raise UserError(f"{one.name}: {reason}; {more}")
             progress.advance()
             left += [f"{one.name}: {reason}"] if reason else []
-            note = ": not uploaded" if reason else ""
-            out.print(f"{number + 1}/{len(ready)} {one.name}{note}", highlight=False, markup=False)
+            if reason:
+                out.print("not uploaded")
     if left:
         raise UserError(f"{len(ready) - len(left)} of {len(ready)} runs are uploaded; not {'; '.join(left)}")
     out.print(f"uploaded {len(ready)} runs to {base}", highlight=False, markup=False)

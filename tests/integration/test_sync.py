@@ -58,6 +58,7 @@ def test_without_a_key_or_a_server_nothing_is_uploaded(kept: Path, server: Serve
     assert server.asked() == []
     server.close()
     assert "cannot be reached" in sync(kept, server.url).error
+    assert sync(kept, "nonsense").error.startswith("rft: WANDB_BASE_URL=nonsense: W&B does not take its settings: ")
     assert not list(kept.rglob("*.synced"))
 
 
@@ -77,7 +78,8 @@ def test_all_arrives_in_order_and_once_though_broken_off(kept: Path, server: Ser
     while first.poll() is None and len(list(kept.rglob("*.synced"))) < 2:
         time.sleep(0.1)
     os.kill(first.pid, signal.SIGINT)
-    first.communicate(timeout=60)
+    said, _ = first.communicate(timeout=60)
+    assert "of 7 runs are uploaded; rft sync goes on with the others" in said
     assert first.returncode not in (0, 2)
     done = list(kept.rglob("*.synced"))
     before = len(server.told())

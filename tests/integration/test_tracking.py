@@ -382,3 +382,10 @@ def test_a_real_trial_ends_in_time_with_all_of_it_here_whatever_the_server_does(
     assert rows_of(records)[-1]["eval/test/gold"] == trial.record["metrics"]["eval/test/gold"]
     made = [record["artifact"]["type"] for record in records if record["type"] == "artifact"]
     assert {"policy", "evaluation", "model", "run_table"} <= set(made)
+    if fault != "refuse":
+        server.fail("")
+        synced = rft(["sync", "scratch"], tmp_path, shared, **online(server))
+        assert synced.code == 0, synced.stderr
+        assert sorted(set(server.steps())) == [row["step"] for row in trial.history()]
+        told = [record["artifact"] for record in records if record["type"] == "artifact"]
+        assert all(server.files(f"{one['name']}:{one['digest']}") for one in told)

@@ -1,4 +1,7 @@
-"""Runs in a folder that was moved or copied: where the files of their artifacts lie is brought up to date.
+"""What is mended in the records of a W&B run before they are uploaded.
+
+Of a run in a folder that was moved or copied, where the files of its artifacts lie is brought up to date. Of one that
+was ended while its server was silent, and then once more with W&B itself, one end is left: its command fails at two.
 
 W&B writes a run as a log of records in blocks (the log format of LevelDB, with a CRC-32). In it are the absolute paths
 of the files of its artifacts, which lie in W&B's folder beside the run.
@@ -24,16 +27,19 @@ KEPT = "data"
 
 
 def bring_home(run: Path) -> bool:
-    """Let the records of a run name the files beside it, if those that they name are gone; whether any did.
+    """Let the records of a run name the files beside it, if those that they name are gone, and end once.
 
     Args:
         run: folder of the run, in W&B's folder.
+
+    Returns:
+        Whether anything was changed.
     """
     changed = False
     for file in run.glob("run-*.wandb"):
         content = file.read_bytes()
         records, read = _records(content)
-        found = [_at_home(record, run.absolute().parent) for record in records]
+        found = _ended_once([_at_home(record, run.absolute().parent) for record in records])
         if found != records:
             write_whole(file, content[: HEAD.size] + _log(found) + content[read:])
             changed = True
@@ -90,12 +96,23 @@ def _log(records: list[bytes]) -> bytes:
     return bytes(out)
 
 
-def _at_home(record: bytes, place: Path) -> bytes:
-    """A record of an artifact with the paths of today; any other as it is."""
+def _parsed(record: bytes) -> Any:
     from wandb.proto import wandb_internal_pb2
 
     parsed: Any = vars(wandb_internal_pb2)["Record"]()  # a name that is made when it is imported
     parsed.ParseFromString(record)
+    return parsed
+
+
+def _ended_once(records: list[bytes]) -> list[bytes]:
+    """The same with the first of several ends, which has the run's own exit code, after all else."""
+    ends = [record for record in records if _parsed(record).WhichOneof("record_type") == "exit"]
+    return records if len(ends) < 2 else [*(one for one in records if one not in ends), ends[0]]
+
+
+def _at_home(record: bytes, place: Path) -> bytes:
+    """A record of an artifact with the paths of today; any other as it is."""
+    parsed = _parsed(record)
     if parsed.WhichOneof("record_type") != "artifact":
         return record
     changed = False

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from rft.callbacks.trackers.moved import bring_home
 from rft.callbacks.trackers.reach import unreachable, within
+from rft.errors import UserError
 
 OFFLINE = "offline-run-*"
 ONLINE = "run-*"
@@ -95,11 +96,20 @@ def _begun(folder: Path) -> str:
 
 
 def server() -> str:
-    """Address of the server that runs would go to, whatever WANDB_MODE says: it is of runs that are to come."""
+    """Address of the server that runs would go to, whatever WANDB_MODE says: it is of runs that are to come.
+
+    Raises:
+        UserError: if W&B cannot make use of what is set, such as an address that is none.
+    """
     import wandb
 
-    wandb.setup(wandb.Settings(silent=True, mode="online"))
-    return str(wandb.setup().settings.base_url)
+    try:
+        wandb.setup(wandb.Settings(silent=True, mode="online"))
+        return str(wandb.setup().settings.base_url)
+    except ValueError as error:  # of several lines, the last of which says what is wrong
+        told = " ".join(str(error).split())
+        address = os.environ.get("WANDB_BASE_URL")
+        raise UserError(f"WANDB_BASE_URL={address}: W&B does not take its settings: {told[:LONGEST]}") from error
 
 
 def useless(base: str, seconds: float = SECONDS) -> str | None:
@@ -179,7 +189,8 @@ def upload(part: Path, base: str, target: Target = Target(), limit: float = floa
     if not is_uploaded(part) and not given_up and faults and all(NO_END in line for line in faults):
         mark_uploaded(part)
     if not is_uploaded(part):
-        return given_up or [*said, *faults, f"`wandb sync` ended with exit code {process.returncode}"][-1][:LONGEST]
+        ended = f"`wandb sync` ended with exit code {process.returncode}"
+        return given_up or (faults or [*said, ended])[-1].removeprefix("ERROR ")[:LONGEST]
     (part / UNSENT).unlink(missing_ok=True)
     shutil.rmtree(kept, ignore_errors=True)
     return None
