@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 from rft.callbacks.trackers.base import LOCAL, STEP, Artifact, Histogram, Run, Tracker
 from rft.callbacks.trackers.behind import PATIENCE, tell
 from rft.callbacks.trackers.reach import unreachable
+from rft.callbacks.trackers.service import FOLDER, end_service, own_places, surround
 from rft.callbacks.trackers.upload import UNSENT, first_line, mark_uploaded, upload, useless
 from rft.config import TrackerConfig, number
 from rft.machine import uncommitted
@@ -29,8 +28,6 @@ TABLE = "run_table"
 """W&B's type of the artifact of a table."""
 RESOLVED = "resolved"
 """In the configuration of a run under an agent: what stands for the values that the sweep has given."""
-FOLDER = "wandb"
-"""W&B's own in the folder of a trial."""
 ASKED_EVERY = 30.0
 """Seconds between two questions whether the server of an online run is there."""
 NOWHERE = "http://127.0.0.1:9"
@@ -111,10 +108,10 @@ class Wandb(Tracker):
         self._about = run
         if run.anew:
             shutil.rmtree(run.folder / FOLDER, ignore_errors=True)
-        _surround(run.folder)
+        surround(run.folder)
         import wandb
 
-        _own_places(run.folder)
+        own_places(run.folder)
 
         if self.online:
             wandb.setup(wandb.Settings(silent=True))
@@ -304,7 +301,7 @@ class Wandb(Tracker):
         """Begin again offline, with all that was told so far."""
         import wandb
 
-        _end_service()
+        end_service()
         wandb.setup(wandb.Settings(silent=True))
         self._say_offline(reason)
         self._begin()
@@ -331,7 +328,7 @@ class Wandb(Tracker):
         try:
             self._end(code)
         except TimeoutError:
-            _end_service()
+            end_service()
             self._upload(self._place, at_once=not failed)
         except Exception as error:
             if not self.online:
@@ -377,52 +374,3 @@ class Wandb(Tracker):
             return
         if reason := upload(folder, str(self._run.settings.base_url), limit=self.config.upload_seconds):
             tell(f"W&B: {reason}; {told}")
-
-
-def _end_service() -> None:
-    """End W&B's process beside this one, which would keep this one from ending for as long as its server is silent.
-
-    All that it was told is in the run's file by then.
-    """
-    import wandb
-
-    connection = wandb.setup()._connection
-    beside = None if connection is None else connection._proc
-
-    def end() -> None:
-        with suppress(Exception, SystemExit):  # of a process that is gone already
-            wandb.teardown()
-
-    ends = Thread(target=end, name="wandb-teardown", daemon=True)
-    ends.start()
-    ends.join(PATIENCE)
-    if ends.is_alive() and beside is not None:
-        beside._process.kill()
-        ends.join(PATIENCE)
-
-
-def _own_places(folder: Path) -> None:
-    """Let W&B lay out media where no other process does.
-
-    It makes its temporary folders when it is imported, so that forked processes share them, and the first that ends
-    removes them.
-    """
-    from wandb.sdk.artifacts.artifact import Artifact as Files
-    from wandb.sdk.data_types._private import MEDIA_TMP
-
-    for name, temporary in (("media", MEDIA_TMP), ("files", Files._TMP_DIR)):
-        place = folder.absolute() / FOLDER / "data" / name
-        place.mkdir(parents=True, exist_ok=True)
-        temporary.name = str(place)
-
-
-def _surround(folder: Path) -> None:
-    """Keep all that W&B writes in the trial's folder, so that copying the folder copies all; and let it be quiet.
-
-    Its settings, such as the address of a server of one's own, it reads where `wandb login` has written them.
-    """
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-        os.environ[name] = str(folder.absolute() / FOLDER / name.split("_")[1].lower())
-    logging.getLogger("wandb").setLevel(logging.ERROR)
