@@ -13,18 +13,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rft.config import build, compose, to_config
+from rft.config import build, compose
 from rft.config.build import target_class
 from rft.data.offline import read_table
-from rft.models.pretrained import LoraConfig
 from rft.store import Store
-from rft.strategy import Config as StrategyConfig
-from rft.strategy import Strategy
-from rft.study.charge import Charge
-from rft.study.training import train_policy
 from rft.types import Rollouts, Sequences
 from tests.integration.conftest import Sweep
 from tests.integration.harness import ON_POLICY, TINY
+from tests.integration.trained import train
 
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
 
@@ -80,21 +76,7 @@ def test_no_number_that_reaches_credit_assignment_is_gold(name: str, sweep: Swee
             seen.append((rollouts, batch, self.gold(rollouts.sequences)))
             return batch
 
-    train_policy(
-        Watched,
-        to_config(cfg.algorithm),
-        cfg.reward,
-        LoraConfig(enabled=False),
-        inputs,
-        Strategy(StrategyConfig()),
-        response_tokens=int(cfg.task.response_tokens),
-        seed=0,
-        charge=Charge(build(cfg.budget)),
-        snapshots=0,
-        checkpoints=tmp_path,
-        tracker=None,
-        out=None,
-    )
+    train(Watched, cfg, inputs, tmp_path)
     assert len(seen) == int(cfg.algorithm.iterations)
     for rollouts, batch, gold_B in seen:
         assert np.ptp(gold_B) > 0

@@ -17,14 +17,9 @@ import pytest
 from rft.callbacks.trackers.base import Tracker
 from rft.checkpoint import kept
 from rft.checkpoint import load as load_checkpoint
-from rft.config import build, compose, to_config
+from rft.config import compose
 from rft.config.build import target_class
-from rft.models.pretrained import LoraConfig
 from rft.store.entry import load
-from rft.strategy import Config as StrategyConfig
-from rft.strategy import Strategy
-from rft.study.charge import Charge
-from rft.study.training import train_policy
 from tests.integration.conftest import Sweep, without_policies
 from tests.integration.harness import (
     LORA,
@@ -40,6 +35,7 @@ from tests.integration.harness import (
     using,
     wait_until,
 )
+from tests.integration.trained import train
 
 # The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
@@ -152,21 +148,7 @@ def test_killed_after_its_last_checkpoint_it_hands_over_its_rows(algorithm: str,
     told = []
     for _ in range(2):
         tracker = Rows()
-        train_policy(
-            target_class(cfg.algorithm),
-            to_config(cfg.algorithm),
-            cfg.reward,
-            LoraConfig(enabled=False),
-            inputs,
-            Strategy(StrategyConfig()),
-            response_tokens=int(cfg.task.response_tokens),
-            seed=0,
-            charge=Charge(build(cfg.budget)),
-            snapshots=0,
-            checkpoints=tmp_path,
-            tracker=tracker,
-            out=None,
-        )
+        train(target_class(cfg.algorithm), cfg, inputs, tmp_path, tracker)
         told.append(tracker.rows)
     assert len(told[0]) == len({step for step, _ in told[0]}) > 1
     assert told[1] == told[0]
