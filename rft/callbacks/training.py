@@ -243,22 +243,19 @@ class Snapshots(lightning.Callback):
         return None
 
 
-SPENT_SAVING = 0.05
-"""Share of a run's time that goes to checkpoints at most."""
-
-
 class KeepLast(Checkpoint):
     """Saves a checkpoint when a Lightning epoch that made a step has ended; Lightning calls it after all others.
 
     A checkpoint grows with the history in it. So that a long run of short epochs does not spend its time on them, all
-    but the first and the last wait until what the one before took is `SPENT_SAVING` of the time since.
+    but the first and the last wait until what the one before took is no more than `share` of the time.
 
     Args:
         folder: where ``rft.checkpoint`` keeps them.
+        share: of the time of training, in (0, 1]; with 1 each epoch is saved.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, share: float = 1.0) -> None:
+        self.folder, self.share = folder, share
         self._step = 0
         self._due = -math.inf
 
@@ -275,7 +272,7 @@ class KeepLast(Checkpoint):
             self._step, begun = trainer.global_step, time.monotonic()
             trainer.save_checkpoint(self.folder)
             ended = time.monotonic()
-            self._due = ended + (ended - begun) / SPENT_SAVING
+            self._due = ended + (ended - begun) * (1 / self.share - 1)
 
 
 def behind(trainer: lightning.Trainer, meter: Meter) -> float:

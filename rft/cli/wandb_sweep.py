@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from rft.cli.examples import add_command
-from rft.config.wandb_sweep import Goal, Method
 
 HEAD = """\
 # A sweep of Weights & Biases. `wandb sweep FILE` hands it in and prints its id; `wandb agent ID`, as often as you like
@@ -25,13 +24,14 @@ def wandb_sweep(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File; printed if not given.")] = None,
     method: Annotated[
-        Method | None, typer.Option(help="grid if not given; random, if there is a range to draw from.")
+        Literal["grid", "random", "bayes"] | None,
+        typer.Option(help="grid if not given; random, if there is a range to draw from."),
     ] = None,
     metric: Annotated[
         str | None,
         typer.Option(help="What the controller looks at; none for a grid, else eval/validation/gold if not given."),
     ] = None,
-    goal: Annotated[Goal, typer.Option(help="What it wants of it.")] = Goal.maximize,
+    goal: Annotated[Literal["maximize", "minimize"], typer.Option(help="What it wants of it.")] = "maximize",
     cap: Annotated[int | None, typer.Option(min=1, help="Runs at most.")] = None,
     search: Annotated[
         bool, typer.Option("--search", help="Search the ranges that the algorithm declares, as sweep=fair_tuning does.")
@@ -45,13 +45,13 @@ def wandb_sweep(
     import yaml
 
     from rft.config import compose
-    from rft.config.wandb_sweep import Wanted
+    from rft.config.wandb_sweep import Goal, Method, Wanted
     from rft.config.wandb_sweep import wandb_sweep as sweep_of
     from rft.errors import UserError
     from rft.store.whole import write_whole
     from rft.study.parts import refuse_misfits
 
-    found = sweep_of(overrides or [], Wanted(method, metric, goal, cap, search))
+    found = sweep_of(overrides or [], Wanted(Method(method) if method else None, metric, Goal(goal), cap, search))
     for probe in found.probes:
         refuse_misfits(compose(probe))
     text = HEAD + yaml.safe_dump(dict(found.document), sort_keys=False, allow_unicode=True, width=120)

@@ -56,6 +56,7 @@ from rft.errors import UserError, nearest
 LONGEST_ARM = 48  # characters; longer ones are no names that a table can show
 _CHOSEN = "|".join([GROUP, *GROUPS, *SECOND])
 _COSMETIC = {"algorithm", "seed", "replicate", "study", "arm", "until", "evaluation.same_judge"}
+_COSMETIC_START = ("tracker", "strategy.threads", "strategy.checkpoint_share", "eval_judge", "audit.")
 
 
 class PluginSearchPath(SearchPathPlugin):
@@ -76,7 +77,7 @@ def _arm(algorithm: str) -> str:
     # A sweep writes 3e-3 as 0.003, and the order of overrides means nothing: neither makes another arm.
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
         key, value = override.key_or_group, override.value()
-        if key not in _COSMETIC and not key.startswith(("tracker", "strategy.threads", "eval_judge", "audit.")):
+        if key not in _COSMETIC and not key.startswith(_COSMETIC_START):
             kept.append(f"{key.removeprefix('algorithm.')}={value}")
     name = re.sub(r"[^\w.,=+-]", "_", "-".join([algorithm, *sorted(kept)]))
     if len(name) <= LONGEST_ARM:

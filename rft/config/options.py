@@ -89,17 +89,22 @@ def options() -> tuple[Option, ...]:
     )
 
 
-def _defined(tree: ast.Module) -> set[str]:
-    """Names that a module has at its top."""
+@cache
+def _defined(source: Path) -> frozenset[str]:
+    """Names that a module defines or imports.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             found.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             found |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
-    return found
+    return frozenset(found)
 
 
 def _target(option: Option) -> tuple[str, dict[str, Any]] | None:
@@ -116,7 +121,7 @@ def _target(option: Option) -> tuple[str, dict[str, Any]] | None:
     if option.plugin and (fault := dict(option.plugin.faults).get(module)):
         raise UserError(fault)
     source = source_of(module)
-    defined = _defined(parse(source))
+    defined = _defined(source)
     if not {name, "*"} & defined:
         raise UserError(f"{option.path}: _target_={target}: {source} defines no {name}; correct one of the two")
     if not {"Config", "*"} & defined:

@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 
 from rft.store import Store
 from rft.store.names import RECORD
-from rft.study.finished import is_finished
 from rft.study.ledger import Ledger
 from rft.study.ledger_file import FILE, Unusable
 from rft.study.rows import Row, State
@@ -29,6 +28,8 @@ def as_found(study: Path, rows: Sequence[Row]) -> list[Row]:
 
 
 def _as_found(folder: Path, row: Row) -> Row:
+    from rft.study.finished import is_finished
+
     if row.state is State.done and not (folder / RECORD).exists():
         return replace(row, state=State.interrupted, error=GONE)
     if row.state is State.interrupted and row.owner is not None and is_finished(folder, Store.default()):

@@ -210,7 +210,7 @@ def fit_policy(
         epochs = data.stream.lightning_epochs
         batches = data.stream.steps * data.stream.accumulate
     resume = going_on(checkpoints, share)
-    callbacks = [TrainingBar(title, batches), *watch, KeepLast(checkpoints)]
+    callbacks = [TrainingBar(title, batches), *watch, KeepLast(checkpoints, strategy.config.checkpoint_share)]
     trainer = strategy.trainer(epochs=epochs, root=checkpoints, callbacks=callbacks, accumulate=data.stream.accumulate)
     trainer.fit(algorithm, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
 

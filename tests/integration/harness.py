@@ -24,6 +24,7 @@ TINY = (
     "model.layers=1",
     "strategy.precision=fp32",
     "strategy.threads=1",
+    "strategy.checkpoint_share=1",  # after every epoch, so that a test can wait for one
     "task.train_prompts=32",
     "task.validation_prompts=4",
     "task.test_prompts=6",

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.harness import LORA, OF, TINY, Warm
 
 # The first of the group to run waits for the sweep that all share.
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 
 def digests(store: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from tests.integration.conftest import Sweep, without_policies
 from tests.integration.harness import ON_POLICY, TINY, Result, Warm, trial_folder
 
 # The first of the group to run waits for the sweep that all share.
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 SETTINGS = {"none": (), "on_policy": ON_POLICY}
 LABELLED = ("algorithm.pairs_per_step=4", "algorithm.epochs=2")

@@ -16,7 +16,7 @@ from rft.store import Store
 from tests.integration.conftest import Sweep
 from tests.integration.harness import OF, ON_POLICY, TINY, Result, Warm, rft, trial_folder
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 AUDITED = ("audit.pairs=20", "audit.attack_pairs=2", "audit.again_pairs=5", "audit.self_pairs=8", "tracker=none")
 

@@ -16,7 +16,7 @@ from rft.study.pipeline import Pipeline
 from tests.integration.conftest import Sweep, without_policies
 from tests.integration.harness import OF, ON_POLICY, REVISED, TINY, Result, Warm, trial_folder
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 ANY = ("start=revised", "feedback=ai", "judge=constitution", *REVISED)
 FROZEN = ("algorithm=ppo", "algorithm.iterations=1", "algorithm.prompts_per_iteration=8", "algorithm.lr=1e-30")

@@ -18,7 +18,7 @@ from tests.integration.harness import TINY, Result, Warm, rft, wait_until
 from tests.integration.kills import Trial, assert_same, trial_of
 
 # The first of the group to run waits for the sweep that all share.
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 COMMAND = [
     "run",

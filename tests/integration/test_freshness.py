@@ -11,7 +11,7 @@ import pytest
 from tests.integration.harness import OF, TINY
 
 # The first of the group to run waits for the sweep that all share.
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 
 @dataclass

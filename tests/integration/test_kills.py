@@ -18,7 +18,7 @@ from tests.integration.conftest import Sweep, without_policies
 from tests.integration.harness import TINY, Warm
 from tests.integration.kills import SHARED, Trial, assert_same, assert_tracked, only_assets
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 ON_POLICY = ("algorithm.prompts_per_iteration=8", "algorithm.minibatches=2")
 # An adaptive KL coefficient, and a limit on tokens that never ends it but must be metered all the same.

@@ -16,7 +16,7 @@ from tests.integration.harness import OF, TINY, Result, Warm, rft, study
 pytestmark = [
     pytest.mark.assets,
     pytest.mark.slow,
-    pytest.mark.xdist_group("trials"),
+    pytest.mark.xdist_group(__name__),
     pytest.mark.timeout(1800),
 ]
 ELSEWHERE = {

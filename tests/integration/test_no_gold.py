@@ -22,7 +22,7 @@ from tests.integration.conftest import Sweep
 from tests.integration.harness import ON_POLICY, TINY
 from tests.integration.trained import train
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 FEWEST = 6  # rows of which a likeness is no accident
 ALIKE = 0.999  # correlation: gold in other units, as rewards are standardised, counts as gold

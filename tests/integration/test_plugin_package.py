@@ -13,7 +13,7 @@ from tests.integration.harness import ON_POLICY, REPOSITORY, TINY, Outcome, Resu
 from tests.integration.plugin_environment import Environment
 
 # pip fetches the build backend; the first of the group to run waits for the sweep that all share.
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 PACKAGE = REPOSITORY / "tests" / "plugin_package"
 SMALL = " ".join((*TINY, *ON_POLICY, "tracker=none"))

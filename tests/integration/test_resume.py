@@ -38,7 +38,7 @@ from tests.integration.harness import (
 from tests.integration.trained import train
 
 # The first of the group to run waits for the sweep that all share.
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 # Long enough for a kill between the first checkpoint and the end.
 LONG = {

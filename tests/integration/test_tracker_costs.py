@@ -12,7 +12,7 @@ import pytest
 from tests.integration.conftest import Sweep, without_policies
 from tests.integration.harness import TINY, Result, rft, trial_folder
 
-pytestmark = [pytest.mark.assets, pytest.mark.slow, pytest.mark.xdist_group("trials"), pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.assets, pytest.mark.slow, pytest.mark.xdist_group(__name__), pytest.mark.timeout(3600)]
 ROWS = 10_000
 # Steps as short as they can be, of which what is told is the largest part.
 LONG = (

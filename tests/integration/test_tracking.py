@@ -35,7 +35,7 @@ from tests.integration.harness import (
 from tests.wandb_server import Server
 
 # The first of the group to run waits for the sweep that all share.
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 
 ON_POLICY = ("ppo", "rlaif")

@@ -22,7 +22,7 @@ from tests.integration.conftest import Sweep
 from tests.integration.harness import OF, TINY, Result, Warm, files_under, rft, study, trial_folder
 
 # The first of the group to run waits for the sweep that all share.
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("trials"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 STAGES = ("questions", "sft", "candidates", "gold", "annotators", "preferences", "reward_model", "policy", "evaluation")
 COLUMNS = {
