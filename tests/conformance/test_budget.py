@@ -20,9 +20,9 @@ from rft.data.on_policy import OnPolicyData, RolloutStream
 from rft.strategy import AcceleratorEnum, Strategy
 from rft.strategy import Config as StrategyConfig
 from rft.study.training import quiet
-from rft.testing.suite import algorithm_names
 from rft.testing.world import PROMPTS, TOKENS, TokenFeedback, TokenReward, World
 from rft.types import PreferenceBatch
+from tests.conformance.derived import derived, trainable
 from tests.plugin_package.rft_remax import remax
 
 ITERATIONS, MINIBATCHES, PASSES = 6, 4, 3
@@ -98,11 +98,6 @@ class Run:
         return exact.get(resource, 2 * self.used[resource] / len(self.watch.steps) * 2)
 
 
-def trainable() -> list[str]:
-    composed = {name: compose([f"algorithm={name}", "model=tiny"]) for name in algorithm_names()}
-    return [name for name, cfg in composed.items() if target_class(cfg.algorithm).data_kind != "none"]
-
-
 def subject(name: str) -> tuple[type[Algorithm], Any]:
     if name == "remax":
         return remax.Remax, remax.Config(name="remax")
@@ -110,7 +105,9 @@ def subject(name: str) -> tuple[type[Algorithm], Any]:
     return target_class(cfg.algorithm), to_config(cfg.algorithm)
 
 
-@pytest.mark.parametrize("name", [*trainable(), "remax"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(n, marks=[pytest.mark.slow] * (n in derived())) for n in trainable()), "remax"]
+)
 def test_stops_within_a_minibatch_of_every_count(name: str, tmp_path: Path) -> None:
     found, config = subject(name)
     whole = Run(found, config, tmp_path, {})

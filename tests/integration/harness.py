@@ -266,8 +266,8 @@ def using(store: Path, *more: str) -> list[int]:
 
 
 def study(folder: Path, **more: Any) -> Path:
-    """A folder with a ``study.yaml`` of tiny trials; `more` are its keys."""
+    """A folder with a ``study.yaml`` of tiny trials that no tracker is told of; `more` are its keys."""
     folder.mkdir(parents=True, exist_ok=True)
-    spec = {"question": "?", "overrides": TINY, "arms": {"sft": OF["sft"]}, "seeds": [0]}
+    spec = {"question": "?", "overrides": [*TINY, "tracker=none"], "arms": {"sft": OF["sft"]}, "seeds": [0]}
     (folder / "study.yaml").write_text(json.dumps(spec | more), encoding="utf-8")
     return folder

@@ -88,7 +88,9 @@ def killed_until_it_ends(
     return found
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("ppo", "dpo"))) for name in ALGORITHMS]
+)
 def test_killed_at_random_moments(algorithm: str, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
     def trial(name: str) -> Trial:
         return Trial(command(algorithm, 3), tmp_path / name, without_policies(sweep.store, tmp_path / name / "store"))

@@ -46,11 +46,6 @@ LONG = {
     "dpo": ("algorithm=dpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
     "kto": ("algorithm=kto", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
     "online_dpo": ("algorithm=online_dpo", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
-    "rlaif_online": ("algorithm=rlaif_online", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
-    "rlaif_direct": ("algorithm=rlaif_direct", "algorithm.iterations=16", "algorithm.minibatches=2"),
-    "rlaif_dpo": ("algorithm=rlaif_dpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
-    "raft": ("algorithm=raft", "algorithm.iterations=16"),
-    "constitutional": ("algorithm=constitutional", *REVISED, "algorithm.iterations=16", "algorithm.minibatches=2"),
 }
 # These share their code with one above.
 MORE = {
@@ -61,6 +56,11 @@ MORE = {
     "online_feedback": ("algorithm=online_feedback", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
     "orpo": ("algorithm=orpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
     "simpo": ("algorithm=simpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
+    "rlaif_online": ("algorithm=rlaif_online", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
+    "rlaif_direct": ("algorithm=rlaif_direct", "algorithm.iterations=16", "algorithm.minibatches=2"),
+    "rlaif_dpo": ("algorithm=rlaif_dpo", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
+    "raft": ("algorithm=raft", "algorithm.iterations=16"),
+    "constitutional": ("algorithm=constitutional", *REVISED, "algorithm.iterations=16", "algorithm.minibatches=2"),
 }
 # Stops in the twelfth of sixteen iterations, a minibatch into it.
 LIMITED = ("budget.prompts=370", "evaluation.checkpoints=2")
