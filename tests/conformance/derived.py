@@ -9,8 +9,6 @@ from rft.config.build import target_class
 from rft.config.options import node_of
 from rft.testing.suite import algorithm_names
 
-ARITHMETIC = {"prepare", "prepare_step", "loss", "pair_loss", "loss_count", "batch_rows", "assign_credit", "optimum"}
-
 
 @cache
 def classes() -> dict[str, type[Algorithm]]:
@@ -24,12 +22,12 @@ def trainable() -> list[str]:
 
 
 def derived() -> list[str]:
-    """Those whose class adds no arithmetic to that of another."""
+    """Those whose class adds nothing to that of another."""
     registered = set(classes().values())
     return sorted(
         name
         for name, found in classes().items()
-        if registered & set(found.__mro__[1:]) and not ARITHMETIC & vars(found).keys()
+        if registered & set(found.__mro__[1:]) and all(own.startswith("__") for own in vars(found))
     )
 
 

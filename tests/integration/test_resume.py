@@ -47,7 +47,7 @@ LONG = {
     "kto": ("algorithm=kto", "algorithm.pairs_per_step=2", "algorithm.epochs=8"),
     "online_dpo": ("algorithm=online_dpo", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
 }
-# These share their code with one above.
+# These go on as one above does.
 MORE = {
     "grpo": ("algorithm=grpo", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),
     "rloo": ("algorithm=rloo", "algorithm.iterations=16", "algorithm.prompts_per_iteration=8"),

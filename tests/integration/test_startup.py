@@ -42,7 +42,7 @@ def processor_seconds(code: str, arguments: list[str], cwd: Path) -> tuple[float
 @pytest.mark.parametrize(
     ("arguments", "code", "times"),
     [
-        # Of what importing Hydra and typer alone takes; on an idle machine the limits are 0.5 s and 2 s.
+        # Of what importing Hydra and typer alone takes.
         (["--help"], 0, 1.5),
         (["run", "algorithm=ppo", "algorithm.clip_rang=0.1"], 2, 6.0),
         (["run", "algorithm=ppo", "algorithm.iterations=0"], 2, 6.0),
