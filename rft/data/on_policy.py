@@ -223,9 +223,11 @@ class RolloutStream(IterableDataset[Batch]):
         k = self.config.samples_per_prompt
         self.engine.sync(backbone)
         seq, group, labels = self._draw(iteration)
+        needs, t = self.algorithm.needs, self.config.temperature
+        greedy = self._greedy_rewards(seq.prompt_ids[::k], seq.prompt_mask[::k]) if "greedy" in needs else None
+        self.engine.rest()  # the passes and their graphs want the memory
         seq = backbone.with_trunk(seq)
         parts = [seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)]
-        needs, t = self.algorithm.needs, self.config.temperature
         # Of each part all at once: a critic on the policy reads the same pass as the log-probs.
         asked = [lambda p: backbone.logprobs(Role.policy, p, t), *([backbone.values] if "value" in needs else [])]
         logprobs, *critic = self._passes(parts, asked)
@@ -236,7 +238,6 @@ class RolloutStream(IterableDataset[Batch]):
         measured = {"length": seq.lengths, "truncated": truncated}
         if self.reward is not None:
             measured["reward"] = rewards
-        greedy = self._greedy_rewards(seq.prompt_ids[::k], seq.prompt_mask[::k]) if "greedy" in needs else None
         if greedy is not None:
             measured["greedy_reward"] = greedy = greedy.repeat_interleave(k)
         if ref is not None:

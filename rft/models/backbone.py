@@ -380,12 +380,17 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def merged_into(self, target: PreTrainedModel, role: Role) -> None:
-        """Write the role's weights, adapters merged, into a plain copy of the base model."""
+        """Give a plain copy of the base model the role's weights, adapters merged, each in memory of its own.
+
+        What no adapter touches is left as it is.
+        """
         if not self._layers:
-            target.load_state_dict(self.copies[role.value].state_dict())
+            weights = dict(self.copies[role.value].named_parameters())
+            for name, parameter in target.named_parameters():
+                parameter.data = weights[name].detach().to(parameter.dtype, copy=True)
             return
         modules = dict(target.named_modules())
         for name, layer in self._layers:
             base: Any = layer.get_base_layer()
             merged = base.weight.float() + layer.get_delta_weight(role.value)
-            modules[name].weight.copy_(merged)
+            modules[name].weight.data = merged.to(base.weight.dtype)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rft.errors import UserError
 from rft.models.attention import attend_in_groups
+from rft.models.lean import keep_less
 from rft.store import Entry, Store
 from rft.store.assets import ASSETS, asset_key, fetch
 
@@ -75,6 +76,7 @@ def load_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     attend_in_groups(model)
+    keep_less(model)
     return model.eval(), tokenizer
 
 

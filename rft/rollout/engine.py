@@ -8,10 +8,10 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rft.budget import Usage
 from rft.models.backbone import Backbone, Role
@@ -52,36 +52,56 @@ def uniforms(rows: int, tokens: int, *seed: int) -> Tensor:
     return torch.from_numpy(np.stack(drawn)) if rows else torch.zeros(0, tokens, dtype=torch.float64)
 
 
+def _sharing(model: PreTrainedModel) -> Any:
+    """A copy of a model's modules, whose parameters have the memory of the model's own until they are given another."""
+    shared = {id(p): nn.Parameter(p.data, requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, shared).eval()
+
+
 class RolloutEngine:
     """Generates with a plain copy of the start policy, into which a role's adapters are merged by ``sync``.
 
-    Make it before the backbone gets adapters: the copy is taken from the unadapted model. What it samples is added to
-    ``usage``; the prompt of several rows is passed through the model once, and so it is counted.
+    Make it before the backbone gets adapters: the copy is taken from the unadapted model, with which it shares its
+    memory but for what ``sync`` changes; ``rest`` gives that back. What it samples is added to ``usage``; the prompt of
+    several rows is passed through the model once, and so it is counted.
 
     Models whose structure is known are decoded by a loop over their parts, others by their own forward pass.
     """
 
     def __init__(self, model: PreTrainedModel, eos_id: int, pad_id: int) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.model: PreTrainedModel = _sharing(model)
         self.eos_id, self.pad_id = eos_id, pad_id
         self.flops = DecoderFlops.of(self.model, decoder_layers(self.model))
         self.usage = Usage()
         self._structure: Structure | None = None
         self._unknown = False
+        self._shared: list[tuple[nn.Parameter, Tensor]] = []
+        """The memory of each parameter before the first ``sync`` since it last rested."""
+        self._rests = False
 
     def sync(self, backbone: Backbone, role: Role = Role.policy) -> None:
         """Take over the current weights of a role."""
+        self._shared = self._shared or [(p, p.data) for p in self.model.parameters()]
+        self._rests = False
         backbone.merged_into(self.model, role)
         if self._structure is not None:
-            self._structure.pack()
+            self._structure.take()
+
+    def rest(self) -> None:
+        """Let go of the weights that ``sync`` made, which must come again before anything is generated."""
+        for parameter, data in self._shared:
+            parameter.data = data
+        if self._structure is not None:
+            self._structure.drop()
+        self._shared, self._rests = [], True
 
     @property
     def structure(self) -> Structure | None:
         """What the decode loop goes over, read when it is first wanted on a device; None for models it does not know.
 
-        Reading joins matrices of the same input; their weights stay those of ``model``, written to by ``sync`` alone.
+        Reading may join matrices of the same input, whose weights stay those of ``model``.
         """
-        if self._unknown or (self._structure is not None and self._structure.whole):
+        if self._unknown or (self._structure is not None and self._structure.current):
             return self._structure
         try:
             self._structure = known_structure(self.model)
@@ -108,7 +128,12 @@ class RolloutEngine:
             uniform_BR: [B, R] in [0, 1), one number for each token.
             temperature: 0 takes the most likely token.
             truncation: which tokens may be drawn.
+
+        Raises:
+            RuntimeError: if the engine rests.
         """
+        if self._rests:
+            raise RuntimeError("the engine rests and has no weights of a policy; sync it first")
         structure = self.structure
         asked = Asked(prompt_ids, prompt_mask, uniform_BR, temperature, truncation, self.eos_id, self.pad_id)
         with torch.inference_mode():

@@ -139,9 +139,9 @@ def known_structure(model: PreTrainedModel) -> Structure:
     """
     structure = read_structure(model)
     with magnified(model):
-        structure.pack()
+        structure.take()
         error = discrepancy(model, structure)
-    structure.pack()
+    structure.take()
     if not error < ROUNDING.get(model.dtype, SHORT_ROUNDING):
         raise UnknownStructureError(f"the decode loop differs from the model's forward pass by {error:.2g}")
     return structure

@@ -75,60 +75,81 @@ class Structure:
     products: Sequence[Product]
 
     @property
-    def whole(self) -> bool:
-        """Whether joined matrices are still the memory of the model's own; not after a move to another device."""
-        return all(product.whole for product in self.products)
+    def current(self) -> bool:
+        """Whether all matrices are those of the model's weights; not after a move to another device."""
+        return all(product.current for product in self.products)
 
-    def pack(self) -> None:
-        """Lay out the weights for products of few rows; to be called again whenever they have been written to."""
+    def take(self) -> None:
+        """Take up the model's weights, laid out for products of few rows; to be called whenever they have changed."""
+        with torch.inference_mode(mode=False), torch.no_grad():
+            for product in self.products:
+                product.take()
+
+    def drop(self) -> None:
+        """Let go of all that was made of the model's weights, until the next ``take``."""
         for product in self.products:
-            product.pack()
+            product.drop()
 
 
 class Product:
-    """Linear layers of the same input as one matrix product.
-
-    The layers' own weights become views of the joined matrix: whoever writes to them writes to it.
-    """
+    """Linear layers of the same input as one matrix product, of their weights when they were last taken."""
 
     def __init__(self, *layers: nn.Linear) -> None:
         self.layers = layers
-        self._packed: Tensor | None = None
-        self.weight = self._join([layer.weight for layer in layers])
-        biases = [p for layer in layers for name, p in layer.named_parameters() if name == "bias"]
-        if len(biases) not in (0, len(layers)):
+        biased = [any(name == "bias" for name, _ in layer.named_parameters()) for layer in layers]
+        if len(set(biased)) > 1:
             raise UnknownStructureError("some of the joined layers have a bias, others none")
-        self.bias = self._join(biases) if biases else None
+        self._biased = biased[0]
+        self._packed: Tensor | None = None
+        self._joined: Tensor | None = None
+        self._bias: Tensor | None = None
+        self._taken: tuple[Any, ...] = ()
+        self.take()
 
-    @staticmethod
-    def _join(parameters: Sequence[Tensor]) -> Tensor:
-        if len(parameters) == 1:
-            return parameters[0].data
-        joined = torch.cat([parameter.data for parameter in parameters])
-        for parameter, part in zip(parameters, joined.split([len(p) for p in parameters]), strict=True):
-            parameter.data = part
-        return joined
+    def _place(self) -> tuple[Any, ...]:
+        """Where the layers' weights are."""
+        weights = [layer.weight for layer in self.layers]
+        return (weights[0].device, weights[0].dtype, *(weight.data_ptr() for weight in weights))
 
     @property
-    def whole(self) -> bool:
-        """Whether the first layer's weight still is the joined matrix's memory."""
-        return self.layers[0].weight.data_ptr() == self.weight.data_ptr()
+    def current(self) -> bool:
+        """Whether the layers' weights are where they were when they were taken."""
+        return self._taken == self._place()
 
-    def pack(self) -> None:
-        """Keep a copy of the weight in the order in which oneDNN's products in bfloat16 read it, where they are used.
+    def take(self) -> None:
+        """Take up the layers' weights as they are.
 
-        They rearrange a plain weight at every call, which for a few rows takes as long as the product itself. The
-        numbers are the same to the bit. The operators are those of torch's own compiler for frozen weights.
+        On a CPU they are copied in the order in which oneDNN's products in bfloat16 read them: it rearranges a plain
+        weight at every call, which for a few rows takes as long as the product itself. The numbers are the same to the
+        bit. The operators are those of torch's own compiler for frozen weights.
+        Elsewhere several layers' weights become views of one joined matrix: whoever writes to them writes to it.
         """
-        weight = self.weight
-        if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _packs():
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+        weights = [layer.weight.data for layer in self.layers]
+        if weights[0].device.type == "cpu" and weights[0].dtype == torch.bfloat16 and _packs():
+            whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(whole, PACKED_ROWS)
+        elif len(weights) > 1 and not (self._joined is not None and self.current):
+            self._packed, self._joined = None, torch.cat(weights)
+            for layer, part in zip(self.layers, self._joined.split([len(w) for w in weights]), strict=True):
+                layer.weight.data = part
+        else:
+            self._packed = None
+        if self._biased:
+            biases = [layer.bias.data for layer in self.layers]
+            self._bias = biases[0] if len(biases) == 1 else torch.cat(biases)
+        self._taken = self._place()
+
+    def drop(self) -> None:
+        """Let go of what was made of the weights."""
+        self._packed = self._joined = self._bias = None
+        self._taken = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, in] to the outputs of all layers side by side [N, out]."""
         if self._packed is None:
-            return nn.functional.linear(x, self.weight, self.bias)
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+            weight = self.layers[0].weight if self._joined is None else self._joined
+            return nn.functional.linear(x, weight, self._bias)
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
         return found
 
 

@@ -88,8 +88,8 @@ def make_candidates(
 ) -> dict[str, Any]:
     """Sample answers to each training question from the start policy and choose the pairs to compare."""
     model, tokenizer = load_folder(sft.path, strategy.dtype)
+    model.to(strategy.device)  # type: ignore[arg-type]
     engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
-    engine.model.to(strategy.device)
     train = [q for q in read_table(questions.path / "questions.parquet") if q["split"] == "train"]
     asked = [q for q in train for _ in range(config.samples_per_prompt)]
     numbers = uniforms(len(asked), response_tokens, config.seed)

@@ -95,12 +95,12 @@ def make_backbone(
     *,
     critic_on_policy: bool = False,
 ) -> tuple[Backbone, RolloutEngine]:
-    """A backbone over the model in a folder, and an engine with its own copy."""
+    """A backbone over the model in a folder, and an engine that shares its memory while it rests."""
     model, tokenizer = load_folder(folder, strategy.dtype)
+    model.to(strategy.device)  # type: ignore[arg-type]
     engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
     backbone = Backbone(model, tokenizer, lora, roles, trained, seed, critic_on_policy=critic_on_policy)
     engine.usage = backbone.usage
-    engine.model.to(strategy.device)
     return backbone.to(strategy.device), engine
 
 

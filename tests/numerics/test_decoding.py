@@ -5,6 +5,7 @@ Dimensions: ``B`` sequences, ``R`` response tokens, ``V`` vocabulary.
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ CPU = torch.device("cpu")
 
 def make_model(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     torch.manual_seed(3)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval().to(dtype)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval().to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             # Away from uniform and from all-zero biases, so that a wrong position, mask or bias changes the answer.
@@ -208,7 +209,7 @@ def test_adapters_reach_the_joined_weights_and_what_is_saved(tmp_path: Path) -> 
     engine.sync(backbone)
     after = responses(engine.generate(*pad_prompts(PROMPTS, PAD, CPU), numbers, 1.0))
     assert engine.structure is not None
-    assert engine.structure.whole
+    assert engine.structure.current
     assert after == by_forward(engine, numbers, 1.0, Truncation()) != before
     engine.model.save_pretrained(tmp_path)
     saved = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
@@ -227,7 +228,7 @@ def test_packed_weights_give_the_same_numbers_to_the_bit(rows: int, bias: bool) 
     product = Product(*layers)
     assert torch.equal(product(x), wanted)
     with torch.inference_mode():
-        product.pack()
+        product.take()
         assert torch.equal(product(x), wanted)
 
 
@@ -249,6 +250,40 @@ def test_weights_in_bfloat16_are_packed_anew_by_every_sync() -> None:
         seen.append(drawn(engine))
         assert seen[-1] == drawn(RolloutEngine(engine.model, EOS, PAD))
     assert seen[0] != seen[1] != seen[2]
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_engine_that_rests_shares_the_memory_of_the_base_and_leaves_it_as_it_is(
+    dtype: torch.dtype, lora: bool
+) -> None:
+    model = make_model(KNOWN["llama"], dtype)
+    engine = RolloutEngine(model, EOS, PAD)
+    backbone = make_backbone("llama", LoraConfig(enabled=lora, rank=4, alpha=64), model=model)
+    start = [p.data_ptr() for p in engine.model.parameters()]
+    base = {p.data_ptr(): p.detach().clone() for p in backbone.base.parameters() if not p.requires_grad}
+    assert set(start) <= set(base)
+    with torch.no_grad():
+        for parameter in backbone.parameters_of(Role.policy):
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    numbers = uniforms(len(PROMPTS), TOKENS, 2)
+
+    def drawn(engine: RolloutEngine) -> list[list[int]]:
+        return responses(engine.generate(*pad_prompts(PROMPTS, PAD, CPU), numbers, 1.0))
+
+    first = drawn(engine)
+    for _ in range(2):
+        engine.sync(backbone)
+        own = sum(p.data_ptr() not in base for p in engine.model.parameters())
+        assert own == (len(start) if not lora else 7 * LAYERS["num_hidden_layers"])
+        assert drawn(engine) == drawn(RolloutEngine(copy.deepcopy(engine.model), EOS, PAD)) != first
+        engine.rest()
+        with pytest.raises(RuntimeError, match="sync it first"):
+            drawn(engine)
+        assert [p.data_ptr() for p in engine.model.parameters()] == start or dtype is torch.float32
+    for parameter in backbone.base.parameters():
+        if parameter.data_ptr() in base:
+            assert torch.equal(parameter, base[parameter.data_ptr()])
 
 
 def test_lora_reaches_the_joined_weights() -> None:
