@@ -60,7 +60,8 @@ class Config:
     """Least microbatches in an optimiser step: less memory, the same gradient."""
     microbatch_tokens: int = number(0, at_least=0)
     """Most tokens of a microbatch, padding counted: so many are made of an optimiser step. 0 goes by what a backward
-    keeps: through 30 layers of width 576, 4096 tokens on a CPU and 16384 on a GPU; in inverse proportion for others."""
+    keeps: through 30 layers of width 576, 4096 tokens on a CPU (1024 if all weights are trained, whose gradients and
+    moments take the memory) and 16384 on a GPU; in inverse proportion for others."""
     gradient_clip: float = number(1.0, at_least=0)
     """Largest gradient norm; 0 turns clipping off."""
     threads: int = number(0, at_least=0)
@@ -71,8 +72,7 @@ class Config:
 
 
 # Tokens of a microbatch through 30 layers of width 576, times both.
-ON_CPU, ON_GPU = (tokens * 30 * 576 for tokens in (4096, 16384))
-SHARED_CLIP = 1.0  # largest gradient norm of the stages that all trials share, whatever a trial uses
+ON_CPU, ALL_ON_CPU, ON_GPU = (tokens * 30 * 576 for tokens in (4096, 1024, 16384))
 
 
 class Strategy:
@@ -114,13 +114,15 @@ class Strategy:
         """Device of this process for work outside the Trainer."""
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if self.on_gpu else torch.device("cpu")
 
-    def microbatch_tokens(self, kept_of_token: int) -> int:
+    def microbatch_tokens(self, kept_of_token: int, *, all_weights: bool) -> int:
         """Most tokens of a microbatch.
 
         Args:
             kept_of_token: hidden width times the layers that a backward goes through.
+            all_weights: whether they are all trained, and not adapters.
         """
-        return self.config.microbatch_tokens or max(1, (ON_GPU if self.on_gpu else ON_CPU) // kept_of_token)
+        kept = ON_GPU if self.on_gpu else ALL_ON_CPU if all_weights else ON_CPU
+        return self.config.microbatch_tokens or max(1, kept // kept_of_token)
 
     @property
     def world_size(self) -> int:
@@ -147,8 +149,18 @@ class Strategy:
         callbacks: Sequence[Callback] = (),
         accumulate: int = 1,
         shared: bool = False,
+        clip: float | None = None,
     ) -> Trainer:
-        """A Lightning trainer. ``shared`` stages run in one process, with a clip of their own."""
+        """A Lightning trainer. ``shared`` stages run in one process.
+
+        Args:
+            epochs: of the data.
+            root: folder of whatever is written.
+            callbacks: of the training.
+            accumulate: microbatches of an optimiser step.
+            shared: whether all trials share what is trained.
+            clip: largest gradient norm, 0 for none, where it is not the trial's own.
+        """
         import lightning
 
         from rft.checkpoint import LastCheckpoints
@@ -162,7 +174,7 @@ class Strategy:
             precision="32-true",
             max_epochs=epochs,
             accumulate_grad_batches=accumulate,
-            gradient_clip_val=(SHARED_CLIP if shared else config.gradient_clip) or None,
+            gradient_clip_val=(config.gradient_clip if clip is None else clip) or None,
             default_root_dir=root,
             callbacks=list(callbacks),
             logger=False,

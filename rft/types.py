@@ -203,6 +203,36 @@ class ComparisonBatch:
     def __len__(self) -> int:
         return int(self.chosen.shape[0])
 
+    @property
+    def count(self) -> int:
+        """Comparisons."""
+        return len(self)
+
+    def parts(self, tokens: int | None) -> list[ComparisonBatch]:
+        """The comparisons in parts of at most so many tokens, padding counted, or of one answer's comparisons.
+
+        Comparisons that follow each other and have an answer in common stay together: each answer is in one part.
+        """
+        pairs = list(zip(self.chosen.tolist(), self.rejected.tolist(), strict=True))
+        ends = [i for i in range(1, len(pairs)) if not set(pairs[i]) & {row for pair in pairs[:i] for row in pair}]
+        most = len(self.answers) if tokens is None else tokens // self.answers.row_tokens
+        cuts = [0]
+        for end, following in zip(ends, [*ends[1:], len(pairs)], strict=True):
+            if len({row for pair in pairs[cuts[-1] : following] for row in pair}) > most:
+                cuts.append(end)
+        return [self._part(start, stop) for start, stop in zip(cuts, [*cuts[1:], len(pairs)], strict=True)]
+
+    def _part(self, start: int, stop: int) -> ComparisonBatch:
+        if (start, stop) == (0, len(self)):
+            return self
+        parts = self.chosen[start:stop], self.rejected[start:stop]
+        rows = sorted({row for part in parts for row in part.tolist()})
+        place = {row: i for i, row in enumerate(rows)}
+        chosen, rejected = (part.new_tensor([place[row] for row in part.tolist()]) for part in parts)
+        return ComparisonBatch(
+            self.answers[self.chosen.new_tensor(rows)], chosen, rejected, self.preference[start:stop]
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ExampleBatch:
@@ -212,6 +242,16 @@ class ExampleBatch:
 
     def __len__(self) -> int:
         return len(self.sequences)
+
+    @property
+    def count(self) -> int:
+        """Counted tokens."""
+        return int(self.sequences.response_mask.sum())
+
+    def parts(self, tokens: int | None) -> list[ExampleBatch]:
+        """The rows in parts of at most so many tokens, padding counted, or of one row."""
+        most = len(self) if tokens is None else max(1, tokens // self.sequences.row_tokens)
+        return [ExampleBatch(self.sequences[slice(i, i + most)]) for i in range(0, len(self), most)]
 
 
 @dataclass(frozen=True, slots=True)

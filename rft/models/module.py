@@ -1,14 +1,19 @@
-"""The Lightning module that all our modules extend."""
+"""The Lightning modules that ours extend."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import lightning
 import torch
 
 from rft.errors import TrainingDiverged
 from rft.types import to_device
+
+if TYPE_CHECKING:
+    from rft.models.backbone import Backbone, Role
+
+LARGEST_NORM = 1.0  # of the gradient in the stages that all trials share, whatever a trial uses
 
 
 class Module(lightning.LightningModule):
@@ -17,6 +22,20 @@ class Module(lightning.LightningModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Every tensor of a frozen dataclass on the device."""
         return to_device(batch, device)
+
+    def on_train_start(self) -> None:
+        """Give gradients their memory before a step's activations come and go.
+
+        Those that came in the midst of them would leave holes that the C library's heap keeps.
+        """
+        if self.device.type == "cpu":
+            for parameter in self.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Empty the gradients, which keep their memory on a CPU."""
+        optimizer.zero_grad(set_to_none=self.device.type != "cpu")
 
     def require_finite_weights(self) -> None:
         """Stop at trained weights that are NaN or infinite.
@@ -53,7 +72,61 @@ def require_finite(loss: torch.Tensor, what: str, step: int, key: str) -> None:
         )
 
 
-def linear_decay(optimizer: torch.optim.Optimizer, steps: int) -> Any:
-    """What ``configure_optimizers`` returns for a linear decay of the learning rate to a tenth over all steps."""
-    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
+class Divisible(Protocol):
+    """A batch that can be learned from in parts."""
+
+    @property
+    def count(self) -> int:
+        """How many things the loss on it is a mean over."""
+        ...
+
+    def parts(self, tokens: int | None) -> list[Any]:
+        """Parts of at most so many tokens, padding counted, as far as it can be divided."""
+        ...
+
+
+class StepOfEachBatch(Module):
+    """Makes an optimiser step of each batch, in microbatches: AdamW with a linear decay to a tenth.
+
+    Args:
+        backbone: whose role is trained.
+        role: which one.
+        lr: at the start.
+        steps: how many there will be.
+        what: is trained, for who reads of a loss that is not finite.
+        key: what to lower then.
+    """
+
+    microbatch_tokens: int | None = None
+    """Most tokens of a microbatch, padding counted."""
+
+    def __init__(self, backbone: Backbone, role: Role, lr: float, steps: int, what: str, key: str) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.backbone, self.role, self.lr, self.steps, self.what, self.key = backbone, role, lr, steps, what, key
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        """A mean over what the batch counts."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Divisible, batch_idx: int) -> None:
+        """One optimiser step."""
+        optimizer: Any = self.optimizers()
+        self.optimizer_zero_grad(self.current_epoch, batch_idx, optimizer)
+        total = max(batch.count, 1)
+        for part in batch.parts(self.microbatch_tokens):
+            loss = self.loss(part)
+            require_finite(loss, self.what, self.global_step, self.key)
+            self.manual_backward(loss * (part.count / total))
+        self.clip_gradients(optimizer, gradient_clip_val=LARGEST_NORM)
+        optimizer.step()
+        decay: Any = self.lr_schedulers()
+        decay.step()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a linear decay to a tenth."""
+        optimizer = torch.optim.AdamW(
+            self.backbone.parameters_of(self.role), lr=self.lr, weight_decay=0.0, betas=(0.9, 0.95), fused=True
+        )
+        decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": decay}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from rft.config.ranges import number
 from rft.models.backbone import Backbone, PoolingEnum, Role
-from rft.models.module import Module, linear_decay, require_finite
+from rft.models.module import StepOfEachBatch
 from rft.ops.losses import bradley_terry_loss
 from rft.rewards.base import Fitting, Reward
 from rft.types import ComparisonBatch, Sequences
@@ -37,29 +36,20 @@ class Config:
     """Order of the comparisons and start of the adapter."""
 
 
-class RewardModelTraining(Module):
+class RewardModelTraining(StepOfEachBatch):
     """Bradley–Terry on soft labels: P(first is better) = σ(s(first) − s(second)).
 
     Source: Christiano et al. 2017 (arXiv 1706.03741), equation 1; Stiennon et al. 2020 (arXiv 2009.01325).
     """
 
     def __init__(self, config: Config, backbone: Backbone, steps: int) -> None:
-        super().__init__()
-        self.config, self.backbone, self.steps = config, backbone, steps
+        super().__init__(backbone, Role.reward, config.lr, steps, "reward model", "reward.lr")
+        self.config = config
 
-    def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
+    def loss(self, batch: ComparisonBatch) -> Tensor:
         """The loss on one batch of comparisons; each answer is scored once."""
         scores = self.backbone.scores(batch.answers, self.config.pooling)
-        loss = bradley_terry_loss(scores[batch.chosen], scores[batch.rejected], batch.preference)
-        require_finite(loss, "reward model", self.global_step, "reward.lr")
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with a linear decay to a tenth."""
-        optimizer = torch.optim.AdamW(
-            self.backbone.parameters_of(Role.reward), lr=self.config.lr, weight_decay=0.0, betas=(0.9, 0.95), fused=True
-        )
-        return linear_decay(optimizer, self.steps)
+        return bradley_terry_loss(scores[batch.chosen], scores[batch.rejected], batch.preference)
 
 
 class LearnedReward(Reward):

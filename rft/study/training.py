@@ -39,6 +39,7 @@ from rft.data.offline import (
 from rft.data.on_policy import OnPolicyData, RolloutStream
 from rft.feedback.base import Feedback
 from rft.models.backbone import Backbone, Role
+from rft.models.module import LARGEST_NORM, StepOfEachBatch
 from rft.models.pretrained import LoraConfig, load_folder
 from rft.rewards.base import Reward, Standardised
 from rft.rollout import RolloutEngine
@@ -104,8 +105,15 @@ def make_backbone(
     return backbone.to(strategy.device), engine
 
 
+def microbatch_tokens(strategy: Strategy, backbone: Backbone) -> int:
+    """Most tokens of a microbatch of what a backbone trains."""
+    return strategy.microbatch_tokens(backbone.kept_of_token, all_weights=not backbone.lora.enabled)
+
+
 def fit_shared(module: Any, batches: Any, total: int, name: str, strategy: Strategy) -> None:
     """Train the module of a shared stage in one process.
+
+    One that makes its own steps is told how large a microbatch may be; others are clipped as it clips itself.
 
     Raises:
         TrainingDiverged: through the module, if its loss is not finite.
@@ -113,7 +121,12 @@ def fit_shared(module: Any, batches: Any, total: int, name: str, strategy: Strat
     from torch.utils.data import DataLoader
 
     quiet()
-    trainer = strategy.trainer(epochs=1, root=Path.cwd(), callbacks=[TrainingBar(name, total)], shared=True)
+    own = isinstance(module, StepOfEachBatch)
+    if own:
+        module.microbatch_tokens = microbatch_tokens(strategy, module.backbone)
+    watch = [TrainingBar(name, total)]
+    clip = 0.0 if own else LARGEST_NORM
+    trainer = strategy.trainer(epochs=1, root=Path.cwd(), callbacks=watch, shared=True, clip=clip)
     trainer.fit(module, DataLoader(batches, batch_size=None, num_workers=0))
     module.backbone.to(strategy.device)
 
@@ -147,7 +160,7 @@ def make_data(
     rank = int(os.environ.get("LOCAL_RANK", "0")) if strategy.world_size > 1 else 0
     share: dict[str, Any] = {"rank": rank, "world": strategy.world_size, "meter": meter}
     share["accumulate"] = strategy.config.accumulate
-    share["microbatch_tokens"] = strategy.microbatch_tokens(algorithm.backbone.kept_of_token)
+    share["microbatch_tokens"] = microbatch_tokens(strategy, algorithm.backbone)
     config = algorithm.config
     if isinstance(config, OnPolicyConfig):
         questions = read_table(inputs["questions"].path / "questions.parquet")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,15 +21,16 @@ from rft.algorithms.ppo import Config as PPOConfig
 from rft.config import SFTConfig
 from rft.data.on_policy import widen
 from rft.models.backbone import Backbone, PoolingEnum, Role
+from rft.models.module import StepOfEachBatch
 from rft.models.pretrained import LoraConfig
 from rft.models.supervised import SupervisedFineTuning
 from rft.rewards.learned import Config as RewardConfig
 from rft.rewards.learned import RewardModelTraining
+from rft.strategy import AcceleratorEnum, Strategy
+from rft.strategy import Config as StrategyConfig
+from rft.study.training import fit_shared
 from rft.types import ComparisonBatch, ExampleBatch, PreferenceBatch, Rollouts, Sequences
 from tests.numerics.backbones import EOS, VOCABULARY, make_backbone, make_model
-
-# The modules log; without a trainer Lightning says that it goes nowhere.
-pytestmark = pytest.mark.filterwarnings("ignore:You are trying to .self.log")
 
 LORA = LoraConfig(rank=4, top_layers=2)
 FILLER = 9  # a token like any other: what stands outside the mask must not matter
@@ -45,7 +47,7 @@ def noise(mask: Tensor, seed: int) -> Tensor:
 def supervised(seq: Sequences, more: int) -> tuple[Backbone, Tensor]:
     backbone = make_backbone("llama", LORA)
     module = SupervisedFineTuning(SFTConfig(), backbone, steps=1)
-    return backbone, module.training_step(ExampleBatch(wider(seq, more)), 0)
+    return backbone, module.loss(ExampleBatch(wider(seq, more)))
 
 
 def reward_model(pooling: PoolingEnum) -> Callable[[Sequences, int], tuple[Backbone, Tensor]]:
@@ -53,7 +55,7 @@ def reward_model(pooling: PoolingEnum) -> Callable[[Sequences, int], tuple[Backb
         backbone = make_backbone("llama", LORA, (Role.reward,))
         module = RewardModelTraining(RewardConfig(pooling=pooling), backbone, steps=1)
         chosen, rejected, preference = torch.tensor([1]), torch.tensor([0]), torch.tensor([0.9])
-        return backbone, module.training_step(ComparisonBatch(wider(seq, more), chosen, rejected, preference), 0)
+        return backbone, module.loss(ComparisonBatch(wider(seq, more), chosen, rejected, preference))
 
     return loss
 
@@ -130,7 +132,7 @@ def test_the_supervised_loss_by_hand(sequences: Sequences) -> None:
         model.transformer.ln_f.bias.zero_()[0] = 1.0
         model.lm_head.weight.zero_()[:, 0] = probabilities.log()
     module = SupervisedFineTuning(SFTConfig(), make_backbone("gpt2", LORA, model=model), steps=1)
-    loss = module.training_step(ExampleBatch(sequences), 0)
+    loss = module.loss(ExampleBatch(sequences))
     assert loss.item() == pytest.approx((math.log(4) + math.log(2) + 4 * math.log(248)) / 6, rel=1e-5)
 
 
@@ -139,7 +141,7 @@ def test_the_supervised_gradient_is_that_of_finite_differences(seed: int, sequen
     backbone = make_backbone("llama", LORA)
     module = SupervisedFineTuning(SFTConfig(), backbone, steps=1)
     batch = ExampleBatch(sequences)
-    gradient = gradients(backbone, module.training_step(batch, 0))
+    gradient = gradients(backbone, module.loss(batch))
     generator = torch.Generator().manual_seed(seed)
     direction = {name: torch.randn(g.shape, generator=generator) for name, g in gradient.items()}
     parameters, h = dict(backbone.named_parameters()), 5e-4
@@ -148,8 +150,41 @@ def test_the_supervised_gradient_is_that_of_finite_differences(seed: int, sequen
         for steps in (1, -2):  # to +h, and from there to -h
             for name, d in direction.items():
                 parameters[name].add_(d, alpha=steps * h)
-            found.append(float(module.training_step(batch, 0)))
+            found.append(float(module.loss(batch)))
     slope = sum(float((g * direction[name]).sum()) for name, g in gradient.items())
     size = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
     # Along a random direction the slope is of the gradient's own size; curvature and float32 leave 0.002 of that.
     assert (found[0] - found[1]) / (2 * h) == pytest.approx(slope, abs=0.005 * size)
+
+
+STEPS: Mapping[
+    str, tuple[Role, Callable[[Backbone], StepOfEachBatch], Callable[[Sequences], ExampleBatch | ComparisonBatch]]
+] = {
+    "supervised": (Role.policy, lambda b: SupervisedFineTuning(SFTConfig(), b, steps=3), ExampleBatch),
+    "reward": (
+        Role.reward,
+        lambda b: RewardModelTraining(RewardConfig(), b, steps=3),
+        lambda seq: ComparisonBatch(seq, torch.tensor([1, 2]), torch.tensor([0, 3]), torch.tensor([0.9, 0.6])),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_shared_stage_learns_the_same_in_microbatches(name: str, sequences: Sequences) -> None:
+    role, make, batch_of = STEPS[name]
+    seq = sequences[torch.tensor([0, 1, 1, 0])]
+    seq = replace(seq, response_ids=(seq.response_ids + torch.arange(4)[:, None]) % VOCABULARY)
+    found = []
+    for tokens in (1000, 1):
+        backbone = make_backbone("llama", LORA, (role,))
+        module = make(backbone)
+        strategy = Strategy(StrategyConfig(accelerator=AcceleratorEnum.cpu, microbatch_tokens=tokens))
+        fit_shared(module, [batch_of(seq)] * 3, 3, "", strategy)
+        assert module.microbatch_tokens == tokens
+        found.append((torch.cat([p.detach().flatten() for p in backbone.parameters_of(role)]), backbone.usage))
+    (whole, usage), (parted, parted_usage) = found
+    start = torch.cat([p.detach().flatten() for p in make_backbone("llama", LORA, (role,)).parameters_of(role)])
+    assert (whole - start).norm() > 1e-3
+    # Adam divides by the size of each gradient: where that is nought but for rounding, so is what it makes of it.
+    assert (parted - whole).norm() < 0.02 * (whole - start).norm()
+    assert parted_usage.flops == pytest.approx(usage.flops, rel=1e-9)

@@ -1,10 +1,12 @@
-"""How many microbatches an optimiser step is divided into."""
+"""How many microbatches an optimiser step is divided into, and which rows they hold."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
 from rft.data.microbatches import count_microbatches
+from rft.types import ComparisonBatch, ExampleBatch, Sequences
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,46 @@ def test_the_fewest_microbatches_that_divide_and_fit(
     rows: tuple[int, ...], row_tokens: int, least: int, tokens: int | None, wanted: int
 ) -> None:
     assert count_microbatches(*rows, row_tokens=row_tokens, least=least, tokens=tokens) == wanted
+
+
+def sequences(rows: int) -> Sequences:
+    """Of ten tokens, the response of row i being i times as many of them."""
+    ids = torch.arange(rows)[:, None].expand(rows, 5)
+    counted = torch.ones(rows, 5, dtype=torch.bool)
+    return Sequences(ids, counted, ids, torch.arange(5) < torch.arange(rows)[:, None])
+
+
+@pytest.mark.parametrize(("tokens", "wanted"), [(None, [5]), (50, [5]), (49, [4, 1]), (20, [2, 2, 1]), (3, [1] * 5)])
+def test_examples_are_divided_by_rows(tokens: int | None, wanted: list[int]) -> None:
+    parts = ExampleBatch(sequences(5)).parts(tokens)
+    assert [len(part) for part in parts] == wanted
+    assert torch.equal(torch.cat([part.sequences.prompt_ids for part in parts]), sequences(5).prompt_ids)
+    assert sum(part.count for part in parts) == 0 + 1 + 2 + 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("tokens", "wanted"),
+    [
+        (None, [[(1, 0), (1, 2), (4, 3), (6, 5)]]),
+        (70, [[(1, 0), (1, 2), (4, 3), (6, 5)]]),
+        (69, [[(1, 0), (1, 2), (4, 3)], [(6, 5)]]),
+        (40, [[(1, 0), (1, 2)], [(4, 3), (6, 5)]]),
+        (20, [[(1, 0), (1, 2)], [(4, 3)], [(6, 5)]]),  # three answers that are compared stay together
+        (1, [[(1, 0), (1, 2)], [(4, 3)], [(6, 5)]]),
+    ],
+)
+def test_comparisons_are_divided_where_they_have_no_answer_in_common(
+    tokens: int | None, wanted: list[list[tuple[int, int]]]
+) -> None:
+    chosen, rejected = torch.tensor([1, 1, 4, 6]), torch.tensor([0, 2, 3, 5])
+    preference = torch.tensor([0.6, 0.7, 0.8, 0.9])
+    parts = ComparisonBatch(sequences(7), chosen, rejected, preference).parts(tokens)
+
+    def answers(part: ComparisonBatch, rows: torch.Tensor) -> list[int]:
+        found: list[int] = part.answers.prompt_ids[rows, 0].tolist()
+        return found
+
+    found = [list(zip(answers(p, p.chosen), answers(p, p.rejected), strict=True)) for p in parts]
+    assert found == wanted
+    assert torch.equal(torch.cat([part.preference for part in parts]), preference)
+    assert sum(len(part.answers) for part in parts) == 7

@@ -26,14 +26,17 @@ def test_a_training_of_two_processes_is_one_of_two_wherever_it_starts(
 
 
 @pytest.mark.parametrize(
-    ("asked", "kept_of_token", "wanted"),
+    ("asked", "kept_of_token", "all_weights", "wanted"),
     [
-        (0, 30 * 576, 4096),
-        (0, 10 * 576, 12288),  # adapters in the upper ten layers: so much less is kept of a token
-        (0, 10**12, 1),
-        (40, 30 * 576, 40),
+        (0, 30 * 576, False, 4096),
+        (0, 30 * 576, True, 1024),
+        (0, 10 * 576, False, 12288),  # adapters in the upper ten layers: so much less is kept of a token
+        (0, 10**12, False, 1),
+        (40, 30 * 576, True, 40),
     ],
 )
-def test_a_microbatch_holds_what_a_backward_can_keep(asked: int, kept_of_token: int, wanted: int) -> None:
+def test_a_microbatch_holds_what_a_backward_can_keep(
+    asked: int, kept_of_token: int, all_weights: bool, wanted: int
+) -> None:
     strategy = Strategy(StrategyConfig(accelerator=AcceleratorEnum.cpu, microbatch_tokens=asked))
-    assert strategy.microbatch_tokens(kept_of_token) == wanted
+    assert strategy.microbatch_tokens(kept_of_token, all_weights=all_weights) == wanted

@@ -47,7 +47,7 @@ from rft.rewards.learned import LearnedReward
 from rft.rollout import RolloutEngine, uniforms
 from rft.store import Entry, Store
 from rft.study.reference import REFERENCE, write_reference
-from rft.study.training import fit_shared, make_backbone, make_data, quiet, roles_of, use_threads
+from rft.study.training import fit_shared, make_backbone, make_data, microbatch_tokens, quiet, roles_of, use_threads
 from rft.types import ComparisonBatch, PreferenceBatch, Sequences
 
 NO_TOKEN = -1  # ends no response
@@ -212,7 +212,7 @@ class Ours:
             return
         pairs = to_pairs(load_comparisons(self.scratch, self.scratch, heldout=False), answers)
         rows = self.job.shape.sequences // 2
-        most = self.strategy.microbatch_tokens(algorithm.backbone.kept_of_token)
+        most = microbatch_tokens(self.strategy, algorithm.backbone)
         stream = ReferenceInStep(
             algorithm, pairs, rows_per_step=rows, epochs=1, seed=0, meter=meter, microbatch_tokens=most
         )
