@@ -51,8 +51,7 @@ def prepare_process() -> None:
     """Make this process fit for numerical work beside others: waiting threads sleep, freed memory is kept.
 
     OpenMP threads that wait for one another spin by default; where another process takes one of their cores, a step
-    was ten times slower for it. glibc gives large blocks back to the system at once and takes them again page by
-    page, which was a fifth of a training step. What the user has set in the environment stays.
+    was ten times slower for it. What the user has set in the environment stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -64,6 +63,15 @@ def prepare_process() -> None:
             os._exit(1)  # it was killed before
     else:
         os.environ[_FIRST] = str(os.getpid())
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed, unless the environment says how it allocates.
+
+    It gives large blocks back to the system at once and takes them again page by page, which was a fifth of a training
+    step.
+    """
     if sys.platform != "linux" or "MALLOC_MMAP_MAX_" in os.environ:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

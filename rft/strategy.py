@@ -115,14 +115,18 @@ class Strategy:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if self.on_gpu else torch.device("cpu")
 
     def microbatch_tokens(self, kept_of_token: int, *, all_weights: bool) -> int:
-        """Most tokens of a microbatch.
+        """Most tokens of a trial's microbatch; arguments as of ``shared_microbatch_tokens``."""
+        return self.config.microbatch_tokens or self.shared_microbatch_tokens(kept_of_token, all_weights=all_weights)
+
+    def shared_microbatch_tokens(self, kept_of_token: int, *, all_weights: bool) -> int:
+        """Most tokens of a microbatch of the stages that all trials share, which no trial's settings change.
 
         Args:
             kept_of_token: hidden width times the layers that a backward goes through.
             all_weights: whether they are all trained, and not adapters.
         """
         kept = ON_GPU if self.on_gpu else ALL_ON_CPU if all_weights else ON_CPU
-        return self.config.microbatch_tokens or max(1, kept // kept_of_token)
+        return max(1, kept // kept_of_token)
 
     @property
     def world_size(self) -> int:

@@ -209,18 +209,21 @@ class ComparisonBatch:
         return len(self)
 
     def parts(self, tokens: int | None) -> list[ComparisonBatch]:
-        """The comparisons in parts of at most so many tokens, padding counted, or of one answer's comparisons.
-
-        Comparisons that follow each other and have an answer in common stay together: each answer is in one part.
-        """
+        """The comparisons in parts of at most so many tokens, padding counted, as far as each answer is in one part."""
         pairs = list(zip(self.chosen.tolist(), self.rejected.tolist(), strict=True))
-        ends = [i for i in range(1, len(pairs)) if not set(pairs[i]) & {row for pair in pairs[:i] for row in pair}]
+        last = {row: i for i, pair in enumerate(pairs) for row in pair}
         most = len(self.answers) if tokens is None else tokens // self.answers.row_tokens
-        cuts = [0]
-        for end, following in zip(ends, [*ends[1:], len(pairs)], strict=True):
-            if len({row for pair in pairs[cuts[-1] : following] for row in pair}) > most:
-                cuts.append(end)
-        return [self._part(start, stop) for start, stop in zip(cuts, [*cuts[1:], len(pairs)], strict=True)]
+        cuts, rows, start, reach = [0], 0, 0, -1  # the part so far has so many answers; a group begins at `start`
+        for i, pair in enumerate(pairs):
+            reach = max(reach, *(last[row] for row in pair))
+            if i < reach:
+                continue
+            more = len({row for one in pairs[start : i + 1] for row in one})
+            if rows and rows + more > most:
+                cuts.append(start)
+                rows = 0
+            rows, start = rows + more, i + 1
+        return [self._part(begin, end) for begin, end in zip(cuts, [*cuts[1:], len(pairs)], strict=True)]
 
     def _part(self, start: int, stop: int) -> ComparisonBatch:
         if (start, stop) == (0, len(self)):

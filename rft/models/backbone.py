@@ -210,9 +210,10 @@ class Backbone(nn.Module):
     def kept_of_token(self) -> int:
         """Hidden width times the layers that a backward goes through: what it keeps of a token is a multiple of it.
 
-        A critic with layers of its own counts as well as the policy.
+        Adapters of a critic count beside the policy's. Roles with all weights of their own do not: there a step may
+        keep more, as it has more weights and moments.
         """
-        trained = sum(role in self.trained for role in self._bodies)
+        trained = sum(role in self.trained for role in self._bodies) if self.lora.enabled else 1
         return self._hidden * (len(self._decoder_layers) - self._trunk.depth) * max(trained, 1)
 
     def parameters_of(self, role: Role) -> list[nn.Parameter]:

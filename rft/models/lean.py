@@ -2,15 +2,16 @@
 
 What transformers writes for any backend keeps, of a root mean square norm, a float32 copy of its input and the
 normalised input, and of a gated perceptron four tensors of its inner width. Here a norm keeps its input and a number a
-token, the perceptron two; the rest is made again in the backward, which costs less than reading it would.
+token, the perceptron two, or three where an adapter keeps its own input; the rest is made again in the backward.
 
 Dimensions: ``N`` tokens, ``H`` width of a norm, ``I`` inner width of a perceptron.
 """
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,11 +70,24 @@ def _scaled(normal: Tensor, weight_H: Tensor, plus: float, dtype: torch.dtype) -
     return normal.to(dtype).mul_(weight_H)
 
 
-def _norm_forward(eps: float, plus: float, module: Any, hidden_states: Tensor) -> Tensor:
-    x, weight = hidden_states, module.weight
-    if x.dtype not in TYPES or weight.dtype != x.dtype:
-        whole: Tensor = type(module).forward(module, x)
+def _norm(kind: type[nn.Module], eps: float, plus: float) -> type[nn.Module]:
+    """A class of norms that keep less."""
+
+    def forward(module: Any, hidden_states: Tensor) -> Tensor:
+        if hidden_states.dtype in TYPES and module.weight.dtype == hidden_states.dtype:
+            return _normalised(hidden_states, module.weight, eps, plus)
+        whole: Tensor = kind.forward(module, hidden_states)
         return whole
+
+    return _derived(kind, forward)
+
+
+def _derived(kind: type[nn.Module], forward: Callable[..., Tensor]) -> type[nn.Module]:
+    """A class with another forward: to set that on each module instead would tie it to itself in a circle."""
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+
+
+def _normalised(x: Tensor, weight: Tensor, eps: float, plus: float) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         y: Tensor = _RmsNorm.apply(x, weight, eps, plus)  # type: ignore[no-untyped-call]
         return y
@@ -94,7 +108,7 @@ class _Gated(torch.autograd.Function):
     ) -> Tensor:
         ctx.act = act
         ctx.save_for_backward(gate, up, weight_HI)
-        inner = act(gate).mul_(up)
+        inner = act(gate) * up  # an activation may give its input back
         return inner if weight_HI is None else nn.functional.linear(inner, weight_HI, bias_H)
 
     @staticmethod
@@ -109,7 +123,7 @@ class _Gated(torch.autograd.Function):
             y_grad_NH = grads[0].reshape(-1, grads[0].shape[-1])
             inner_grad = grads[0] @ weight_HI
             if ctx.needs_input_grad[3]:
-                weight_grad = y_grad_NH.T @ (act.detach() * up).view(-1, up.shape[-1])
+                weight_grad = y_grad_NH.T @ (act.detach() * up).reshape(-1, up.shape[-1])
             if ctx.needs_input_grad[4]:
                 bias_grad = y_grad_NH.sum(0)
         up_grad = inner_grad * act.detach()
@@ -117,67 +131,83 @@ class _Gated(torch.autograd.Function):
         return None, gate_grad, up_grad, weight_grad, bias_grad
 
 
+def _plain(module: nn.Module) -> bool:
+    """Whether a module is a linear layer and nobody listens to it."""
+    watched = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return type(module) is nn.Linear and not watched
+
+
 def _perceptron_forward(module: Any, x: Tensor) -> Tensor:
     gate, up, down = module.gate_proj(x), module.up_proj(x), module.down_proj
     y: Tensor
     if not torch.is_grad_enabled():
         y = down(module.act_fn(gate).mul_(up))
-    elif type(down) is nn.Linear:
+    elif _plain(down):
         y = _Gated.apply(module.act_fn, gate, up, down.weight, down.bias)  # type: ignore[no-untyped-call]
     else:
         y = down(_Gated.apply(module.act_fn, gate, up, None, None))  # type: ignore[no-untyped-call]
     return y
 
 
-def _same(module: nn.Module, forward: Callable[..., Tensor], width: int) -> bool:
-    """Whether a module, were its weights float32, would give what ``forward`` of it gives."""
-    import copy
-
-    tried = copy.deepcopy(module).float()
-    x = torch.randn(TRIED, width, generator=torch.Generator().manual_seed(0)).to(next(tried.parameters()).device)
+def _same(module: nn.Module, kind: type[nn.Module], width: int) -> bool:
+    """Whether a module, were its weights float32, would give the same as one of another class, gradients included."""
+    generator = torch.Generator().manual_seed(0)
+    device = next(module.parameters()).device
+    x, y_grad = (torch.randn(TRIED, width, generator=generator).to(device) for _ in range(2))
+    found = []
     try:
-        wanted, found = tried(x), forward(tried, x)
+        for tried in (module.__class__, kind):
+            one = copy.deepcopy(module).float().requires_grad_(True)
+            one.__class__ = tried
+            with torch.enable_grad():
+                given = x.clone().requires_grad_(True)
+                y = one(given)
+            found.append([y, *torch.autograd.grad(y, [given, *one.parameters()], y_grad)])
     except Exception:  # a module of another kind may refuse in any way
         return False
-    return bool(torch.allclose(found, wanted, rtol=ROUNDING, atol=ROUNDING))
+    return all(torch.allclose(b, a, rtol=ROUNDING, atol=ROUNDING) for a, b in zip(*found, strict=True))
 
 
-def _lean_norm(module: nn.Module) -> Callable[..., Tensor] | None:
-    """The forward of a root mean square norm, if the module is one."""
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+def _takes_one(module: nn.Module) -> bool:
+    """Whether its forward has one argument: some norms have a gate besides."""
+    return len(inspect.signature(module.forward).parameters) == 1
+
+
+def _lean_norm(module: nn.Module) -> type[nn.Module] | None:
+    """The class to make of a root mean square norm, if the module is one."""
     named = list(module.named_parameters())
-    if not isinstance(eps, float) or [name for name, _ in named] != ["weight"] or named[0][1].ndim != 1:
+    eps = _eps(module)
+    if not isinstance(eps, float) or [(n, p.ndim) for n, p in named] != [("weight", 1)] or not _takes_one(module):
         return None
-    width = len(named[0][1])
-    for plus in (0.0, 1.0):
-        forward = partial(_norm_forward, eps, plus)
-        if _same(module, forward, width):
-            return forward
-    return None
+    kinds = (_norm(type(module), eps, plus) for plus in (0.0, 1.0))
+    return next((kind for kind in kinds if _same(module, kind, named[0][1].numel())), None)
 
 
-def _lean_perceptron(module: nn.Module) -> Callable[..., Tensor] | None:
-    """The forward of a gated perceptron, if the module is one."""
+def _eps(module: nn.Module) -> Any:
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
+
+
+def _lean_perceptron(module: nn.Module) -> type[nn.Module] | None:
+    """The class to make of a gated perceptron, if the module is one."""
     children = dict(module.named_children())
-    if set(children) != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+    if set(children) != {"gate_proj", "up_proj", "down_proj", "act_fn"} or not _takes_one(module):
         return None
-    gate = children["gate_proj"]
-    fits = isinstance(gate, nn.Linear) and _same(module, _perceptron_forward, gate.in_features)
-    return _perceptron_forward if fits else None
+    gate, kind = children["gate_proj"], _derived(type(module), _perceptron_forward)
+    if not isinstance(gate, nn.Linear) or list(children["act_fn"].parameters()):
+        return None
+    return kind if _same(module, kind, gate.in_features) else None
 
 
-@torch.no_grad()
 def keep_less(model: PreTrainedModel) -> None:
     """Let the norms and gated perceptrons of a model compute so.
 
-    They are known by their parts and by what they give on a few rows, which the first of a class stands for.
+    They are known by their parts and by what they give on a few rows, which one stands for all that are built alike.
     """
-    known: dict[Any, Callable[..., Tensor] | None] = {}
-    for module in model.get_decoder().modules():
-        for find in (_lean_norm, _lean_perceptron):
-            at = find, type(module), getattr(module, "variance_epsilon", getattr(module, "eps", None))
-            if at not in known:
-                known[at] = find(module)
-            forward = known[at]
-            if forward is not None:
-                module.forward = partial(forward, module)
+    known: dict[Any, type[nn.Module] | None] = {}
+    for module in list(model.get_decoder().modules()):
+        built = type(module), _eps(module), tuple((n, p.ndim) for n, p in module.named_parameters())
+        if built not in known:
+            known[built] = _lean_norm(module) or _lean_perceptron(module)
+        kind = known[built]
+        if kind is not None:
+            module.__class__ = kind

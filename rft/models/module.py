@@ -23,20 +23,6 @@ class Module(lightning.LightningModule):
         """Every tensor of a frozen dataclass on the device."""
         return to_device(batch, device)
 
-    def on_train_start(self) -> None:
-        """Give gradients their memory before a step's activations come and go.
-
-        Those that came in the midst of them would leave holes that the C library's heap keeps.
-        """
-        if self.device.type == "cpu":
-            for parameter in self.parameters():
-                if parameter.requires_grad and parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        """Empty the gradients, which keep their memory on a CPU."""
-        optimizer.zero_grad(set_to_none=self.device.type != "cpu")
-
     def require_finite_weights(self) -> None:
         """Stop at trained weights that are NaN or infinite.
 
@@ -112,7 +98,7 @@ class StepOfEachBatch(Module):
     def training_step(self, batch: Divisible, batch_idx: int) -> None:
         """One optimiser step."""
         optimizer: Any = self.optimizers()
-        self.optimizer_zero_grad(self.current_epoch, batch_idx, optimizer)
+        optimizer.zero_grad()
         total = max(batch.count, 1)
         for part in batch.parts(self.microbatch_tokens):
             loss = self.loss(part)

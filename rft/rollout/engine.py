@@ -75,13 +75,11 @@ class RolloutEngine:
         self.usage = Usage()
         self._structure: Structure | None = None
         self._unknown = False
-        self._shared: list[tuple[nn.Parameter, Tensor]] = []
-        """The memory of each parameter before the first ``sync`` since it last rested."""
+        self._shared = [(p, p.data) for p in self.model.parameters()]
         self._rests = False
 
     def sync(self, backbone: Backbone, role: Role = Role.policy) -> None:
         """Take over the current weights of a role."""
-        self._shared = self._shared or [(p, p.data) for p in self.model.parameters()]
         self._rests = False
         backbone.merged_into(self.model, role)
         if self._structure is not None:
@@ -90,10 +88,11 @@ class RolloutEngine:
     def rest(self) -> None:
         """Let go of the weights that ``sync`` made, which must come again before anything is generated."""
         for parameter, data in self._shared:
-            parameter.data = data
+            if (parameter.device, parameter.dtype) == (data.device, data.dtype):  # else it was moved away
+                parameter.data = data
         if self._structure is not None:
             self._structure.drop()
-        self._shared, self._rests = [], True
+        self._rests = True
 
     @property
     def structure(self) -> Structure | None:

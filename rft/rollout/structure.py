@@ -145,7 +145,13 @@ class Product:
         self._taken = ()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[N, in] to the outputs of all layers side by side [N, out]."""
+        """[N, in] to the outputs of all layers side by side [N, out].
+
+        Raises:
+            RuntimeError: if the weights were dropped.
+        """
+        if not self._taken:
+            raise RuntimeError("the weights of a product were dropped; take them first")
         if self._packed is None:
             weight = self.layers[0].weight if self._joined is None else self._joined
             return nn.functional.linear(x, weight, self._bias)

@@ -105,15 +105,10 @@ def make_backbone(
     return backbone.to(strategy.device), engine
 
 
-def microbatch_tokens(strategy: Strategy, backbone: Backbone) -> int:
-    """Most tokens of a microbatch of what a backbone trains."""
-    return strategy.microbatch_tokens(backbone.kept_of_token, all_weights=not backbone.lora.enabled)
-
-
 def fit_shared(module: Any, batches: Any, total: int, name: str, strategy: Strategy) -> None:
     """Train the module of a shared stage in one process.
 
-    One that makes its own steps is told how large a microbatch may be; others are clipped as it clips itself.
+    One that makes its own steps is told how large a microbatch may be; others are clipped as that clips itself.
 
     Raises:
         TrainingDiverged: through the module, if its loss is not finite.
@@ -123,7 +118,8 @@ def fit_shared(module: Any, batches: Any, total: int, name: str, strategy: Strat
     quiet()
     own = isinstance(module, StepOfEachBatch)
     if own:
-        module.microbatch_tokens = microbatch_tokens(strategy, module.backbone)
+        kept, all_weights = module.backbone.kept_of_token, not module.backbone.lora.enabled
+        module.microbatch_tokens = strategy.shared_microbatch_tokens(kept, all_weights=all_weights)
     watch = [TrainingBar(name, total)]
     clip = 0.0 if own else LARGEST_NORM
     trainer = strategy.trainer(epochs=1, root=Path.cwd(), callbacks=watch, shared=True, clip=clip)
@@ -160,7 +156,8 @@ def make_data(
     rank = int(os.environ.get("LOCAL_RANK", "0")) if strategy.world_size > 1 else 0
     share: dict[str, Any] = {"rank": rank, "world": strategy.world_size, "meter": meter}
     share["accumulate"] = strategy.config.accumulate
-    share["microbatch_tokens"] = microbatch_tokens(strategy, algorithm.backbone)
+    kept, all_weights = algorithm.backbone.kept_of_token, not algorithm.backbone.lora.enabled
+    share["microbatch_tokens"] = strategy.microbatch_tokens(kept, all_weights=all_weights)
     config = algorithm.config
     if isinstance(config, OnPolicyConfig):
         questions = read_table(inputs["questions"].path / "questions.parquet")

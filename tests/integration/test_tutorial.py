@@ -59,8 +59,8 @@ def files(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.assets
-@pytest.mark.xdist_group("tutorial")
 @pytest.mark.timeout(1200)
 def test_the_page_works_as_it_stands(assets: Path, tmp_path: Path) -> None:
     shutil.copytree(assets, tmp_path / "store" / "asset")

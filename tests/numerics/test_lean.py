@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from rft.models.backbone import Role
 from rft.models.lean import keep_less
+from rft.models.pretrained import LoraConfig
+from rft.types import Sequences
+from tests.numerics.backbones import make_backbone
 from tests.numerics.test_decoding import KNOWN, VOCABULARY, make_model
 
 PLAIN = {"gpt2"}  # layer norms and a perceptron without a gate
 
 
 def lean(model: Any) -> Any:
+    """A copy of a changed copy, as engines and roles of their own are."""
     changed = copy.deepcopy(model)
     keep_less(changed)
-    return changed
+    return copy.deepcopy(changed)
 
 
 def changed_modules(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(vars(module).get("forward"), partial)]
+    """Those of a class of ours."""
+    return [
+        module for module in model.modules() if type(module).forward.__code__.co_filename.endswith("rft/models/lean.py")
+    ]
 
 
 def passed(model: Any) -> tuple[Tensor, list[Tensor], int]:
@@ -78,6 +85,25 @@ def test_without_gradient_it_gives_the_same(name: str) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "lora",
+    [LoraConfig(enabled=False), LoraConfig(rank=4), LoraConfig(rank=4, targets="gate_proj,q_proj")],
+    ids=["full", "lora", "lora on some"],
+)
+def test_roles_of_a_backbone_learn_the_same(lora: LoraConfig, dtype: torch.dtype, sequences: Sequences) -> None:
+    found = []
+    for make in (lean, copy.deepcopy):
+        backbone = make_backbone(
+            "llama", lora, (Role.policy, Role.reward), model=make(make_model(KNOWN["llama"], dtype))
+        )
+        (backbone.logprobs(Role.policy, sequences).sum() + backbone.scores(sequences).sum()).backward()
+        roles = [backbone.parameters_of(role) for role in (Role.policy, Role.reward)]
+        found.append(torch.cat([p.grad.flatten() for role in roles for p in role if p.grad is not None]))
+    ours, plain = found
+    assert (ours - plain).norm() < (1e-4 if dtype is torch.float32 else 0.05) * plain.norm()
+
+
 class RmsNorm(nn.Module):
     """One that is like the known ones in all but what it gives."""
 
@@ -96,6 +122,44 @@ def test_a_module_that_only_looks_like_one_is_left_alone() -> None:
     norms = [module for module in changed_modules(lean(model)) if "Norm" in type(module).__name__]
     assert len(norms) == len(model.model.layers) + 1  # those after attention, and the last
     assert not any(isinstance(norm, RmsNorm) for norm in norms)
+
+
+class GatedNorm(nn.Module):
+    """As some state space models have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = nn.Parameter(torch.ones(8)), 1e-6
+
+    def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
+        x = hidden_states if gate is None else hidden_states * gate
+        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+
+
+def test_a_norm_with_a_gate_and_one_without_weights_are_left_alone() -> None:
+    model = make_model(KNOWN["llama"])
+    bare = copy.deepcopy(model.model.norm)
+    del bare.weight
+    model.model.others = nn.ModuleList([GatedNorm(), bare])
+    keep_less(model)
+    assert not set(changed_modules(model)) & set(model.model.others)
+
+
+class Linear(nn.Module):
+    """Gives its input back, as transformers' LinearActivation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_an_activation_that_gives_its_input_back() -> None:
+    model = make_model(KNOWN["llama"])
+    for layer in model.model.layers:
+        layer.mlp.act_fn = Linear()
+    ours = lean(model)
+    wanted, found = (torch.cat([x.flatten() for x in passed(m)[1]]) for m in (model, ours))
+    assert len(changed_modules(ours)) == 3 * len(model.model.layers) + 1
+    assert (found - wanted).norm() < 1e-4 * wanted.norm()
 
 
 def test_float64_is_left_to_the_module() -> None:

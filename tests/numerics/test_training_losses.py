@@ -170,7 +170,9 @@ STEPS: Mapping[
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_shared_stage_learns_the_same_in_microbatches(name: str, sequences: Sequences) -> None:
+def test_a_shared_stage_learns_the_same_in_microbatches(
+    name: str, sequences: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
     role, make, batch_of = STEPS[name]
     seq = sequences[torch.tensor([0, 1, 1, 0])]
     seq = replace(seq, response_ids=(seq.response_ids + torch.arange(4)[:, None]) % VOCABULARY)
@@ -178,8 +180,8 @@ def test_a_shared_stage_learns_the_same_in_microbatches(name: str, sequences: Se
     for tokens in (1000, 1):
         backbone = make_backbone("llama", LORA, (role,))
         module = make(backbone)
-        strategy = Strategy(StrategyConfig(accelerator=AcceleratorEnum.cpu, microbatch_tokens=tokens))
-        fit_shared(module, [batch_of(seq)] * 3, 3, "", strategy)
+        monkeypatch.setattr(Strategy, "shared_microbatch_tokens", lambda *_, tokens=tokens, **__: tokens)
+        fit_shared(module, [batch_of(seq)] * 3, 3, "", Strategy(StrategyConfig(accelerator=AcceleratorEnum.cpu)))
         assert module.microbatch_tokens == tokens
         found.append((torch.cat([p.detach().flatten() for p in backbone.parameters_of(role)]), backbone.usage))
     (whole, usage), (parted, parted_usage) = found

@@ -71,3 +71,21 @@ def test_comparisons_are_divided_where_they_have_no_answer_in_common(
     assert found == wanted
     assert torch.equal(torch.cat([part.preference for part in parts]), preference)
     assert sum(len(part.answers) for part in parts) == 7
+
+
+@pytest.mark.parametrize(
+    ("pairs", "wanted"),
+    [
+        ([(1, 0)], [1]),
+        ([(1, 0), (1, 2)], [2]),
+        ([(0, 1), (2, 3), (1, 2)], [3]),  # the last has answers of both before it
+        ([(0, 1), (2, 3), (1, 2), (4, 5)], [3, 1]),
+        ([(5, 4), (0, 1), (2, 3), (1, 2)], [1, 3]),
+    ],
+)
+def test_no_answer_is_scored_twice(pairs: list[tuple[int, int]], wanted: list[int]) -> None:
+    chosen, rejected = torch.tensor(pairs).T
+    answers = sequences(int(torch.tensor(pairs).max()) + 1)
+    parts = ComparisonBatch(answers, chosen, rejected, torch.ones(len(pairs))).parts(1)
+    assert [len(part) for part in parts] == wanted
+    assert sum(len(part.answers) for part in parts) == len(answers)

@@ -45,9 +45,10 @@ from rft.models.pretrained import load_folder
 from rft.rewards.base import Fitting, Reward, Standardised
 from rft.rewards.learned import LearnedReward
 from rft.rollout import RolloutEngine, uniforms
+from rft.runtime import keep_freed_memory
 from rft.store import Entry, Store
 from rft.study.reference import REFERENCE, write_reference
-from rft.study.training import fit_shared, make_backbone, make_data, microbatch_tokens, quiet, roles_of, use_threads
+from rft.study.training import fit_shared, make_backbone, make_data, quiet, roles_of, use_threads
 from rft.types import ComparisonBatch, PreferenceBatch, Sequences
 
 NO_TOKEN = -1  # ends no response
@@ -117,6 +118,7 @@ class Ours:
         self.cfg = compose(self._overrides())
         self.strategy, self.lora = build(self.cfg.strategy), to_config(self.cfg.model).lora
         use_threads(self.strategy)
+        keep_freed_memory()
         quiet()
 
     def _overrides(self) -> list[str]:
@@ -212,7 +214,7 @@ class Ours:
             return
         pairs = to_pairs(load_comparisons(self.scratch, self.scratch, heldout=False), answers)
         rows = self.job.shape.sequences // 2
-        most = microbatch_tokens(self.strategy, algorithm.backbone)
+        most = self.strategy.microbatch_tokens(algorithm.backbone.kept_of_token, all_weights=not self.job.lora)
         stream = ReferenceInStep(
             algorithm, pairs, rows_per_step=rows, epochs=1, seed=0, meter=meter, microbatch_tokens=most
         )
