@@ -8,7 +8,7 @@ from typing import Any
 COSTS = 5
 # The operators of torch that a cost is made of, by the beginning of their names; the first kind that fits is taken.
 KINDS: dict[str, tuple[str, ...]] = {
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "mkldnn_linear", "_addmm"),
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "mkldnn_linear", "_linear", "_addmm"),
     "attention": ("_scaled_dot_product", "scaled_dot_product"),
     "optimiser": ("_fused_adamw", "_foreach", "addcdiv", "addcmul", "lerp", "sqrt"),
     "copies and casts": ("copy_", "clone", "_to_copy", "to", "contiguous", "cat", "stack", "repeat", "index"),
@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 def kind_of(operator: str) -> str:
     """The kind of cost of an operator; its own name if it is of none."""
     prefix, _, name = operator.rpartition("::")
-    if prefix != "aten":
+    if prefix not in ("aten", "mkldnn"):
         return operator
     return next((k for k, starts in KINDS.items() if any(name.startswith(s) for s in starts if s)), operator)
 

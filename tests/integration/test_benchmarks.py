@@ -76,6 +76,7 @@ def test_a_side_takes_its_steps(
     assert [c["seconds"] for c in costs] == sorted((c["seconds"] for c in costs), reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_the_command_writes_table_json_and_plot(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.benchmarks.run", "--model", "tiny", "--only", "decode", "--full"]
@@ -141,6 +142,7 @@ def test_operators_are_of_a_kind() -> None:
         softmax,
         "filling with zeros",
     ]
+    assert kind_of("mkldnn::_linear_pointwise") == "matrix products"
     assert kind_of("Optimizer.step#AdamW.step") == "Optimizer.step#AdamW.step"
 
 

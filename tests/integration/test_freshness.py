@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,13 +35,12 @@ def test_each_rollout_is_sampled_from_the_weights_after_the_last_step(
     from rft.models.backbone import Role
     from rft.store import Store
     from rft.study.pipeline import Pipeline
-    from rft.types import Rollouts
 
     seen: list[Seen] = []
-    collect = RolloutStream.collect
+    draw = RolloutStream._draw
 
-    def collect_and_note(self: RolloutStream, iteration: int) -> Rollouts:
-        rollouts = collect(self, iteration)
+    def draw_and_note(self: RolloutStream, iteration: int) -> Any:
+        drawn = draw(self, iteration)
         backbone = self.algorithm.backbone
         seen.append(
             Seen(
@@ -50,9 +50,9 @@ def test_each_rollout_is_sampled_from_the_weights_after_the_last_step(
                 {k: v.clone() for k, v in backbone.copies[Role.policy.value].state_dict().items()},
             )
         )
-        return rollouts
+        return drawn
 
-    monkeypatch.setattr(RolloutStream, "collect", collect_and_note)
+    monkeypatch.setattr(RolloutStream, "_draw", draw_and_note)
     entry = Pipeline(compose([*OF["ppo"], *TINY]), Store(shared), tmp_path).policy
 
     assert entry is not None

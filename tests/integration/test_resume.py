@@ -179,7 +179,7 @@ def test_two_processes_killed_in_the_middle_end_with_the_same_bits(
     assert len({row["seconds"] for row in clock(again)}) > 1
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+@pytest.mark.parametrize("algorithm", ["ppo", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_paused_at_a_share_goes_on_and_ends_with_the_same_bits(
     algorithm: str, adapted: Path, warm: Warm, tmp_path: Path
 ) -> None:

@@ -183,7 +183,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     running.close()
 
 
-@pytest.mark.parametrize("fault", ["", "hang", "500"])
+@pytest.mark.parametrize("fault", ["", "hang", pytest.param("500", marks=pytest.mark.slow)])
 def test_online_all_of_it_is_on_this_machine_whatever_the_server_does(
     fault: str, server: Server, things: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -205,7 +205,9 @@ def test_a_server_that_fails_from_the_start_leaves_the_run_offline(fault: str, s
     assert len(list(folder.glob("wandb/offline-run-*"))) == len(list(folder.glob("wandb/*run-2*"))) == 1
 
 
-@pytest.mark.parametrize("fault", ["refuse", "hang", "500"])
+@pytest.mark.parametrize(
+    "fault", ["hang", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("refuse", "500"))]
+)
 def test_a_server_that_dies_in_the_middle_costs_no_row(fault: str, server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "trial"
     rows = [{**ROWS[0], "step": float(step)} for step in range(200)]

@@ -350,7 +350,7 @@ def test_a_trial_whose_results_are_there_has_a_run_in_its_study_all_the_same(
         ("hang", False),
         pytest.param("drop", False, marks=pytest.mark.slow),
         pytest.param("refuse", True, marks=pytest.mark.slow),
-        ("500", True),
+        pytest.param("500", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_real_trial_ends_in_time_with_all_of_it_here_whatever_the_server_does(
