@@ -106,9 +106,10 @@ def told(query: str, variables: dict[str, Any]) -> str | None:
 
 
 def sent_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows that a server was sent."""
+    """The rows that a server was sent, and has written whole."""
     file = folder / "history"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class Handler(BaseHTTPRequestHandler):
