@@ -93,7 +93,7 @@ class StepOfEachBatch(Module):
 
     def loss(self, batch: Any) -> torch.Tensor:
         """A mean over what the batch counts."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define loss(batch)")
 
     def training_step(self, batch: Divisible, batch_idx: int) -> None:
         """One optimiser step."""
