@@ -23,9 +23,6 @@ from pathlib import Path
 
 folder, act, world = Path(sys.argv[1]), sys.argv[2].removeprefix("act="), Path.cwd()
 name = "-".join(folder.name.split("-")[:2])
-with (world / "starts").open("a") as file:
-    file.write(name + "\\n")
-
 
 def done():
     from rft.store import Store
@@ -45,6 +42,14 @@ def asked(*_):
     sys.exit(1)
 
 
+if act == "wait":  # before it is known to have started
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # with its launcher, as what is forked
+if act in ("wait", "outlive"):
+    signal.signal(signal.SIGTERM, asked)
+with (world / "starts").open("a") as file:
+    file.write(name + "\\n")
 if act == "exit" and not (world / "exits-0").exists():
     print("last words")
     sys.exit(3)
@@ -57,11 +62,7 @@ if act == "last":
     os.kill(os.getpid(), signal.SIGKILL)
 if act == "die":
     os.kill(os.getpid(), signal.SIGKILL)
-if act == "wait":
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # with its launcher, as what is forked
-    signal.signal(signal.SIGTERM, asked)
+if act in ("wait", "outlive"):
     while not (world / "go").exists():
         time.sleep(0.02)
 done()

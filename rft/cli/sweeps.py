@@ -120,7 +120,11 @@ def resume(
     if (kept := ledger.noted("origin")) is not None:
         _resume_planned(study, ledger, kept, at)
         return
-    rows = as_found(ledger.study, ledger.rows())
+    there = ledger.rows()
+    rows = as_found(ledger.study, there)
+    for row, old in zip(rows, there, strict=True):
+        if row.state is State.done and old.state is not State.done:  # its launcher died before its end
+            ledger.end(row.name, State.done, versions=row.versions)
     waiting = [row for row in rows if row.state in (State.queued, State.interrupted, State.running)]
     ledger.requeue([row.name for row in waiting if row.error == GONE], {State.done})
     _run(study, ledger, waiting, at, {State.interrupted}, keep=True)

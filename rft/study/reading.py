@@ -29,11 +29,12 @@ def as_found(study: Path, rows: Sequence[Row]) -> list[Row]:
 
 def _as_found(folder: Path, row: Row) -> Row:
     from rft.study.finished import is_finished
+    from rft.study.versions import versions
 
     if row.state is State.done and not (folder / RECORD).exists():
         return replace(row, state=State.interrupted, error=GONE)
     if row.state is State.interrupted and row.owner is not None and is_finished(folder, Store.default()):
-        return replace(row, state=State.done, owner=None, error=None)
+        return replace(row, state=State.done, owner=None, error=None, versions=versions())
     return row
 
 

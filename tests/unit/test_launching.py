@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 
 from rft.cli.app import app
 from rft.errors import UserError
+from rft.store import Store
+from rft.study.finished import is_finished
 from rft.study.jobs import Job
 from rft.study.launch import Process
 from rft.study.ledger import Ledger
@@ -112,6 +114,21 @@ def test_after_a_launcher_was_killed_another_does_what_is_missing(world: Path) -
     assert run(world, work, again=()) == {}
     assert starts(world) == {"a-s0": 1, "a-s1": 2, "a-s2": 2, "a-s3": 1}
     assert states(world) == ["done"] * 4
+
+
+def test_what_ended_after_its_launcher_is_done_for_whoever_goes_on(world: Path) -> None:
+    killed = start_launcher(world, jobs(world, "outlive"))
+    wait_until(lambda: starts(world)["a-s0"] == 1)
+    killed.kill()
+    killed.wait()
+    (world / "go").touch()
+    wait_until(lambda: is_finished(world / "runs" / "s" / "a-s0-00000000", Store.default()))
+    assert states(world) == ["interrupted"]
+    said = CliRunner().invoke(app, ["resume", "s"])
+    assert said.exit_code == 0
+    assert "nothing to start; 1 done" in said.output
+    assert states(world) == ["done"]
+    assert starts(world) == {"a-s0": 1}
 
 
 def test_eight_launchers_at_once_start_each_trial_once(world: Path) -> None:
