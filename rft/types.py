@@ -64,6 +64,13 @@ class Sequences:
         return self.response_mask.sum(-1)
 
     @property
+    def counted(self) -> Tensor:
+        """Which tokens of prompt and response count. Shape [B, P + R], bool."""
+        import torch
+
+        return torch.cat([self.prompt_mask, self.response_mask], 1)
+
+    @property
     def row_tokens(self) -> int:
         """P + R: prompt and response, padding counted."""
         return int(self.prompt_ids.shape[1] + self.response_ids.shape[1])

@@ -35,6 +35,7 @@ from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences
 
 SCORES = ("reward", "greedy_reward")  # of these NaN means that there is none
+PASSED_TOKENS = 4096  # of a pass without graph, padding counted; more at once is no faster
 Batch: TypeAlias = OnPolicyBatch | PreferenceBatch  # what an algorithm makes of rollouts
 
 
@@ -77,18 +78,26 @@ def widen(seq: Sequences, width: int, pad_id: int) -> Sequences:
     """Responses padded to a width of R tokens."""
     more = width - seq.response_ids.shape[1]
     ids, mask = pad(seq.response_ids, (0, more), value=pad_id), pad(seq.response_mask, (0, more), value=False)
-    return replace(seq, response_ids=ids, response_mask=mask)
+    trunk = None if seq.trunk is None else pad(seq.trunk, (0, 0, 0, more))
+    return replace(seq, response_ids=ids, response_mask=mask, trunk=trunk)
+
+
+def cut(seq: Sequences, rows: int) -> list[Sequences]:
+    """Parts of so many rows, the last of what is left."""
+    return [seq[slice(i, i + rows)] for i in range(0, len(seq), rows)]
 
 
 def join(parts: Sequence[Sequences], pad_id: int) -> Sequences:
-    """The rows of all, responses padded to the widest; prompts are of one width."""
+    """The rows of all, responses padded to the widest; prompts are of one width. Their trunks, if all have one."""
     width = max(part.response_ids.shape[1] for part in parts)
     wide = [widen(part, width, pad_id) for part in parts]
+    trunks = [part.trunk for part in wide if part.trunk is not None]
     return Sequences(
         torch.cat([part.prompt_ids for part in wide]),
         torch.cat([part.prompt_mask for part in wide]),
         torch.cat([part.response_ids for part in wide]),
         torch.cat([part.response_mask for part in wide]),
+        torch.cat(trunks) if len(trunks) == len(wide) else None,
     )
 
 
@@ -175,6 +184,7 @@ class RolloutStream(IterableDataset[Batch]):
         drawn, k, backbone = self.draw_prompts(iteration), self.config.samples_per_prompt, self.algorithm.backbone
         width = max(len(self.prompts[i]) for i in drawn)
         numbers = uniforms(len(drawn) * k, self.response_tokens, self.seed, iteration)
+        depth = backbone.trunk.depth
         found: list[Sequences] = []
         groups: list[Tensor] = []
         labels: list[Tensor] = []
@@ -183,7 +193,7 @@ class RolloutStream(IterableDataset[Batch]):
             mine = list(range(part.start * k + self.rank * share, part.start * k + (self.rank + 1) * share))
             asked = [self.prompts[drawn[row // k]] for row in mine]
             ids, mask = pad_prompts(asked, backbone.pad_id, backbone.device, width)
-            seq = self.engine.generate(ids, mask, numbers[mine].to(ids.device), self.config.temperature)
+            seq = self.engine.generate(ids, mask, numbers[mine].to(ids.device), self.config.temperature, depth=depth)
             found.append(widen(seq, all_max(seq.response_ids.shape[1]), backbone.pad_id))
             # A prompt that is drawn twice in an iteration makes two groups, so that all have the same size.
             groups.append(torch.tensor(mine, device=backbone.device) // k)
@@ -227,10 +237,13 @@ class RolloutStream(IterableDataset[Batch]):
         greedy = self._greedy_rewards(seq.prompt_ids[::k], seq.prompt_mask[::k]) if "greedy" in needs else None
         self.engine.rest()  # the passes and their graphs want the memory
         seq = backbone.with_trunk(seq)
-        parts = [seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)]
+        # The rows of the first step are passed as its loss will pass them: their ratios are exactly 1.
+        step = self.micro * self.accumulate
+        parts = [*cut(seq[:step], self.micro), *self._cut(seq[step:])]
         # Of each part all at once: a critic on the policy reads the same pass as the log-probs.
         asked = [lambda p: backbone.logprobs(Role.policy, p, t), *([backbone.values] if "value" in needs else [])]
         logprobs, *critic = self._passes(parts, asked)
+        parts = self._cut(seq)
         ref = torch.cat([backbone.logprobs(Role.reference, p, t) for p in parts]) if "reference" in needs else None
         values = critic[0] if critic else None
         rewards = self._score(parts) if self.reward else torch.zeros(len(seq), device=backbone.device)
@@ -284,6 +297,10 @@ class RolloutStream(IterableDataset[Batch]):
             require_mostly_read(found["rollout/excluded"], asked, "the pairs of an iteration")
         return found
 
+    def _cut(self, seq: Sequences) -> list[Sequences]:
+        """Parts to pass without graph: those of a microbatch, or larger ones where its rows are few."""
+        return cut(seq, max(self.micro, PASSED_TOKENS // seq.row_tokens))
+
     def _score(self, parts: Sequence[Sequences]) -> Tensor:
         assert self.reward is not None
         return torch.cat([self.reward.score(p) for p in parts])
@@ -293,9 +310,11 @@ class RolloutStream(IterableDataset[Batch]):
         if self.reward is None:
             raise ValueError('needs = {"greedy"} without "reward": there is nothing to score the greedy responses with')
         draws = torch.zeros(len(prompt_ids), self.response_tokens, device=prompt_ids.device)
-        seq = self.engine.generate(prompt_ids, prompt_mask, draws, temperature=0.0)
-        seq = self.algorithm.backbone.with_trunk(seq)
-        return self._score([seq[slice(i, i + self.micro)] for i in range(0, len(seq), self.micro)])
+        backbone = self.algorithm.backbone
+        seq = backbone.with_trunk(
+            self.engine.generate(prompt_ids, prompt_mask, draws, temperature=0.0, depth=backbone.trunk.depth)
+        )
+        return self._score(self._cut(seq))
 
     def __iter__(self) -> Iterator[Batch]:
         iteration = self.algorithm.current_epoch

@@ -77,8 +77,8 @@ class FinalTest:
         backbone, n, rows = self.backbone, len(draws_BR), len(part)
         ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
         draws = torch.cat(list(draws_BR)).to(backbone.device)
-        seq = self.engine.generate(ids.repeat(n, 1), mask.repeat(n, 1), draws, self.config.temperature)
-        seq = backbone.with_trunk(seq)
+        asked = ids.repeat(n, 1), mask.repeat(n, 1), draws, self.config.temperature
+        seq = backbone.with_trunk(self.engine.generate(*asked, depth=backbone.trunk.depth))
         scores = torch.cat([self.proxy.score(seq[slice(i, i + rows)]) for i in range(0, len(seq), rows)])
         best = scores.nan_to_num(nan=-inf).view(n, rows).argmax(0)  # one that has no score is picked last
         picked = best * rows + torch.arange(rows, device=best.device)

@@ -99,7 +99,7 @@ class Backbone(nn.Module):
         self._layers: list[tuple[str, Any]] = []
         self._decoder_layers = decoder_layers(model)
         self._logits = logits_of(model)
-        self._trunk = Trunk(self._decoder_layers, trunk_depth(len(self._decoder_layers), lora))
+        self.trunk = Trunk(self._decoder_layers, trunk_depth(len(self._decoder_layers), lora))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._add_adapters() if lora.enabled else self._add_copies()
@@ -150,7 +150,7 @@ class Backbone(nn.Module):
         from transformers.pytorch_utils import Conv1D
 
         head, names = self.base.get_output_embeddings(), self.lora.targets.split(",")
-        frozen = {id(m) for layer in self._decoder_layers[: self._trunk.depth] for m in layer.modules()}
+        frozen = {id(m) for layer in self._decoder_layers[: self.trunk.depth] for m in layer.modules()}
         found = [
             name
             for name, module in self.base.named_modules()
@@ -214,7 +214,7 @@ class Backbone(nn.Module):
         keep more, as it has more weights and moments.
         """
         trained = sum(role in self.trained for role in self._bodies) if self.lora.enabled else 1
-        return self._hidden * (len(self._decoder_layers) - self._trunk.depth) * max(trained, 1)
+        return self._hidden * (len(self._decoder_layers) - self.trunk.depth) * max(trained, 1)
 
     def parameters_of(self, role: Role) -> list[nn.Parameter]:
         """The trainable parameters of a role."""
@@ -224,11 +224,12 @@ class Backbone(nn.Module):
     def with_trunk(self, seq: Sequences, batch_size: int = 64) -> Sequences:
         """The sequences with the output of the layers below the first adapter, which no role and no step changes.
 
-        Every later pass over them starts from there. Without such layers the sequences are returned as they are.
+        Every later pass over them starts from there. They are returned as they are without such layers, or if they have
+        it.
         """
-        if self._trunk.depth == 0 or len(seq) == 0:
+        if self.trunk.depth == 0 or len(seq) == 0 or seq.trunk is not None:
             return seq
-        with self._trunk.alone() as parts:
+        with self.trunk.alone() as parts:
             for start in range(0, len(seq), batch_size):
                 part = to_device(seq[slice(start, start + batch_size)], self.device)
                 self._states(Role.reference, part)
@@ -236,7 +237,7 @@ class Backbone(nn.Module):
                     parts[-1] = packing.spread(parts[-1])
         tokens = _counted(seq)
         self.usage.flops += self.flops.passing(
-            float(tokens.sum()), float((tokens**2).sum()), Role.reference.value, last=self._trunk.depth
+            float(tokens.sum()), float((tokens**2).sum()), Role.reference.value, last=self.trunk.depth
         )
         return replace(seq, trunk=torch.cat(parts).to(seq.prompt_ids.device))
 
@@ -257,9 +258,9 @@ class Backbone(nn.Module):
     def _count(self, role: Role, seq: Sequences, hidden: Tensor) -> None:
         per_row = _counted(seq)
         tokens, squares = float(per_row.sum()), float((per_row**2).sum())
-        first = self._trunk.depth if seq.trunk is not None else 0
+        first = self.trunk.depth if seq.trunk is not None else 0
         self.usage.flops += self.flops.passing(tokens, squares, role.value, first)
-        back = self.flops.back(tokens, squares, role.value, self._trunk.depth, full=not self.lora.enabled)
+        back = self.flops.back(tokens, squares, role.value, self.trunk.depth, full=not self.lora.enabled)
         self._count_backward(role, hidden, back, tokens if role is Role.policy else 0.0)
 
     def _count_backward(self, role: Role, made: Tensor, flops: float, trained_tokens: float = 0.0) -> None:
@@ -274,7 +275,7 @@ class Backbone(nn.Module):
 
     def _packing(self, seq: Sequences) -> Packing | None:
         """How to leave out the padding, where it is worth it."""
-        mask = torch.cat([seq.prompt_mask, seq.response_mask], 1)
+        mask = seq.counted
         may = mask.shape[1] <= self._longest_packed
         worth = may and int(mask.sum()) <= WORTH_PACKING * mask.numel()
         return Packing(mask) if worth else None
@@ -289,14 +290,14 @@ class Backbone(nn.Module):
         if packing is not None:
             trunk = None if seq.trunk is None else packing.pack(seq.trunk)
             where = {"attention_mask": packing.mask_B1TT, "position_ids": packing.positions_1N}
-            with self._as(role) as model, self._trunk.given(trunk), packing.attending():
+            with self._as(role) as model, self.trunk.given(trunk), packing.attending():
                 out = model.get_decoder()(input_ids=packing.pack(ids), use_cache=False, **where)
                 return packing.spread(out.last_hidden_state), model.get_output_embeddings().weight
         where = {}
         if not bool(seq.prompt_mask.all()):
             mask = torch.cat([seq.prompt_mask, torch.ones_like(seq.response_mask)], 1).long()
             where = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-        with self._as(role) as model, self._trunk.given(seq.trunk):
+        with self._as(role) as model, self.trunk.given(seq.trunk):
             out = model.get_decoder()(input_ids=ids, use_cache=False, **where)
             return out.last_hidden_state, model.get_output_embeddings().weight
 
@@ -349,7 +350,7 @@ class Backbone(nn.Module):
         """
         hidden, head = self.hidden(Role.reward, seq), self.heads[Role.reward.value]
         if pooling is PoolingEnum.mean:
-            mask = torch.cat([seq.prompt_mask, seq.response_mask], 1)
+            mask = seq.counted
             per_token: Tensor = head(hidden.to(head.weight.dtype))[..., 0]  # type: ignore[arg-type]
             return per_token.where(mask, 0.0).sum(-1) / mask.sum(-1)
         last = seq.prompt_ids.shape[1] + seq.lengths - 1

@@ -107,3 +107,13 @@ class DecoderFlops:
         seen = float((u * u).sum() + ((r - 1) * p + (r - 1) * r / 2).sum())
         taken = len(u) + float((r - 1).sum())
         return 2 * base * passed + 4 * self.width * len(self.layers) * seen + self.head(taken)
+
+    def at_end(self, tokens: Tensor, depth: int) -> float:
+        """What ``decoding`` leaves out: the last token of each response, through so many of the lowest layers.
+
+        Args:
+            tokens: [B] counted tokens of the prompt and the response.
+            depth: layers.
+        """
+        base = sum(layer.base for layer in self.layers[:depth])
+        return 2 * base * len(tokens) + 4 * self.width * depth * float(tokens.double().sum())

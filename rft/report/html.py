@@ -39,6 +39,7 @@ STAGE_TITLES = {
     "revisions": "revised start",
     "preferences": "feedback",
     "audit": "audit of the judge",
+    "trunk": "lowest layers on the answers",
     "reward_model": "reward model",
     "reference": "reference's log-probs",
     "reference_mismatched": "reference's log-probs of mismatched answers",

@@ -23,6 +23,7 @@ STAGE_ORDER = (
     "candidates",
     "revisions",
     "preferences",
+    "trunk",
     "reward_model",
     "reference",
     "reference_mismatched",

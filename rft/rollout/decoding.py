@@ -36,6 +36,8 @@ class Asked:
     truncation: Truncation
     eos_id: int
     pad_id: int
+    depth: int = 0
+    """Of how many of the lowest layers the output is wanted too."""
 
     def record(self) -> tuple[Tensor, Tensor]:
         """Responses to be filled in, and what counts of them. Both [B, R]."""
@@ -53,6 +55,8 @@ class Drawn:
     """[B, R] bool."""
     prefilled: Tensor
     """Tokens of each prompt that was passed through the model, once for all its samples. Shape [U]."""
+    trunk: Tensor | None = None
+    """[B, P + R, H] what the lowest layers gave at the counted tokens, zero elsewhere; None if it was not wanted."""
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -102,12 +106,15 @@ class Decoding:
         prompt_ids: [B, P], left-padded.
         prompt_mask: [B, P] bool, true in the last column.
         limit: most response tokens.
+        depth: of how many of the lowest layers the output of each pass is noted.
 
     Raises:
         ValueError: if a prompt has no token at its end.
     """
 
-    def __init__(self, structure: Structure, prompt_ids: Tensor, prompt_mask: Tensor, limit: int) -> None:
+    def __init__(
+        self, structure: Structure, prompt_ids: Tensor, prompt_mask: Tensor, limit: int, depth: int = 0
+    ) -> None:
         if not bool(prompt_mask[:, -1].all()):
             raise ValueError("a prompt is empty or padded on the right; pad_prompts pads on the left")
         self.structure = structure
@@ -123,6 +130,10 @@ class Decoding:
         tables = structure.rotations(self._room)
         self._tables = {name: (c[:, None], s[:, None]) for name, (c, s) in tables.items()}
         self._cache: Cache | None = None
+        self._depth = depth
+        self.noted: Tensor | None = None
+        """What the lowest layers gave: after ``prefill`` of the prompts, right-aligned, [B, T, H]; after ``step``
+        [slots, H]."""
         self._bar()
 
     @property
@@ -143,11 +154,16 @@ class Decoding:
     def prefill(self) -> Tensor:
         """Logits after each prompt. Shape [B, V]."""
         ends = self.prefilled.cumsum(0)
-        found, start, passed = [], 0, 0
+        found, noted, start, passed = [], list[Tensor](), 0, 0
         while start < len(self._prompts):
             stop = max(int((ends - passed <= PREFILL_TOKENS).sum()), start + 1)
             found.append(self._prefill(start, stop))
+            noted += [] if self.noted is None else [self.noted]
             start, passed = stop, int(ends[stop - 1])
+        if noted:
+            width = self._prompts.shape[1]
+            noted = [functional.pad(part, (0, 0, width - part.shape[1], 0)) for part in noted]
+            self.noted = torch.cat(noted)[self._which]
         return torch.cat(found)[self._which]
 
     def _prefill(self, start: int, stop: int) -> Tensor:
@@ -182,10 +198,20 @@ class Decoding:
         x = structure.embed(ids.flatten()[place], positions)
         cache = self._cache = self._cache or Cache(structure, self.slots, self._room, x)
         x = self._through(x, positions, attend)
+        if self.noted is not None:
+            self.noted = spread(self.noted[:, None])[:, :, 0]
         return structure.logits(x[mask.sum(-1).cumsum(0) - 1])
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Pass one more token of each slot. Shapes [slots] and [slots, V].
+        """Pass one more token of each slot. Shapes [slots] and [slots, V]."""
+        return self.structure.logits(self._step(tokens, len(self.structure.blocks)))
+
+    def step_noted(self, tokens: Tensor) -> Tensor:
+        """Pass a last token of each slot through the layers alone that are noted. Shapes [slots] and [slots, H]."""
+        return self._step(tokens, self._depth)
+
+    def _step(self, tokens: Tensor, layers: int) -> Tensor:
+        """The hidden states [slots, H] of one more token of each slot above so many layers.
 
         The query heads of a group meet their keys in one product a KV head, so no key is repeated.
         """
@@ -205,16 +231,16 @@ class Decoding:
             weights = torch.softmax(scores, -1).view(pairs, -1, scores.shape[-1])
             return torch.bmm(weights, values[:, :, first : column + 1].flatten(0, 1)).view(len(q), -1)
 
-        x = self._through(structure.embed(tokens, self._position), self._position, attend)
+        x = self._through(structure.embed(tokens, self._position), self._position, attend, layers)
         self._column, self._position = column + 1, self._position + 1
-        return structure.logits(x)
+        return x
 
-    def _through(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Pass tokens [N, H] at their positions [N] through all blocks."""
+    def _through(self, x: Tensor, positions: Tensor, attend: Attend, layers: int | None = None) -> Tensor:
+        """Pass tokens [N, H] at their positions [N] through the lowest blocks, all if no number is given."""
         structure = self.structure
         heads, kv_heads = structure.heads, structure.kv_heads
         rotations = {name: (c[positions], s[positions]) for name, (c, s) in self._tables.items()}
-        for layer, block in enumerate(structure.blocks):
+        for layer, block in enumerate(structure.blocks[:layers]):
             qkv = block.project(block.before_attention(x)).view(len(x), -1, structure.width)
             qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
             if block.head_norms is not None:
@@ -226,6 +252,8 @@ class Decoding:
             x = x + (y if block.after_attention is None else block.after_attention(y))
             y = block.mlp(block.before_mlp(x))
             x = x + (y if block.after_mlp is None else block.after_mlp(y))
+            if layer + 1 == self._depth:
+                self.noted = x
         return x
 
     def keep(self, going: Tensor) -> Tensor:
@@ -280,24 +308,54 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, softcap: fl
     return (torch.softmax(scores.masked_fill(~seen, -torch.inf), -1) @ v).transpose(1, 2)
 
 
+class Noted:
+    """What the lowest layers gave at the counted tokens of all sequences, as it becomes known.
+
+    Args:
+        prompts: what they gave at the prompts, right-aligned, [B, T, H].
+        columns: P + R.
+        width: P.
+    """
+
+    def __init__(self, prompts: Tensor, columns: int, width: int) -> None:
+        self.states = prompts.new_zeros(len(prompts), columns, prompts.shape[-1])
+        self.states[:, width - prompts.shape[1] : width] = prompts
+        self._width = width
+
+    def add(self, rows: Tensor, t: int, states: Tensor) -> None:
+        """Note what was given at response token `t` of some rows."""
+        self.states[rows, self._width + t] = states
+
+
 def decode(structure: Structure, asked: Asked) -> Drawn:
     """Sample a response to each prompt."""
     batch, limit = asked.uniform_BR.shape
     ids, counted = asked.record()
-    decoding = Decoding(structure, asked.prompt_ids, asked.prompt_mask, limit)
+    decoding = Decoding(structure, asked.prompt_ids, asked.prompt_mask, limit, asked.depth)
     row = torch.arange(batch, device=ids.device)  # of each slot
     going = torch.ones_like(row, dtype=torch.bool)
     logits = decoding.prefill()
+    trunk = None
+    if decoding.noted is not None:
+        width = asked.prompt_ids.shape[1]
+        trunk = Noted(decoding.noted, width + limit, width)
     for t in range(limit):
         token = sample(logits, asked.uniform_BR[row, t], asked.temperature, asked.truncation)
         ids[row, t] = torch.where(going, token, asked.pad_id)
         counted[row, t] = going
-        going = going & (token != asked.eos_id)
+        # Where the trunk is wanted, a sequence stays until its last token has been passed.
+        wanted, going = going, going & (token != asked.eos_id)
         left = int(going.sum())
         if not left or t == limit - 1:
+            if trunk is not None:
+                order = decoding.keep(wanted)
+                trunk.add(row[order], t, decoding.step_noted(token[order]))
             break
-        if len(row) - left >= len(row) * DROPPED_SHARE:
-            order = decoding.keep(going)
-            row, token, going = row[order], token[order], going[order]
+        stay = going if trunk is None else wanted
+        if len(row) - int(stay.sum()) >= len(row) * DROPPED_SHARE:
+            order = decoding.keep(stay)
+            row, token, going, wanted = row[order], token[order], going[order], wanted[order]
         logits = decoding.step(token)
-    return Drawn(ids, counted, decoding.prefilled)
+        if trunk is not None and decoding.noted is not None:
+            trunk.add(row[wanted], t, decoding.noted[wanted])
+    return Drawn(ids, counted, decoding.prefilled, None if trunk is None else trunk.states)

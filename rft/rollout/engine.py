@@ -116,6 +116,7 @@ class RolloutEngine:
         uniform_BR: Tensor,
         temperature: float,
         truncation: Truncation = WHOLE,
+        depth: int = 0,
     ) -> Sequences:
         """Sample a response of at most R tokens to each prompt, EOS counted.
 
@@ -127,6 +128,8 @@ class RolloutEngine:
             uniform_BR: [B, R] in [0, 1), one number for each token.
             temperature: 0 takes the most likely token.
             truncation: which tokens may be drawn.
+            depth: of how many of the lowest layers the output is wanted with the response, as its ``trunk``; they must
+                be those that no role changes. A model of unknown structure gives none.
 
         Raises:
             RuntimeError: if the engine rests.
@@ -134,13 +137,18 @@ class RolloutEngine:
         if self._rests:
             raise RuntimeError("the engine rests and has no weights of a policy; sync it first")
         structure = self.structure
-        asked = Asked(prompt_ids, prompt_mask, uniform_BR, temperature, truncation, self.eos_id, self.pad_id)
+        asked = Asked(prompt_ids, prompt_mask, uniform_BR, temperature, truncation, self.eos_id, self.pad_id, depth)
         with torch.inference_mode():
             drawn = decode(structure, asked) if structure is not None else decode_by_forward(self.model, asked)
         used = int(drawn.counted.any(0).sum())
         lengths = drawn.counted.sum(-1)
         self.usage.generated_tokens += int(lengths.sum())
         self.usage.flops += self.flops.decoding(prompt_mask.sum(-1), lengths, drawn.prefilled)
+        trunk = None
+        if drawn.trunk is not None:
+            whole = (prompt_mask.sum(-1) + lengths).double()
+            self.usage.flops += self.flops.at_end(whole, depth)
+            trunk = drawn.trunk[:, : prompt_ids.shape[1] + used].clone()
         # Out of inference mode, whose tensors no gradient may pass by.
         ids, counted = drawn.ids[:, :used].clone(), drawn.counted[:, :used].clone()
-        return Sequences(prompt_ids.clone(), prompt_mask.clone(), ids, counted)
+        return Sequences(prompt_ids.clone(), prompt_mask.clone(), ids, counted, trunk)

@@ -25,9 +25,9 @@ from rft.store.names import CURVES_FILE, SAMPLES_FILE
 from rft.study.chosen import Chosen
 from rft.study.diverged import diverges_once
 from rft.study.final_judge import FinalJudge, refuse_own_judge
+from rft.study.fixed_answers import reference_stages, trunk_stage
 from rft.study.judging import JudgePart, make_feedback
 from rft.study.parts import part_class, plain, require_scoring_judge, require_separate_labels, settings_of
-from rft.study.reference import reference_stages
 from rft.study.room import require_room
 from rft.study.start import refuse_start, start_stage
 from rft.study.versions import VERSIONS
@@ -139,12 +139,14 @@ class Pipeline(Chosen):
     @property
     def reward_inputs(self) -> dict[str, Entry]:
         """What the reward source is made from and measured on."""
+        source = part_class("reward", self.cfg.reward)
         return {
             "sft": self.sft,
             "candidates": self.candidates,
             "preferences": self.preferences,
             "ratings": fetch(self.store, "human-ratings"),
-            **{name: fetch(self.store, name) for name in part_class("reward", self.cfg.reward).assets},
+            **(self.trunk if "role" in source.needs else {}),
+            **{name: fetch(self.store, name) for name in source.assets},
         }
 
     @cached_property
@@ -190,8 +192,13 @@ class Pipeline(Chosen):
             JudgePart(self, "eval_judge").check_ready()
 
     @cached_property
+    def trunk(self) -> dict[str, Entry]:
+        """What the lowest layers give at the candidates, if adapters leave some alone. Beside the six steps."""
+        return trunk_stage(self)
+
+    @cached_property
     def reference(self) -> dict[str, Entry]:
-        """What the reference makes of fixed answers, by name, if the policy learns from it. Beside the six steps."""
+        """What is the same of the fixed answers for all who learn from them, by name. Beside the six steps."""
         return reference_stages(self)
 
     @cached_property
@@ -216,7 +223,10 @@ class Pipeline(Chosen):
         found += [self.candidates] if labelled or "revisions" in inputs else []
         found += [inputs["revisions"]] if "revisions" in inputs else []
         found += [self.preferences] if labelled else []
-        return [*found, self.reward_model] if "reward_model" in inputs else found
+        if "reward_model" not in inputs:
+            return found
+        read = "role" in part_class("reward", self.cfg.reward).needs
+        return [*found, *(self.trunk.values() if read else ()), self.reward_model]
 
     def _policy_address(self) -> dict[str, Any]:
         """What the policy's address takes from those who are asked about fresh responses."""

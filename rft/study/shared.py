@@ -50,6 +50,7 @@ from rft.store import Entry
 from rft.store.cost import COST
 from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS, SCORES_FILE
 from rft.strategy import Strategy
+from rft.study.fixed_answers import with_kept_trunk
 from rft.study.training import fit_shared, load_reward, make_backbone
 from rft.types import ComparisonBatch, Sequences, to_device
 
@@ -244,7 +245,7 @@ def fit_reward(
     source = found(config, backbone, **runtime)
     folders = inputs["candidates"].path, inputs["preferences"].path
     answers = load_answers(folders[0], backbone.pad_id)
-    answers = backbone.with_trunk(answers) if roles else answers
+    answers = backbone.with_trunk(with_kept_trunk(answers, inputs)) if roles else answers
     comparisons = load_comparisons(*folders, heldout=False) if learns else []
 
     def batches(prompts_per_step: int, epochs: int, seed: int) -> list[ComparisonBatch]:

@@ -16,10 +16,11 @@ VERSIONS = {
     "revisions": 2,
     "preferences": 3,
     "reward_model": 3,
+    "trunk": 1,
     "reference": 1,
     "reference_mismatched": 1,
-    "policy": 3,
-    "evaluation": 3,
+    "policy": 4,
+    "evaluation": 4,
     "audit": 5,
 }
 """By stage. Raise one when its code changes what comes out."""

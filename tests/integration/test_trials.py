@@ -257,7 +257,7 @@ def test_a_sweep_over_seeds_computes_shared_stages_once_and_the_same_sweep_nothi
         before = records
         made = {"sft": 1, "candidates": 1, "preferences": 2, "reward_model": 2, "policy": 6}
         assert {stage: len(list((fresh / stage).iterdir())) for stage in made} == made
-        assert set(computed) == {"policy", "evaluation"}
+        assert set(computed) == {"policy", "evaluation", "reference"}
 
 
 @pytest.mark.slow

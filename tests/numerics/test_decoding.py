@@ -198,6 +198,42 @@ def test_a_prefill_in_several_passes_is_the_same(name: str, monkeypatch: pytest.
     assert responses(parts) == responses(whole)
 
 
+@pytest.mark.parametrize("at_once", [decoding.PREFILL_TOKENS, 6])
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_the_lowest_layers_gave_while_decoding_is_what_they_give_in_a_pass(
+    name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every counted token, also the last one of a response, which decoding has no need to pass."""
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", at_once)
+    engine, lora = make_engine(name), LoraConfig(rank=2, top_layers=1)
+    backbone = make_backbone("", lora, model=make_model(KNOWN[name]))
+    numbers, prompts = uniforms(18, TOKENS, 9), PROMPTS * 3
+    plain = engine.generate(*pad_prompts(prompts, PAD, CPU), numbers, 6.0)
+    engine.usage.flops = 0.0
+    seq = engine.generate(*pad_prompts(prompts, PAD, CPU), numbers, 6.0, depth=2)
+    assert responses(seq) == responses(plain)
+    assert len(set(map(len, responses(seq)))) >= 3  # rows end at different times
+    wanted = backbone.with_trunk(plain)
+    assert seq.trunk is not None
+    assert wanted.trunk is not None
+    counted = torch.cat([seq.prompt_mask, seq.response_mask], 1)
+    torch.testing.assert_close(seq.trunk[counted], wanted.trunk[counted], atol=1e-3, rtol=1e-4)
+    assert backbone.with_trunk(seq) is seq
+    torch.testing.assert_close(
+        backbone.logprobs(Role.policy, seq), backbone.logprobs(Role.policy, wanted), atol=1e-3, rtol=1e-4
+    )
+    last = engine.flops.passing(18.0, 0.0, "", last=2) + 4 * engine.flops.width * 2 * float(counted.sum())
+    prefilled = torch.tensor([7, 2, 4, 4])
+    alone = engine.flops.decoding(seq.prompt_mask.sum(-1), seq.lengths, prefilled)
+    assert engine.usage.flops == pytest.approx(alone + last, rel=1e-12)
+
+
+def test_a_model_of_unknown_structure_gives_no_trunk_while_it_decodes() -> None:
+    engine = RolloutEngine(make_model(UNKNOWN["other norms"]), EOS, PAD)
+    seq = engine.generate(*pad_prompts(PROMPTS, PAD, CPU), uniforms(len(PROMPTS), TOKENS, 2), 1.0, depth=2)
+    assert seq.trunk is None
+
+
 def test_adapters_reach_the_joined_weights_and_what_is_saved(tmp_path: Path) -> None:
     backbone = make_backbone("llama", LoraConfig(enabled=False))
     engine = RolloutEngine(backbone.base, EOS, PAD)

@@ -47,7 +47,7 @@ from rft.rewards.learned import LearnedReward
 from rft.rollout import RolloutEngine, uniforms
 from rft.runtime import keep_freed_memory
 from rft.store import Entry, Store
-from rft.study.reference import REFERENCE, write_reference
+from rft.study.fixed_answers import REFERENCE, write_reference
 from rft.study.training import fit_shared, make_backbone, make_data, quiet, roles_of, use_threads
 from rft.types import ComparisonBatch, PreferenceBatch, Sequences
 
