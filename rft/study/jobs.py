@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Job:
     """What it takes; None: by its strategy."""
     strategy: Mapping[str, Any] | None = field(default=None, compare=False)
     """Its settings of that group; None: not known, so it takes its part of the cores."""
+    after: Collection[Path] = field(default=(), compare=False)
+    """Folders of the jobs that must have ended before it starts, if they are run with it."""
 
     @property
     def arguments(self) -> list[str]:

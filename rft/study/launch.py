@@ -83,6 +83,8 @@ class _Course:
     waiting: dict[str, Job]
     """By the name in the ledger: what has not ended yet."""
     demands: Mapping[str, Demand]
+    places: Mapping[Path, str]
+    """The names of all jobs by their folders."""
     board: Board
     whole: TaskID
     running: dict[str, _Running] = field(default_factory=dict)
@@ -180,6 +182,8 @@ class Launcher:
     ) -> dict[str, str]:
         """Run what is not done; returns the last line of each that failed or was stopped, by name.
 
+        Where one that others come after does not end well, no more is started.
+
         Args:
             jobs: what to run.
             at_once: how many side by side; 0: as many as fit.
@@ -197,7 +201,7 @@ class Launcher:
         demands = {name: job.demand or Demand() for name, job in named.items()}
         with Board(self.console) as board:
             whole = board.progress.add_task(title, total=total or len(jobs), completed=before)
-            course = _Course(ledger, me, named, demands, board, whole)
+            course = _Course(ledger, me, named, demands, {job.folder: job.name for job in jobs}, board, whole)
             try:
                 while course.waiting:
                     self._look_around(course)
@@ -211,8 +215,14 @@ class Launcher:
     def _start_some(self, course: _Course) -> None:
         """Start jobs that nobody has, as far as there is room."""
         slots = self.executor.slots
+        unfinished = {job.folder for job in course.waiting.values()}
+        awaited = {folder for job in course.waiting.values() for folder in job.after}
+        if any(course.places.get(folder) in course.failed for folder in awaited):
+            course.waiting = {name: job for name, job in course.waiting.items() if name in course.running}
+            return
         others = course.running.keys() | course.elsewhere
-        free = {name: course.demands[name] for name in course.waiting if name not in others}
+        ready = [name for name, job in course.waiting.items() if unfinished.isdisjoint(job.after)]
+        free = {name: course.demands[name] for name in ready if name not in others}
         while taken := slots.fitting(list(free.items())):
             name, grant = str(taken[0]), taken[1]
             del free[name]

@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     from rft.feedback.base import Feedback
     from rft.tasks.base import GoldReward, Task
 
-BATCH = 64  # sequences scored or generated at once
+BATCH = 64  # sequences scored at once
+SAMPLED_TOKENS = 16384  # of prompts and longest answers sampled at once: small products are slow, a cache takes memory
 
 
 def make_sft(
@@ -95,9 +96,10 @@ def make_candidates(
     asked = [q for q in train for _ in range(config.samples_per_prompt)]
     numbers = uniforms(len(asked), response_tokens, config.seed)
     rows: list[dict[str, Any]] = []
+    at_once = max(1, SAMPLED_TOKENS // (max(len(q["token_ids"]) for q in train) + response_tokens))
     with bar("candidates", len(asked)) as progress:
-        for start in range(0, len(asked), BATCH):
-            part = asked[start : start + BATCH]
+        for start in range(0, len(asked), at_once):
+            part = asked[start : start + at_once]
             ids, mask = pad_prompts([q["token_ids"] for q in part], engine.pad_id, strategy.device)
             uniform = numbers[start : start + len(part)].to(strategy.device)
             seq = engine.generate(ids, mask, uniform, config.temperature)

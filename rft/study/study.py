@@ -113,6 +113,7 @@ class Plan:
     shared: tuple[tuple[Job, ...], ...]
     """Stages that trials share: the common start first, then revisions, labels and reward models beside one another."""
     trials: tuple[Job, ...]
+    """Each comes after those of the last wave that it needs."""
     settings: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
     """By a trial's folder: the configuration of its arm."""
 
@@ -150,17 +151,20 @@ def plan(name: str, spec: StudySpec, runs: Path) -> Plan:
         forks = may_fork(strategy)
         folder = runs / name / "shared"
         replicates[arm] = is_pipeline(cfg)
+        needed: dict[int | None, tuple[Path]] = {}
         for seed in spec.seeds if is_pipeline(cfg) else (None,):
             for until, same in shares(cfg, seed).items():
                 whose, more = (arm, ()) if seed is None else (f"{arm} seed {seed}", (f"seed={seed}",))
                 place = folder / f"{whose.replace(' ', '-')}-{until}"
                 own = (*common, *more, f"until={until}")
-                shared[until].setdefault(same, Job(f"{until} ({whose})", own, place, forks, strategy=strategy))
+                made = Job(f"{until} ({whose})", own, place, forks, strategy=strategy)
+                needed[seed] = (shared[until].setdefault(same, made).folder,)
         for seed in spec.seeds:
             cfg.seed = seed
             place = runs / name / name_of(cfg)
             own = (*common, f"seed={seed}")
-            trials.append(Job(f"{arm} seed {seed}", own, place, forks, arm, seed, strategy=strategy))
+            after = needed[seed if is_pipeline(cfg) else None]
+            trials.append(Job(f"{arm} seed {seed}", own, place, forks, arm, seed, strategy=strategy, after=after))
         settings |= dict.fromkeys((job.folder for job in trials[-len(spec.seeds) :]), plain_node(cfg))
     if len(set(replicates.values())) > 1:
         raise UserError(
@@ -210,11 +214,27 @@ def run_study(
             launcher.submit(trials)  # so that those who ask see what waits for the shared stages
         names = {job.folder.relative_to(study).as_posix() for job in trials}
         with closing(console, ledger, names, always=account):
-            for wave in planned.shared:
-                broken = launcher.run(wave, side_by_side, "shared stages")
-                for job in wave:
-                    if job.name in broken:
-                        raise UserError(f"{job.name}: {broken[job.name]} (see {job.log})")
+            *waves, last = planned.shared
+            # Beside those of the last wave that take longest, the trials that do not need these begin.
+            beside = list(last) if tune is None and len(last) > 1 else []
+            for wave in waves if beside else planned.shared:
+                _require_all(wave, launcher.run(wave, side_by_side, "shared stages"))
             trials, failed = tune(launcher, side_by_side) if tune else (trials, {})
             names |= {job.folder.relative_to(study).as_posix() for job in trials}
-            return failed | launcher.run(trials, side_by_side, "trials")
+            if not beside:
+                return failed | launcher.run(trials, side_by_side, "trials")
+            beside = with_demands(beside, side_by_side, launcher.executor, where.settings)
+            failed = launcher.run([*beside, *trials], side_by_side, "shared stages and trials")
+            _require_all(beside, failed)
+            return failed
+
+
+def _require_all(wave: Sequence[Job], broken: Mapping[str, str]) -> None:
+    """Refuse to go on without a shared stage.
+
+    Raises:
+        UserError: naming the first that failed, and why.
+    """
+    for job in wave:
+        if job.name in broken:
+            raise UserError(f"{job.name}: {broken[job.name]} (see {job.log})")

@@ -12,7 +12,7 @@ from rft.store.canonical import plain, sha256_of
 
 VERSIONS = {
     "sft": 3,
-    "candidates": 3,
+    "candidates": 4,
     "revisions": 2,
     "preferences": 3,
     "reward_model": 3,

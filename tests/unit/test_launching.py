@@ -276,6 +276,29 @@ def test_jobs_get_what_they_ask_for_and_never_more_than_there_is_run(world: Path
     assert states(world) == ["failed"] * 5
 
 
+def test_a_job_comes_after_those_that_it_needs_and_the_others_do_not_wait(world: Path) -> None:
+    first, second, other = jobs(world, "wait", "done", "done")
+    second = replace(second, after=(first.folder,))
+    ran = threading.Thread(target=run, args=(world, [first, second, other]))
+    ran.start()
+    wait_until(lambda: states(world) == ["running", "queued", "done"])
+    assert starts(world) == {"a-s0": 1, "a-s2": 1}
+    (world / "go").touch()
+    ran.join(200)
+    assert states(world) == ["done"] * 3
+    assert starts(world)["a-s1"] == 1
+
+
+def test_nothing_more_starts_where_one_that_others_need_has_failed(world: Path) -> None:
+    first, second, *others = jobs(world, "raise", *["done"] * 7)
+    failed = run(world, [first, replace(second, after=(first.folder,)), *others])
+    assert failed.keys() == {"a seed 0"}
+    assert "ValueError: planted" in failed["a seed 0"]
+    found = states(world)
+    assert found[:2] == ["failed", "queued"]
+    assert found[-1] == "queued"
+
+
 def test_a_job_that_says_nothing_gets_its_part_and_sees_all_gpus(world: Path) -> None:
     with Noting(Console(file=io.StringIO()), world / "runs" / "s") as launcher:
         launcher.executor.slots.machine = Machine(8, 0, ("0", "1"))
