@@ -12,21 +12,37 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rft.models.changed import state_of
 
+ADDED_AT_ONCE = 1 << 17
+"""Entries of a gradient, whose float32 copies stay in the processor's cache."""
+
 
 class _Shorter(torch.autograd.Function):
-    """A parameter's copy in a shorter type, whose gradient becomes the parameter's."""
+    """A parameter's copy in a shorter type, whose gradient becomes the parameter's.
+
+    It is added to what an earlier microbatch has left there, a piece at a time, as the engine would add it with a pass
+    over memory more. Where other processes wait for the gradient, the engine has to do it.
+    """
 
     @staticmethod
-    def forward(_: Any, __: Tensor, copy: Tensor) -> Tensor:
+    def forward(ctx: Any, parameter: Tensor, copy: Tensor) -> Tensor:
+        ctx.parameter = parameter
         return copy.detach()
 
     @staticmethod
-    def backward(_: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0].float(), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
+        total, grad = ctx.parameter.grad, grads[0]
+        told = dist.is_available() and dist.is_initialized()
+        if total is None or told or total.device.type != "cpu" or not grad.ndim:
+            return grad.float(), None
+        rows = max(1, ADDED_AT_ONCE // max(1, grad[:1].numel()))
+        for part, more in zip(total.split(rows), grad.split(rows), strict=True):
+            part.add_(more)
+        return None, None
 
 
 class ShorterWeights:

@@ -25,7 +25,7 @@ from rft.store.names import CURVES_FILE, SAMPLES_FILE
 from rft.study.chosen import Chosen
 from rft.study.diverged import diverges_once
 from rft.study.final_judge import FinalJudge, refuse_own_judge
-from rft.study.fixed_answers import reference_stages, trunk_stage
+from rft.study.fixed_answers import TRUNK, reference_stages, trunk_stage
 from rft.study.judging import JudgePart, make_feedback
 from rft.study.parts import part_class, plain, require_scoring_judge, require_separate_labels, settings_of
 from rft.study.room import require_room
@@ -225,8 +225,8 @@ class Pipeline(Chosen):
         found += [self.preferences] if labelled else []
         if "reward_model" not in inputs:
             return found
-        read = "role" in part_class("reward", self.cfg.reward).needs
-        return [*found, *(self.trunk.values() if read else ()), self.reward_model]
+        apart = TRUNK in self.reward_model.inputs and TRUNK not in inputs  # else the policy prepares it itself
+        return [*found, *(self.trunk.values() if apart else ()), self.reward_model]
 
     def _policy_address(self) -> dict[str, Any]:
         """What the policy's address takes from those who are asked about fresh responses."""

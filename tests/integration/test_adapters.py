@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,35 @@ def test_the_first_minibatch_changes_no_ratio_in_half_precision_from_the_trunk(
     # The adapters start as nothing and then do something.
     assert rows[0]["rollout/kl"] == 0.0
     assert all(row["rollout/kl"] != 0.0 for row in rows[1:])
+
+
+def test_the_frozen_layers_pass_over_the_fixed_answers_once_for_all_who_read_them(
+    adapted: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from rft.config import compose
+    from rft.data.offline import load_answers, reference_logprobs
+    from rft.store import Store
+    from rft.study.fixed_answers import TRUNK, read_reference, with_kept_trunk
+    from rft.study.pipeline import Pipeline
+    from rft.study.training import make_backbone
+
+    pipeline = Pipeline(compose(["algorithm=dpo", "tracker=none", *TINY, *LORA]), Store(adapted), tmp_path)
+    assert pipeline.policy is not None
+    (entry,) = pipeline.trunk.values()
+    for reader in (pipeline.policy, pipeline.reward_model, pipeline.reference["reference"]):
+        assert reader.inputs[TRUNK] == entry.key
+    backbone, _ = make_backbone(pipeline.sft.path, pipeline.strategy, pipeline.lora, roles=())
+    answers = load_answers(pipeline.candidates.path, backbone.pad_id)
+    kept, wanted = with_kept_trunk(answers, {TRUNK: entry}).trunk, backbone.with_trunk(answers).trunk
+    assert kept is not None
+    assert wanted is not None
+    assert torch.equal(kept[answers.counted], wanted[answers.counted])
+    assert bool((kept[~answers.counted] == 0).all())
+    # The reference's log-probs from there are those of a whole pass.
+    whole = make_backbone(pipeline.sft.path, pipeline.strategy, replace(pipeline.lora, enabled=False), roles=())[0]
+    own = read_reference(pipeline.reference)
+    assert own is not None
+    torch.testing.assert_close(own, reference_logprobs(answers, whole), rtol=0, atol=1e-3)
+    assert Pipeline(compose(["algorithm=dpo", *TINY]), Store(adapted), tmp_path).trunk == {}
