@@ -237,16 +237,16 @@ class RolloutStream(IterableDataset[Batch]):
         greedy = self._greedy_rewards(seq.prompt_ids[::k], seq.prompt_mask[::k]) if "greedy" in needs else None
         self.engine.rest()  # the passes and their graphs want the memory
         seq = backbone.with_trunk(seq)
-        # The rows of the first step are passed as its loss will pass them: their ratios are exactly 1.
-        step = self.micro * self.accumulate
+        # The rows of the first step are passed as its loss will pass them: their ratios are exactly 1. The reference
+        # passes all as the policy does: before the first step there is no distance between them.
+        step = self.micro * self.accumulate * self.world
         parts = [*cut(seq[:step], self.micro), *self._cut(seq[step:])]
         # Of each part all at once: a critic on the policy reads the same pass as the log-probs.
         asked = [lambda p: backbone.logprobs(Role.policy, p, t), *([backbone.values] if "value" in needs else [])]
         logprobs, *critic = self._passes(parts, asked)
-        parts = self._cut(seq)
         ref = torch.cat([backbone.logprobs(Role.reference, p, t) for p in parts]) if "reference" in needs else None
         values = critic[0] if critic else None
-        rewards = self._score(parts) if self.reward else torch.zeros(len(seq), device=backbone.device)
+        rewards = self._score(self._cut(seq)) if self.reward else torch.zeros(len(seq), device=backbone.device)
         truncated = seq.truncated(backbone.eos_id)
         measured = {"length": seq.lengths, "truncated": truncated}
         if self.reward is not None:

@@ -98,8 +98,9 @@ class Backbone(nn.Module):
         self._shorter: dict[Role, ShorterWeights] = {}
         self._layers: list[tuple[str, Any]] = []
         self._decoder_layers = decoder_layers(model)
-        self._logits = logits_of(model)
         self.trunk = Trunk(self._decoder_layers, trunk_depth(len(self._decoder_layers), lora))
+        with self.trunk.seen():
+            self._logits = logits_of(model)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._add_adapters() if lora.enabled else self._add_copies()

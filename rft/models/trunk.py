@@ -46,12 +46,25 @@ class Trunk:
         return (hidden,) if self._in_tuples else hidden
 
     @contextmanager
+    def seen(self) -> Iterator[None]:
+        """While open, the model passes something, and it is seen what its layers give: states, or tuples with them."""
+
+        def note(_: nn.Module, __: Any, made: Any) -> None:
+            self._in_tuples = isinstance(made, tuple)
+
+        watches = [layer.register_forward_hook(note) for layer in (*self._trunk, *self._above)[:1]]
+        try:
+            yield
+        finally:
+            for watch in watches:
+                watch.remove()
+
+    @contextmanager
     def alone(self) -> Iterator[list[Tensor]]:
         """While open, only the trunk computes; what it gives, [B, T, H], is added to the list for each pass."""
         found: list[Tensor] = []
 
         def note(_: nn.Module, __: Any, made: Any) -> None:
-            self._in_tuples = isinstance(made, tuple)
             found.append(made[0] if self._in_tuples else made)
 
         watch = self._trunk[-1].register_forward_hook(note)

@@ -357,5 +357,5 @@ def decode(structure: Structure, asked: Asked) -> Drawn:
             row, token, going, wanted = row[order], token[order], going[order], wanted[order]
         logits = decoding.step(token)
         if trunk is not None and decoding.noted is not None:
-            trunk.add(row[wanted], t, decoding.noted[wanted])
+            trunk.add(row, t, decoding.noted.masked_fill(~wanted[:, None], 0.0))  # of a row that has ended nothing
     return Drawn(ids, counted, decoding.prefilled, None if trunk is None else trunk.states)

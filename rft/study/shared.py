@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from rft.tasks.base import GoldReward, Task
 
 BATCH = 64  # sequences scored at once
-SAMPLED_TOKENS = 16384  # of prompts and longest answers sampled at once: small products are slow, a cache takes memory
+MOST_SAMPLED, SAMPLED_TOKENS = 512, 16384  # answers drawn at once, with their prompts, where they are short; else BATCH
 
 
 def make_sft(
@@ -96,7 +96,9 @@ def make_candidates(
     asked = [q for q in train for _ in range(config.samples_per_prompt)]
     numbers = uniforms(len(asked), response_tokens, config.seed)
     rows: list[dict[str, Any]] = []
-    at_once = max(1, SAMPLED_TOKENS // (max(len(q["token_ids"]) for q in train) + response_tokens))
+    short = SAMPLED_TOKENS // (max(len(q["token_ids"]) for q in train) + response_tokens)
+    at_once = max(BATCH, min(short, MOST_SAMPLED))
+    at_once = max(at_once - at_once % config.samples_per_prompt, config.samples_per_prompt)  # a prompt is passed once
     with bar("candidates", len(asked)) as progress:
         for start in range(0, len(asked), at_once):
             part = asked[start : start + at_once]

@@ -39,8 +39,10 @@ def test_a_pass_from_the_trunk_equals_a_whole_pass(name: str, role: Role, sequen
 def test_layers_that_give_tuples_are_a_trunk_too(config: PreTrainedConfig, sequences: Sequences) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
+    resumed = make_backbone("", LoraConfig(rank=4, top_layers=1), model=copy.deepcopy(model)).with_trunk(sequences)
+    assert resumed.trunk is not None
+    # Another one, as of a process that finds it in the store and never makes it.
     backbone = make_backbone("", LoraConfig(rank=4, top_layers=1), model=model)
-    resumed = backbone.with_trunk(sequences)
     for role in (Role.policy, Role.reference):
         torch.testing.assert_close(backbone.logprobs(role, resumed), backbone.logprobs(role, sequences), rtol=0, atol=0)
 

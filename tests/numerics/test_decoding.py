@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,21 @@ def test_what_the_lowest_layers_gave_while_decoding_is_what_they_give_in_a_pass(
     prefilled = torch.tensor([7, 2, 4, 4])
     alone = engine.flops.decoding(seq.prompt_mask.sum(-1), seq.lengths, prefilled)
     assert engine.usage.flops == pytest.approx(alone + last, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_in_half_precision_log_probs_from_there_are_no_further_from_the_truth(name: str) -> None:
+    lora, prompts = LoraConfig(rank=2, top_layers=1), PROMPTS * 8
+    exact = make_backbone("", lora, model=make_model(KNOWN[name]))
+    short = make_backbone("", lora, model=make_model(KNOWN[name], torch.bfloat16))
+    seq = make_engine(name, torch.bfloat16).generate(
+        *pad_prompts(prompts, PAD, CPU), uniforms(len(prompts), TOKENS, 9), 6.0, depth=2
+    )
+    assert seq.trunk is not None
+    plain = replace(seq, trunk=None)
+    true = exact.logprobs(Role.policy, plain).detach()
+    from_there, whole = (short.logprobs(Role.policy, one).detach() - true for one in (seq, short.with_trunk(plain)))
+    assert 0 < float(from_there.norm()) < 1.25 * float(whole.norm())
 
 
 def test_a_model_of_unknown_structure_gives_no_trunk_while_it_decodes() -> None:

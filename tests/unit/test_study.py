@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import cast
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from rft.callbacks.trackers.base import Tracker
 from rft.config import compose
+from rft.config.schemas import Replicate
 from rft.errors import UserError
 from rft.machine import machine
 from rft.store import Entry, Store
@@ -74,6 +76,17 @@ def test_arms_share_a_start_and_those_of_one_feedback_a_reward_model(tmp_path: P
     assert [job.name for job in feedback] == ["reward_model (ppo)", "reward_model (rlaif)"]
     assert [job.name for job in jobs.trials] == [f"{arm} seed {s}" for arm in ("ppo", "rlaif", "dpo") for s in (0, 1)]
     assert len({job.folder for wave in (*jobs.shared, jobs.trials) for job in wave}) == 9
+    people, judge = ((job.folder,) for job in feedback)
+    assert [job.after for job in jobs.trials] == [people, people, judge, judge, people, people]
+
+
+def test_a_trial_comes_after_the_reward_model_of_its_own_seed(tmp_path: Path) -> None:
+    asked = replace(spec(ppo=["algorithm=ppo"], rlaif=["algorithm=rlaif"]), replicate=Replicate.pipeline)
+    jobs = plan("s", asked, tmp_path)
+    models = {job.folder: job.name for job in jobs.shared[-1]}
+    assert [[models[folder] for folder in job.after] for job in jobs.trials] == [
+        [f"reward_model ({arm} seed {seed})"] for arm in ("ppo", "rlaif") for seed in (0, 1)
+    ]
 
 
 def test_arms_with_other_candidates_have_a_start_of_their_own(tmp_path: Path) -> None:
