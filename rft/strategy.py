@@ -60,7 +60,7 @@ class Config:
     """Least microbatches in an optimiser step: less memory, the same gradient."""
     microbatch_tokens: int = number(0, at_least=0)
     """Most tokens of a microbatch, padding counted: so many are made of an optimiser step. 0 goes by what a backward
-    keeps: through 30 layers of width 576, 4096 tokens on a CPU (1536 if all weights are trained, whose gradients and
+    keeps: through 30 layers of width 576, 4096 tokens on a CPU (1024 if all weights are trained, whose gradients and
     moments take the memory) and 16384 on a GPU; in inverse proportion for others."""
     gradient_clip: float = number(1.0, at_least=0)
     """Largest gradient norm; 0 turns clipping off."""
@@ -72,7 +72,7 @@ class Config:
 
 
 # Tokens of a microbatch through 30 layers of width 576, times both.
-ON_CPU, ALL_ON_CPU, ON_GPU = (tokens * 30 * 576 for tokens in (4096, 1536, 16384))
+ON_CPU, ALL_ON_CPU, ON_GPU = (tokens * 30 * 576 for tokens in (4096, 1024, 16384))
 
 
 class Strategy:
