@@ -35,7 +35,7 @@ from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences
 
 SCORES = ("reward", "greedy_reward")  # of these NaN means that there is none
-PASSED_TOKENS = 4096  # of a pass without graph, padding counted; more at once is no faster
+PASSED_TOKENS = 4096  # of a pass without graph, padding counted
 Batch: TypeAlias = OnPolicyBatch | PreferenceBatch  # what an algorithm makes of rollouts
 
 
