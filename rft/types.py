@@ -154,6 +154,25 @@ class PreferenceBatch:
         return take(self, rows)
 
     @property
+    def both(self) -> Sequences:
+        """The chosen ones, then the rejected ones, [2 B, ...]: one pass, in which a pair's prompt is passed once."""
+        import torch
+        from torch.nn.functional import pad
+
+        sides = (self.chosen, self.rejected)
+        before, after = (max(getattr(seq, name).shape[1] for seq in sides) for name in ("prompt_ids", "response_ids"))
+        fields: dict[str, list[Tensor]] = {}
+        for seq in sides:
+            left, right = before - seq.prompt_ids.shape[1], after - seq.response_ids.shape[1]
+            margins = {"prompt_ids": (left, 0), "prompt_mask": (left, 0)}
+            margins |= {"response_ids": (0, right), "response_mask": (0, right)}
+            for name, margin in margins.items():
+                fields.setdefault(name, []).append(pad(getattr(seq, name), margin))
+            if seq.trunk is not None:
+                fields.setdefault("trunk", []).append(pad(seq.trunk, (0, 0, left, right)))
+        return Sequences(**{name: torch.cat(parts) for name, parts in fields.items() if len(parts) == len(sides)})
+
+    @property
     def row_tokens(self) -> int:
         """Of both responses with their prompt, padding counted."""
         return self.chosen.row_tokens + self.rejected.row_tokens

@@ -105,10 +105,8 @@ class DPO(Algorithm):
         """Mean over decided pairs."""
         if batch.ref_chosen_logprobs is None or batch.ref_rejected_logprobs is None:
             raise ValueError(f"{type(self).__name__} needs the reference's log-probs; build the pairs with its `needs`")
-        chosen_B, rejected_B = (
-            self.backbone.logprobs(Role.policy, seq, self.temperature).sum(-1) - ref
-            for seq, ref in ((batch.chosen, batch.ref_chosen_logprobs), (batch.rejected, batch.ref_rejected_logprobs))
-        )
+        won_B, lost_B = self.backbone.logprobs(Role.policy, batch.both, self.temperature).sum(-1).chunk(2)
+        chosen_B, rejected_B = won_B - batch.ref_chosen_logprobs, lost_B - batch.ref_rejected_logprobs
         loss_B = self.expected_loss(chosen_B, rejected_B, batch.preference)
         w_B, l_B = (self.config.beta * x_B.detach() for x_B in (chosen_B, rejected_B))
         shown = {"chosen_reward": w_B, "rejected_reward": l_B, "margin": w_B - l_B, "accuracy": (w_B > l_B).to(w_B)}

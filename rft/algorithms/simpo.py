@@ -48,7 +48,7 @@ class SimPO(Algorithm):
 
     def loss(self, batch: PreferenceBatch) -> LossOutput:
         """Mean over decided pairs."""
-        chosen_B, rejected_B = self.mean_logprobs(batch.chosen), self.mean_logprobs(batch.rejected)
+        chosen_B, rejected_B = self.mean_logprobs(batch.both).chunk(2)
         w_B, l_B = chosen_B.detach(), rejected_B.detach()
         shown = {"chosen_logprob": w_B, "rejected_logprob": l_B, "accuracy": (w_B > l_B).to(w_B)}
         return LossOutput(

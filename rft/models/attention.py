@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rft.models.decoder import windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from rft.types import Sequences
 
 NAME = "rft_grouped"
 LONGEST = 512  # tokens; above, the scores no longer fit into a processor's cache, and the fused kernel is as fast
@@ -54,30 +57,90 @@ def grouped_attention(
     return mixed.view(batch, heads, tokens, width).transpose(1, 2).contiguous()
 
 
+class _Moved(torch.autograd.Function):
+    """Rows of a matrix in other places, some of them more than once; each way is a copy, not a scatter a row.
+
+    Args of forward: ``x`` [rows, …]; ``sources``, the row for each new place; ``firsts``, for each row a place that has
+    it, and the ``others`` that have one too, or none; ``blank``, the places that get zero instead, or none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sources: Tensor, firsts: Tensor, others: Tensor, blank: Tensor) -> Tensor:
+        ctx.places = sources, firsts, others
+        moved = x.index_select(0, sources)
+        return moved.index_fill_(0, blank, 0.0) if len(blank) else moved
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        sources, firsts, others = ctx.places
+        grad = grads[0].index_select(0, firsts)
+        if len(others):
+            grad.index_add_(0, sources[others], grads[0].index_select(0, others))
+        return grad, None, None, None, None
+
+
+class _Picked(torch.autograd.Function):
+    """Some rows of a matrix, each at most once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.rows, ctx.shape = rows, x.shape
+        return x.index_select(0, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].new_zeros(ctx.shape).index_copy_(0, ctx.rows, grads[0]), None
+
+
 class Packing:
     """The counted tokens of a batch side by side, as one row without padding; only attention sees the batch.
 
+    A prompt that several rows have stands there once: what a causal layer gives at its tokens is the same in all.
+
     Args:
         mask_BT: bool, true on counted tokens.
+        prompt_BP: ids of the first P tokens of each row; rows that agree in them and in what counts of them share them.
+            None: no row shares anything.
     """
 
-    def __init__(self, mask_BT: Tensor) -> None:
+    def __init__(self, mask_BT: Tensor, prompt_BP: Tensor | None = None) -> None:
         self._shape = mask_BT.shape
-        self._place_N = mask_BT.flatten().nonzero()[:, 0]
+        kept_BT, owner_BT = mask_BT, torch.arange(mask_BT.numel(), device=mask_BT.device).view(mask_BT.shape)
+        if prompt_BP is not None:
+            width = prompt_BP.shape[1]
+            first_B = _first_alike(prompt_BP.masked_fill(~mask_BT[:, :width], -1))
+            repeats_B = first_B != torch.arange(len(first_B), device=first_B.device)
+            owner_BT[:, :width] = owner_BT[:, :width][first_B]
+            kept_BT = mask_BT.clone()
+            kept_BT[:, :width] &= ~repeats_B[:, None]
+        kept, owner = kept_BT.flatten(), owner_BT.flatten()
+        self._place_N = kept.nonzero()[:, 0]
+        number = kept.long().cumsum(0) - 1
+        # Padding gets some token's row, which is then made zero.
+        self._sources = number[owner].clamp(min=0)
+        self._others = (mask_BT.flatten() & ~kept).nonzero()[:, 0]
+        self._blank = (~mask_BT.flatten()).nonzero()[:, 0]
         self.positions_1N = self.pack((mask_BT.long().cumsum(-1) - 1)[..., None])[..., 0]
         places = torch.arange(mask_BT.shape[1], device=mask_BT.device)
         # Padding sees itself: a row that sees nothing has no softmax.
         sees = (places[:, None] > places) & mask_BT[:, None] | (places[:, None] == places)
         self.mask_B1TT = sees[:, None]
 
+    def __len__(self) -> int:
+        return len(self._place_N)
+
     def pack(self, x: Tensor) -> Tensor:
-        """[B, T, …] to [1, N, …]."""
-        return x.reshape(-1, *x.shape[2:])[self._place_N][None]
+        """[B, T, …] to [1, N, …]; of tokens that rows share those of the first."""
+        packed: Tensor = _Picked.apply(x.reshape(-1, *x.shape[2:]), self._place_N)  # type: ignore[no-untyped-call]
+        return packed[None]
 
     def spread(self, x: Tensor) -> Tensor:
         """[1, N, …] to [B, T, …], zero where nothing is counted."""
-        whole = x.new_zeros(self._shape.numel(), *x.shape[2:])
-        return whole.index_copy(0, self._place_N, x[0]).view(*self._shape, *x.shape[2:])
+        places = self._sources, self._place_N, self._others, self._blank
+        whole: Tensor = _Moved.apply(x[0], *places)  # type: ignore[no-untyped-call]
+        return whole.view(*self._shape, *x.shape[2:])
 
     @contextmanager
     def attending(self) -> Iterator[None]:
@@ -87,6 +150,29 @@ class Packing:
             yield
         finally:
             _packing.reset(token)
+
+
+def _first_alike(rows: Tensor) -> Tensor:
+    """For each row the first that is equal to it. Shapes [B, P] and [B]."""
+    kinds, which_B = torch.unique(rows, dim=0, return_inverse=True)
+    places_B = torch.arange(len(rows), device=rows.device)
+    first = torch.full((len(kinds),), len(rows), device=rows.device).scatter_reduce_(0, which_B, places_B, "amin")
+    return first[which_B]
+
+
+def packed(seq: Sequences, longest: int, worth: float) -> Packing | None:
+    """The packing of a batch, if there is one and it is worth it.
+
+    Args:
+        seq: rows.
+        longest: row that may be packed, as `longest_packed` says.
+        worth: most tokens that may be left, as a share of those with padding and repeated prompts.
+    """
+    mask_BT = seq.counted
+    if mask_BT.shape[1] > longest:
+        return None
+    packing = Packing(mask_BT, seq.prompt_ids)
+    return packing if len(packing) <= worth * mask_BT.numel() else None
 
 
 _packing: ContextVar[Packing | None] = ContextVar("packing", default=None)

@@ -22,7 +22,7 @@ from rft.budget import Usage
 from rft.errors import UserError
 from rft.models.adapters import adapt_in_type
 from rft.models.ahead import Ahead, Latest
-from rft.models.attention import Packing, longest_packed
+from rft.models.attention import Packing, longest_packed, packed
 from rft.models.decoder import decoder_layers, logits_of
 from rft.models.flops import DecoderFlops
 from rft.models.mixed import ShorterWeights
@@ -52,12 +52,13 @@ class PoolingEnum(str, Enum):
 
 
 _HEADS = (Role.reward, Role.critic)
-WORTH_PACKING = 7 / 8  # of a batch's tokens counted, above which its padding is computed along
+WORTH_PACKING = 7 / 8  # of a batch's tokens left, above which padding and repeated prompts are computed along
 
 
-def _counted(seq: Sequences) -> Tensor:
-    """Counted prompt and response tokens. Shape [B], float64."""
-    return (seq.prompt_mask.sum(-1) + seq.lengths).double()
+def _passed(seq: Sequences, packing: Packing | None) -> tuple[float, float]:
+    """Tokens that pass the layers, a prompt that rows share once if it is packed, and those that each sees, summed."""
+    per_row = (seq.prompt_mask.sum(-1) + seq.lengths).double()
+    return float(per_row.sum() if packing is None else len(packing)), float((per_row**2).sum())
 
 
 class Backbone(nn.Module):
@@ -233,13 +234,11 @@ class Backbone(nn.Module):
         with self.trunk.alone() as parts:
             for start in range(0, len(seq), batch_size):
                 part = to_device(seq[slice(start, start + batch_size)], self.device)
-                self._states(Role.reference, part)
-                if (packing := self._packing(part)) is not None:
+                packing, role = self._packing(part), Role.reference
+                self._states(role, part, packing)
+                self.usage.flops += self.flops.passing(*_passed(part, packing), role.value, last=self.trunk.depth)
+                if packing is not None:
                     parts[-1] = packing.spread(parts[-1])
-        tokens = _counted(seq)
-        self.usage.flops += self.flops.passing(
-            float(tokens.sum()), float((tokens**2).sum()), Role.reference.value, last=self.trunk.depth
-        )
         return replace(seq, trunk=torch.cat(parts).to(seq.prompt_ids.device))
 
     def hidden(self, role: Role, seq: Sequences) -> Tensor:
@@ -250,19 +249,18 @@ class Backbone(nn.Module):
         """Last hidden states and the vocabulary projection, for one of their readers; counted if they are made."""
 
         def make() -> tuple[Tensor, Tensor]:
-            made = self._states(role, seq)
-            self._count(role, seq, made[0])
+            packing = self._packing(seq)
+            made = self._states(role, seq, packing)
+            self._count(role, seq, packing, made[0])
             return made
 
         return self._latest.read(reader, seq, make) if role is Role.policy else make()
 
-    def _count(self, role: Role, seq: Sequences, hidden: Tensor) -> None:
-        per_row = _counted(seq)
-        tokens, squares = float(per_row.sum()), float((per_row**2).sum())
-        first = self.trunk.depth if seq.trunk is not None else 0
-        self.usage.flops += self.flops.passing(tokens, squares, role.value, first)
-        back = self.flops.back(tokens, squares, role.value, self.trunk.depth, full=not self.lora.enabled)
-        self._count_backward(role, hidden, back, tokens if role is Role.policy else 0.0)
+    def _count(self, role: Role, seq: Sequences, packing: Packing | None, hidden: Tensor) -> None:
+        passed, first = _passed(seq, packing), self.trunk.depth if seq.trunk is not None else 0
+        self.usage.flops += self.flops.passing(*passed, role.value, first)
+        back = self.flops.back(*passed, role.value, self.trunk.depth, full=not self.lora.enabled)
+        self._count_backward(role, hidden, back, float(seq.counted.sum()) if role is Role.policy else 0.0)
 
     def _count_backward(self, role: Role, made: Tensor, flops: float, trained_tokens: float = 0.0) -> None:
         """Count when a gradient comes: what is made ahead of a loss may never be learned from."""
@@ -275,19 +273,16 @@ class Backbone(nn.Module):
             made.register_hook(count)
 
     def _packing(self, seq: Sequences) -> Packing | None:
-        """How to leave out the padding, where it is worth it."""
-        mask = seq.counted
-        may = mask.shape[1] <= self._longest_packed
-        worth = may and int(mask.sum()) <= WORTH_PACKING * mask.numel()
-        return Packing(mask) if worth else None
+        """How to leave out padding and the repeats of a prompt, where it is worth it."""
+        return packed(seq, self._longest_packed, WORTH_PACKING)
 
-    def _states(self, role: Role, seq: Sequences) -> tuple[Tensor, Tensor]:
+    def _states(self, role: Role, seq: Sequences, packing: Packing | None) -> tuple[Tensor, Tensor]:
         """Last hidden states [B, P + R, H], and the vocabulary projection [V, H].
 
         Padding on the right needs no mask under causal attention; the mask is given only where a prompt is padded
         on the left.
         """
-        ids, packing = torch.cat([seq.prompt_ids, seq.response_ids], 1), self._packing(seq)
+        ids = torch.cat([seq.prompt_ids, seq.response_ids], 1)
         if packing is not None:
             trunk = None if seq.trunk is None else packing.pack(seq.trunk)
             where = {"attention_mask": packing.mask_B1TT, "position_ids": packing.positions_1N}
