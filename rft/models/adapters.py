@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rft.ops.products import frozen_back, frozen_linear
+
 
 class _Adapted(torch.autograd.Function):
     """W x + b + s B A x, with gradients for x, A and B."""
@@ -24,7 +26,7 @@ class _Adapted(torch.autograd.Function):
     ) -> Tensor:
         x_NI, a, b = x.reshape(-1, x.shape[-1]), a_RI.to(x.dtype), (b_OR * scaling).to(x.dtype)
         low_NR = x_NI @ a.T
-        y_NO = nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(low_NR, b.T)
+        y_NO = frozen_linear(x_NI, weight_OI, bias_O).addmm_(low_NR, b.T)
         ctx.save_for_backward(x_NI, weight_OI, a, b, low_NR)
         ctx.shape, ctx.scaling, ctx.adapter = x.shape, scaling, a_RI.dtype
         return y_NO.view(*x.shape[:-1], -1)
@@ -37,7 +39,7 @@ class _Adapted(torch.autograd.Function):
         low_grad_NR = y_NO @ b
         x_grad = a_grad = b_grad = None
         if ctx.needs_input_grad[0]:
-            x_grad = (y_NO @ weight_OI).addmm_(low_grad_NR, a).view(ctx.shape)
+            x_grad = frozen_back(y_NO, weight_OI).addmm_(low_grad_NR, a).view(ctx.shape)
         if ctx.needs_input_grad[3]:
             a_grad = (low_grad_NR.T @ x_NI).to(ctx.adapter)
         if ctx.needs_input_grad[4]:
@@ -49,8 +51,10 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     base = layer.get_base_layer()
     role = None if layer.disable_adapters else layer.active_adapters[0]
     if role is None:
-        y: Tensor = base(x)
-        return y
+        if x.requires_grad and torch.is_grad_enabled():
+            y: Tensor = base(x)
+            return y
+        return frozen_linear(x, base.weight, base.bias)
     adapters = layer.lora_A[role].weight, layer.lora_B[role].weight
     adapted: Tensor = _Adapted.apply(x, base.weight, base.bias, *adapters, layer.scaling[role])  # type: ignore[no-untyped-call]
     return adapted

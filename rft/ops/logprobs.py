@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rft.ops.masked import check_boolean, check_dimensions, check_floating, check_integer, check_same_shape, shown
+from rft.ops.products import frozen_back, frozen_linear
 
-CHUNK = 128  # tokens whose logits exist at once: CHUNK × V numbers
+CHUNK = 128  # tokens, or up to half as many more, whose logits exist at once: CHUNK × V numbers
 KEPT = 2**27  # numbers in the head's type that exist at once where the head is trained: 256 MiB of bfloat16
 
 
@@ -38,7 +39,7 @@ class _Scale:
 
     def logits(self, hidden_CH: Tensor, head_VH: Tensor) -> Tensor:
         """z, [C, V]."""
-        z_CV = torch.nn.functional.linear(hidden_CH, head_VH).to(_precision(hidden_CH))
+        z_CV = frozen_linear(hidden_CH, head_VH).to(_precision(hidden_CH))
         if self.softcap is not None:
             z_CV.div_(self.softcap).tanh_().mul_(self.softcap)
         return z_CV if self.temperature == 1.0 else z_CV.div_(self.temperature)
@@ -69,11 +70,11 @@ class _ChunkedHead(torch.autograd.Function):
         gradients_NH = torch.empty_like(hidden_NH) if of_hidden and not of_head else None
         keeps = of_head and len(hidden_NH) <= _block(head_VH)
         slopes_NV = head_VH.new_empty(len(hidden_NH), len(head_VH)) if keeps else None
-        for rows in _chunks(len(hidden_NH)):
+        for rows in _chunks(len(hidden_NH), _even(len(hidden_NH))):
             z_CV = scale.logits(hidden_NH[rows], head_VH)
             found_N[rows], slopes_CV = number(z_CV, scale, rows, keeps or gradients_NH is not None)
             if gradients_NH is not None and slopes_CV is not None:
-                gradients_NH[rows] = slopes_CV.to(head_VH.dtype) @ head_VH
+                gradients_NH[rows] = frozen_back(slopes_CV.to(head_VH.dtype), head_VH)
             if slopes_NV is not None and slopes_CV is not None:
                 slopes_NV[rows] = slopes_CV
         ctx.scale, ctx.number = scale, number
@@ -117,6 +118,11 @@ def _chunks(tokens: int, size: int = CHUNK) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, tokens, size))
 
 
+def _even(tokens: int) -> int:
+    """The size of chunks of about CHUNK tokens, none of which is a small rest: that would take as long as a whole."""
+    return max(1, -(-tokens // max(1, round(tokens / CHUNK))))
+
+
 def _logprobs(ids_N: Tensor) -> _Number:
     """z_y − logsumexp(z); ∂/∂z_v = 1[v = y] − softmax(z)_v. Works within the memory of the logits."""
 
@@ -128,7 +134,8 @@ def _logprobs(ids_N: Tensor) -> _Number:
         logprob_C = (chosen_C1 - most_C1 - sum_C1.log())[:, 0]
         if not sloped:
             return logprob_C, None
-        return logprob_C, e_CV.div_(-sum_C1).scatter_add_(1, ids_C1, torch.ones_like(sum_C1)).mul_(slope)
+        slopes_CV = e_CV.div_(-sum_C1).scatter_add_(1, ids_C1, torch.ones_like(sum_C1))
+        return logprob_C, slopes_CV if isinstance(slope, float) and slope == 1 else slopes_CV.mul_(slope)
 
     return number
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from rft.models.decoder import decoder_layers, windows
+from rft.ops.products import packed_linear, packed_weight, packs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PACKED_ROWS = 32  # for which the layout of packed weights is chosen; it suits one row as well as hundreds
 Map = Callable[[Tensor], Tensor]
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines of positions, each [positions, D]."""
@@ -119,15 +119,12 @@ class Product:
     def take(self) -> None:
         """Take up the layers' weights as they are.
 
-        On a CPU they are copied in the order in which oneDNN's products in bfloat16 read them: it rearranges a plain
-        weight at every call, which for a few rows takes as long as the product itself. The numbers are the same to the
-        bit. The operators are those of torch's own compiler for frozen weights.
+        Where ``rft.ops.products`` can, they are copied in the order in which products read them.
         Elsewhere several layers' weights become views of one joined matrix: whoever writes to them writes to it.
         """
         weights = [layer.weight.data for layer in self.layers]
-        if weights[0].device.type == "cpu" and weights[0].dtype == torch.bfloat16 and _packs():
-            whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(whole, PACKED_ROWS)
+        if packs(weights[0]):
+            self._packed = packed_weight(weights[0] if len(weights) == 1 else torch.cat(weights))
         elif len(weights) > 1 and not (self._joined is not None and self.current):
             self._packed, self._joined = None, torch.cat(weights)
             for layer, part in zip(self.layers, self._joined.split([len(w) for w in weights]), strict=True):
@@ -155,17 +152,7 @@ class Product:
         if self._packed is None:
             weight = self.layers[0].weight if self._joined is None else self._joined
             return nn.functional.linear(x, weight, self._bias)
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
-        return found
-
-
-def _packs() -> bool:
-    """Whether this torch, on this processor, has oneDNN's products in bfloat16 by the names that are used here."""
-    kernels = torch.ops.mkldnn
-    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
-    if not torch.backends.mkldnn.is_available() or not all(hasattr(kernels, name) for name in names):
-        return False
-    return bool(kernels._is_mkldnn_bf16_supported())
+        return packed_linear(x, self._packed, self._bias)
 
 
 class _Parts:

@@ -152,7 +152,8 @@ def test_gradients_of_shared_tokens_are_the_sums_of_their_rows() -> None:
     spread = packing.spread(x)
     assert spread[..., 0].tolist() == [[0, 1, 2], [0, 1, 3], [4, 5, 0]]
     spread.backward(torch.tensor([[7.0, 10, 20], [7, 30, 40], [50, 60, 7]])[..., None])
-    assert x.grad is not None and x.grad[0, :, 0].tolist() == [40, 20, 40, 50, 60]
+    assert x.grad is not None
+    assert x.grad[0, :, 0].tolist() == [40, 20, 40, 50, 60]
     assert torch.equal(packing.pack(spread), x)
 
 
