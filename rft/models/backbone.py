@@ -119,6 +119,8 @@ class Backbone(nn.Module):
         self.watch: Callable[[Role, Sequences, Tensor], None] | None = None
         """Is given all log-probabilities, [B, R] each, without gradient: for who measures training from outside."""
         self._activate(Role.reference)
+        for parameter, wanted in self._flags:
+            parameter.requires_grad_(wanted)
 
     def _add_adapters(self) -> None:
         from peft import LoraConfig as PeftConfig
@@ -178,16 +180,15 @@ class Backbone(nn.Module):
         return parts[0] in ("copies", "heads") and parts[1] in [role.value for role in self.trained]
 
     def _activate(self, role: Role) -> None:
+        # Not by peft's switches, which turn requires_grad of all adapters on and off: a pass would wait for them.
         for _, layer in self._layers:
-            layer.enable_adapters(role is not Role.reference)
+            layer._disable_adapters = role is Role.reference
             if role is not Role.reference:
-                layer.set_adapter([role.value])
-        for parameter, flag in self._flags:
-            parameter.requires_grad_(flag)
+                layer._active_adapter = [role.value]
 
     @contextmanager
     def _as(self, role: Role) -> Iterator[PreTrainedModel]:
-        """The model that plays a role; peft's switches also toggle requires_grad, which is put back."""
+        """The model that plays a role."""
         if self._layers:
             self._activate(role)
         with self._shorter[role].in_place() if role in self._shorter else nullcontext():
