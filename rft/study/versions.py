@@ -11,15 +11,15 @@ from rft.config.plugins import allowed_packages, code_digest, is_ours
 from rft.store.canonical import plain, sha256_of
 
 VERSIONS = {
-    "sft": 3,
+    "sft": 4,
     "candidates": 4,
     "revisions": 2,
     "preferences": 3,
-    "reward_model": 3,
-    "trunk": 1,
-    "reference": 1,
-    "reference_mismatched": 1,
-    "policy": 4,
+    "reward_model": 4,
+    "trunk": 2,
+    "reference": 2,
+    "reference_mismatched": 2,
+    "policy": 5,
     "evaluation": 4,
     "audit": 5,
 }
