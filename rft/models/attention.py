@@ -24,6 +24,7 @@ from rft.models.decoder import windows
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from rft.models.branches import Branches
     from rft.types import Sequences
 
 NAME = "rft_grouped"
@@ -176,12 +177,25 @@ def packed(seq: Sequences, longest: int, worth: float) -> Packing | None:
 
 
 _packing: ContextVar[Packing | None] = ContextVar("packing", default=None)
+_branches: ContextVar[Branches | None] = ContextVar("branches", default=None)
+
+
+@contextmanager
+def branching(branches: Branches) -> Iterator[None]:
+    """While open, attention takes its one row for texts that branch off from each other."""
+    token = _branches.set(branches)
+    try:
+        yield
+    finally:
+        _branches.reset(token)
 
 
 def _attend(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
 ) -> tuple[Tensor, None]:
     """What transformers calls: queries, keys and values [B, heads, T, D], the result [B, T, heads, D]."""
+    if (branches := _branches.get()) is not None:
+        return branches.attend(module, query, key, value, **given), None
     if (packing := _packing.get()) is None:
         return _attend_whole(module, query, key, value, attention_mask, **given)
     q, k, v = (packing.spread(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))

@@ -16,6 +16,8 @@ from rft.errors import UserError
 from rft.feedback.base import Answer
 from rft.feedback.judges.cache import KeptVerdicts
 from rft.feedback.judges.few_shot import Config, FewShotJudge
+from rft.models import branches
+from rft.models.attention import attend_in_groups
 from tests.tokenizers import bytewise, wordwise
 
 if TYPE_CHECKING:
@@ -40,10 +42,14 @@ def random_model(vocabulary: int, **settings: Any) -> PreTrainedModel:
     return LlamaForCausalLM(config).eval()
 
 
-@pytest.fixture(scope="module")
-def small() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+@pytest.fixture(scope="module", params=["padded", "branched"])
+def small(request: pytest.FixtureRequest) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read as any model is, and so that texts share what they begin with."""
     tokenizer = bytewise()
-    return random_model(len(tokenizer)), tokenizer
+    model = random_model(len(tokenizer))
+    if request.param == "branched":
+        attend_in_groups(model)
+    return model, tokenizer
 
 
 @torch.no_grad()
@@ -106,6 +112,28 @@ def test_a_text_does_not_depend_on_its_batch(small: tuple[PreTrainedModel, PreTr
         np.testing.assert_allclose(judge.score(said(TEXTS)).scores, whole, rtol=0, atol=1e-5)
         np.testing.assert_allclose(judge.score(said(TEXTS[::-1])).scores, whole[::-1], rtol=0, atol=1e-5)
         np.testing.assert_allclose(judge.score(said(TEXTS[2:3])).scores, whole[2:3], rtol=0, atol=1e-5)
+
+
+def test_texts_that_begin_alike_are_read_together_but_where_one_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches of two come those that share a beginning, in whatever order; beside a long one nothing is shared."""
+    tokenizer, shared = bytewise(), list[list[str]]()
+    model = random_model(len(tokenizer), max_position_embeddings=4096)
+    attend_in_groups(model)
+    make = branches.Branches.__init__
+
+    def noted(self: branches.Branches, rows: Sequence[list[int]], *given: Any) -> None:
+        shared.append([tokenizer.decode(row).partition("\n")[0] for row in rows])
+        make(self, rows, *given)
+
+    monkeypatch.setattr(branches.Branches, "__init__", noted)
+    config = Config(SHOTS, batch_size=2, max_text_tokens=1000)
+    texts = ["Bad.", "A film.", "Bad. And so on and on.", "A film that I liked."]
+    wanted = [slowly(model, tokenizer, SHOTS, text) for text in texts]
+    check(few_shot(config, model, tokenizer), texts, wanted)
+    assert [set(batch) for batch in shared] == [{f" {texts[i]}" for i in batch} for batch in ((0, 2), (1, 3))]
+    texts, shared[:] = ["Bad." * 150, "Bad."], []
+    check(few_shot(config, model, tokenizer), texts, [slowly(model, tokenizer, SHOTS, text) for text in texts])
+    assert not shared
 
 
 def test_the_same_question_gets_the_same_bits(small: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -83,6 +83,7 @@ class FewShotJudge(PointwiseJudge):
     """
 
     needs = frozenset({"model", "verdicts"})
+    version: ClassVar[int] = 2  # what texts begin with alike is read once: the last bits are others than those of 1
 
     def __init__(
         self, config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, verdicts: KeptVerdicts
@@ -90,7 +91,7 @@ class FewShotJudge(PointwiseJudge):
         _check(config)
         self.config, self.model, self.tokenizer, self.verdicts = config, model, tokenizer, verdicts
         self._plain, self._operations = PlainText(tokenizer), Operations(model)
-        self._again = 0
+        self._again, self._longest = 0, _longest_branch(model)
         self._shots = "".join(f"Review: {s['text']}\nSentiment: {s['label']}\n\n" for s in config.shots)
         self._prefix = self._encode(f"{self._shots}Review:")
         positive, negative = self._encode(POSITIVE), self._encode(NEGATIVE)
@@ -117,11 +118,14 @@ class FewShotJudge(PointwiseJudge):
     def score(self, answers: Sequence[Answer]) -> Verdicts:
         """See the base class. Raw answers: both log-probabilities, ``{"positive": …, "negative": …}``.
 
-        The examples' keys and values are computed once and shared by all texts, and texts of like length are
-        batched together. What was asked before in the same batch is found again, where `verdicts` looks.
+        The examples' keys and values are computed once and shared by all texts. Texts that begin alike are batched
+        together, and what they share is read once a batch; where they are too long for that, or the model is built
+        otherwise, those of like length are. What was asked before in the same batch is found again, where `verdicts`
+        looks.
         """
         rows = [self._row(answer.text) for answer in answers]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+        branch = all(self._branches(row) for row in rows)
+        order = sorted(range(len(rows)), key=lambda i: rows[i] if branch else [len(rows[i])], reverse=True)
         size = self.config.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         requests = [self._request(answer.text) for answer in answers]
@@ -191,8 +195,25 @@ class FewShotJudge(PointwiseJudge):
         self.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
         return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[misc, union-attr]
 
+    def _branches(self, row: list[int]) -> bool:
+        """Whether a text may be read so that it shares with others what they begin with alike."""
+        return len(self._prefix) + len(row) <= self._longest
+
     def _answers(self, rows: Sequence[list[int]], examples: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Log-probabilities of the two labels after each row. Shape [B, 2], float32 on the CPU."""
+        from rft.models.branches import Branches
+
+        if all(self._branches(row) for row in rows):
+            branches = Branches(rows, len(self._prefix), self._device)
+            last = branches.last_hidden(self.model.get_decoder(), examples)
+        else:
+            last = self._padded(rows, examples)
+        logprobs = self.model.get_output_embeddings()(last).float().log_softmax(dim=-1)  # [B, V]
+        answers: Tensor = logprobs[:, list(self._labels)].cpu()
+        return answers
+
+    def _padded(self, rows: Sequence[list[int]], examples: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Last hidden state of each row, whatever the model. Shape [B, H]."""
         import torch
         from transformers import DynamicCache
 
@@ -211,10 +232,19 @@ class FewShotJudge(PointwiseJudge):
         ).last_hidden_state  # [B, T, H]
         # One contiguous row a text: the head over all positions would cost V / H times the work, and a
         # non-contiguous 3-D input with frozen weights takes a path ten times slower on the CPU.
-        last = hidden[torch.arange(size), lengths - 1].contiguous()  # [B, H]
-        logprobs = self.model.get_output_embeddings()(last).float().log_softmax(dim=-1)  # [B, V]
-        answers: Tensor = logprobs[:, list(self._labels)].cpu()
-        return answers
+        last: Tensor = hidden[torch.arange(size), lengths - 1].contiguous()
+        return last
+
+
+def _longest_branch(model: PreTrainedModel) -> int:
+    """How long examples and text together may be for ``Branches``; 0: the model is built otherwise."""
+    from rft.models.attention import LONGEST, longest_packed
+    from rft.models.decoder import decoder_layers
+
+    try:
+        return min(LONGEST, longest_packed(model, len(decoder_layers(model))))
+    except UserError:  # such a model can judge, though not be trained here
+        return 0
 
 
 def _check(config: Config) -> None:
