@@ -91,6 +91,20 @@ class Sequences:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """Responses, and what the weights that sampled them said of them while they did."""
+
+    sequences: Sequences
+    logprobs: Tensor  # [B, R] at temperature 1, of the whole vocabulary, zero outside the mask
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, rows: Tensor | slice) -> Sampled:
+        return take(self, rows)
+
+
+@dataclass(frozen=True, slots=True)
 class Rollouts:
     """Responses of the current policy with all that is known of them before the update, without gradient."""
 

@@ -1,4 +1,4 @@
-"""Drawing tokens from logits.
+"""Drawing tokens from logits, and how likely they were.
 
 Dimensions: ``B`` sequences, ``V`` vocabulary.
 """
@@ -97,6 +97,15 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float, truncation:
     place = torch.searchsorted(within, _below(target - before, within), right=True)
     # Logits that are no numbers have no place in the row; the loss on them ends the training and says so.
     return (run * RUN + place)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
+
+
+def chosen_logprobs(logits_BV: Tensor, tokens_B: Tensor) -> Tensor:
+    """log p of one token a row at temperature 1, whatever may be drawn: z_y − logsumexp(z), in nats. Shape [B].
+
+    float32 whatever the logits' dtype, but float64 for float64.
+    """
+    exact = torch.float64 if logits_BV.dtype is torch.float64 else torch.float32
+    return -functional.cross_entropy(logits_BV.to(exact), tokens_B, reduction="none")
 
 
 def _below(target: Tensor, sums: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rft.ops.sampling import Truncation, sample
+from rft.ops.sampling import Truncation, chosen_logprobs, sample
 from rft.rollout.structure import Block, Rotation, Structure
 
 PREFILL_TOKENS = 8192  # of one pass; more at once needs more memory and is not faster
@@ -38,11 +38,8 @@ class Asked:
     pad_id: int
     depth: int = 0
     """Of how many of the lowest layers the output is wanted too."""
-
-    def record(self) -> tuple[Tensor, Tensor]:
-        """Responses to be filled in, and what counts of them. Both [B, R]."""
-        shape, device = self.uniform_BR.shape, self.prompt_ids.device
-        return torch.full(shape, self.pad_id, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
+    logprobs: bool = False
+    """Whether the log-probability of each token is wanted too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +50,44 @@ class Drawn:
     """[B, R], padding after EOS."""
     counted: Tensor
     """[B, R] bool."""
+    logprobs: Tensor | None
+    """[B, R] at temperature 1, of the whole vocabulary, zero where nothing counts; None if they were not wanted."""
     prefilled: Tensor
     """Tokens of each prompt that was passed through the model, once for all its samples. Shape [U]."""
     trunk: Tensor | None = None
     """[B, P + R, H] what the lowest layers gave at the counted tokens, zero elsewhere; None if it was not wanted."""
+
+
+class Record:
+    """Responses while they are sampled, a token of each at a time."""
+
+    def __init__(self, asked: Asked) -> None:
+        shape, device = asked.uniform_BR.shape, asked.prompt_ids.device
+        self._pad_id = asked.pad_id
+        self._ids = torch.full(shape, asked.pad_id, device=device)
+        self._counted = torch.zeros(shape, dtype=torch.bool, device=device)
+        self._logprobs = torch.zeros(shape, device=device) if asked.logprobs else None
+
+    def add(self, rows: Tensor, t: int, going: Tensor, token: Tensor, logits: Tensor) -> None:
+        """Note response token `t` of some rows, and what it was drawn from; of those that are not going on nothing.
+
+        Args:
+            rows: [N].
+            t: which token.
+            going: [N] bool.
+            token: [N].
+            logits: [N, V].
+        """
+        self._ids[rows, t] = torch.where(going, token, self._pad_id)
+        self._counted[rows, t] = going
+        if self._logprobs is not None:
+            found = chosen_logprobs(logits, token).masked_fill(~going, 0.0)
+            self._logprobs = self._logprobs.to(found.dtype)
+            self._logprobs[rows, t] = found
+
+    def drawn(self, prefilled: Tensor, trunk: Tensor | None = None) -> Drawn:
+        """All of them."""
+        return Drawn(self._ids, self._counted, self._logprobs, prefilled, trunk)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -330,9 +361,9 @@ class Noted:
 def decode(structure: Structure, asked: Asked) -> Drawn:
     """Sample a response to each prompt."""
     batch, limit = asked.uniform_BR.shape
-    ids, counted = asked.record()
+    record = Record(asked)
     decoding = Decoding(structure, asked.prompt_ids, asked.prompt_mask, limit, asked.depth)
-    row = torch.arange(batch, device=ids.device)  # of each slot
+    row = torch.arange(batch, device=asked.prompt_ids.device)  # of each slot
     going = torch.ones_like(row, dtype=torch.bool)
     logits = decoding.prefill()
     trunk = None
@@ -341,8 +372,7 @@ def decode(structure: Structure, asked: Asked) -> Drawn:
         trunk = Noted(decoding.noted, width + limit, width)
     for t in range(limit):
         token = sample(logits, asked.uniform_BR[row, t], asked.temperature, asked.truncation)
-        ids[row, t] = torch.where(going, token, asked.pad_id)
-        counted[row, t] = going
+        record.add(row, t, going, token, logits)
         # Where the trunk is wanted, a sequence stays until its last token has been passed.
         wanted, going = going, going & (token != asked.eos_id)
         left = int(going.sum())
@@ -358,4 +388,4 @@ def decode(structure: Structure, asked: Asked) -> Drawn:
         logits = decoding.step(token)
         if trunk is not None and decoding.noted is not None:
             trunk.add(row, t, decoding.noted.masked_fill(~wanted[:, None], 0.0))  # of a row that has ended nothing
-    return Drawn(ids, counted, decoding.prefilled, None if trunk is None else trunk.states)
+    return record.drawn(decoding.prefilled, None if trunk is None else trunk.states)

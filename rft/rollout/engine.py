@@ -21,7 +21,7 @@ from rft.ops.sampling import WHOLE, Truncation
 from rft.rollout.decoding import Asked, decode
 from rft.rollout.probe import known_structure
 from rft.rollout.reference import decode_by_forward
-from rft.types import Sequences
+from rft.types import Sampled, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from rft.rollout.structure import Structure
 
 logger = logging.getLogger(__name__)
+
+LEAST_SAMPLED, MOST_SAMPLED = 64, 512  # responses drawn at once
+SAMPLED_TOKENS = 16384  # of these with their prompts, where they are more than the least
 
 
 def pad_prompts(
@@ -39,6 +42,15 @@ def pad_prompts(
     ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
     return ids, mask
+
+
+def rows_at_once(row_tokens: int) -> int:
+    """How many responses are drawn at once: as many as are quick, which are more where they are short.
+
+    Args:
+        row_tokens: of a response with its prompt, padding counted.
+    """
+    return max(LEAST_SAMPLED, min(SAMPLED_TOKENS // row_tokens, MOST_SAMPLED))
 
 
 def uniforms(rows: int, tokens: int, *seed: int) -> Tensor:
@@ -95,6 +107,11 @@ class RolloutEngine:
         self._rests = True
 
     @property
+    def moved(self) -> bool:
+        """Whether ``sync`` gave it other weights than those of the model that it was made of."""
+        return any(not torch.equal(parameter.data.to(data), data) for parameter, data in self._shared)
+
+    @property
     def structure(self) -> Structure | None:
         """What the decode loop goes over, read when it is first wanted on a device; None for models it does not know.
 
@@ -134,10 +151,37 @@ class RolloutEngine:
         Raises:
             RuntimeError: if the engine rests.
         """
+        ends = self.eos_id, self.pad_id
+        return self._generate(Asked(prompt_ids, prompt_mask, uniform_BR, temperature, truncation, *ends, depth))[0]
+
+    def generate_with_logprobs(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        uniform_BR: Tensor,
+        temperature: float,
+        truncation: Truncation = WHOLE,
+        depth: int = 0,
+    ) -> Sampled:
+        """The same responses with the log-probability of each token, at temperature 1 and of the whole vocabulary.
+
+        They are made of the logits that the token was drawn from: those of the engine's own weights, in their type.
+        A pass of the role over the responses differs from them by rounding. Arguments are those of ``generate``.
+
+        Raises:
+            RuntimeError: if the engine rests.
+        """
+        ends = self.eos_id, self.pad_id
+        asked = Asked(prompt_ids, prompt_mask, uniform_BR, temperature, truncation, *ends, depth, logprobs=True)
+        seq, logprobs = self._generate(asked)
+        assert logprobs is not None
+        return Sampled(seq, logprobs)
+
+    def _generate(self, asked: Asked) -> tuple[Sequences, Tensor | None]:
+        """Responses, and their log-probabilities [B, R] if they are wanted."""
         if self._rests:
             raise RuntimeError("the engine rests and has no weights of a policy; sync it first")
-        structure = self.structure
-        asked = Asked(prompt_ids, prompt_mask, uniform_BR, temperature, truncation, self.eos_id, self.pad_id, depth)
+        structure, prompt_ids, prompt_mask, depth = self.structure, asked.prompt_ids, asked.prompt_mask, asked.depth
         with torch.inference_mode():
             drawn = decode(structure, asked) if structure is not None else decode_by_forward(self.model, asked)
         used = int(drawn.counted.any(0).sum())
@@ -151,4 +195,5 @@ class RolloutEngine:
             trunk = drawn.trunk[:, : prompt_ids.shape[1] + used].clone()
         # Out of inference mode, whose tensors no gradient may pass by.
         ids, counted = drawn.ids[:, :used].clone(), drawn.counted[:, :used].clone()
-        return Sequences(prompt_ids.clone(), prompt_mask.clone(), ids, counted, trunk)
+        logprobs = None if drawn.logprobs is None else drawn.logprobs[:, :used].clone()
+        return Sequences(prompt_ids.clone(), prompt_mask.clone(), ids, counted, trunk), logprobs

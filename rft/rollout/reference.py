@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rft.ops.sampling import sample
-from rft.rollout.decoding import Asked, Drawn
+from rft.rollout.decoding import Asked, Drawn, Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,18 +28,18 @@ def decode_by_forward(model: PreTrainedModel, asked: Asked) -> Drawn:
     mask = asked.prompt_mask.long()
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     ids = asked.prompt_ids
-    response, counted = asked.record()
-    running = torch.ones(batch, dtype=torch.bool, device=ids.device)
+    record, rows = Record(asked), torch.arange(batch, device=ids.device)
+    running = torch.ones_like(rows, dtype=torch.bool)
     for t in range(limit):
         where = {"attention_mask": mask, "position_ids": positions} if padded else {}
-        logits = model(input_ids=ids, past_key_values=cache, use_cache=True, **where, **last).logits
-        token = sample(logits[:, -1].contiguous(), asked.uniform_BR[:, t], asked.temperature, asked.truncation)
-        response[:, t] = torch.where(running, token, response[:, t])
-        counted[:, t] = running
+        out = model(input_ids=ids, past_key_values=cache, use_cache=True, **where, **last)
+        logits = out.logits[:, -1].contiguous()
+        token = sample(logits, asked.uniform_BR[:, t], asked.temperature, asked.truncation)
+        record.add(rows, t, running, token, logits)
         running = running & (token != asked.eos_id)
         if not running.any():
             break
         ids = token[:, None]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         positions = mask.sum(-1, keepdim=True) - 1
-    return Drawn(response, counted, asked.prompt_mask.sum(-1))
+    return record.drawn(asked.prompt_mask.sum(-1))

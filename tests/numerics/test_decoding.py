@@ -199,6 +199,95 @@ def test_a_prefill_in_several_passes_is_the_same(name: str, monkeypatch: pytest.
     assert responses(parts) == responses(whole)
 
 
+def whole_pass(model: PreTrainedModel, seq: Sequences) -> Tensor:
+    """log p of each counted response token by the model's own forward, row by row and without padding. Shape [B, R]."""
+    found = torch.zeros(seq.response_mask.shape, dtype=torch.float64)
+    for row, (prompt, response) in enumerate(zip(seq.prompt_ids, responses(seq), strict=True)):
+        head = prompt[seq.prompt_mask[row]]
+        tokens = torch.tensor(response)
+        with torch.no_grad():
+            logits = model(input_ids=torch.cat([head, tokens])[None]).logits[0, len(head) - 1 : -1]
+        found[row, : len(tokens)] = logits.double().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    return found
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize(
+    ("temperature", "truncation"),
+    [(1.0, Truncation()), (6.0, Truncation()), (6.0, Truncation(top_k=20, top_p=0.9)), (0.0, Truncation())],
+    ids=["plain", "hot", "truncated", "greedy"],
+)
+@pytest.mark.parametrize("name", KNOWN)
+def test_logprobs_while_sampling_are_those_of_a_whole_pass(
+    name: str, temperature: float, truncation: Truncation, depth: int
+) -> None:
+    """At temperature 1 and of the whole vocabulary, however the tokens are drawn; of the weights that ``sync`` gave."""
+    dtype = torch.float32 if name == "gemma2" else torch.float64
+    model = make_model(KNOWN[name], dtype)
+    engine = RolloutEngine(model, EOS, PAD)
+    backbone = make_backbone("", LoraConfig(rank=2, alpha=8, top_layers=1), model=model)
+    engine.sync(backbone)
+    asked = *pad_prompts(PROMPTS * 3, PAD, CPU), uniforms(18, TOKENS, 9), temperature, truncation, depth
+    sampled = engine.generate_with_logprobs(*asked)
+    seq, logprobs = sampled.sequences, sampled.logprobs
+    assert responses(seq) == responses(engine.generate(*asked))
+    assert (seq.trunk is None) is (depth == 0)
+    whole = temperature > 1 and truncation == Truncation()
+    assert len(set(map(len, responses(seq)))) >= (3 if whole else 1)  # rows end at different times
+    assert logprobs.dtype is dtype
+    assert bool((logprobs[~seq.response_mask] == 0).all())
+    tolerance: Any = {"atol": 1e-3, "rtol": 1e-4} if dtype is torch.float32 else {"atol": 1e-5, "rtol": 0}
+    with torch.no_grad():
+        wanted, start = (backbone.logprobs(role, replace(seq, trunk=None)) for role in (Role.policy, Role.reference))
+    torch.testing.assert_close(logprobs, wanted, **tolerance)
+    assert float((wanted - start).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+def test_in_half_precision_logprobs_while_sampling_are_near_those_of_a_whole_pass(name: str) -> None:
+    engine = make_engine(name, torch.bfloat16)
+    sampled = engine.generate_with_logprobs(*pad_prompts(PROMPTS * 8, PAD, CPU), uniforms(48, TOKENS, 9), 6.0)
+    assert sampled.logprobs.dtype is torch.float32
+    apart = (sampled.logprobs - whole_pass(engine.model, sampled.sequences))[sampled.sequences.response_mask]
+    assert 0 < float(apart.abs().mean()) < 0.1
+    assert abs(float(apart.mean())) < 0.02
+
+
+@pytest.mark.parametrize("reason", UNKNOWN)
+def test_logprobs_by_the_models_own_forward_are_those_of_a_whole_pass(reason: str) -> None:
+    engine = RolloutEngine(make_model(UNKNOWN[reason]), EOS, PAD)
+    truncation = Truncation(top_k=40, top_p=0.95)
+    sampled = engine.generate_with_logprobs(
+        *pad_prompts(PROMPTS * 3, PAD, CPU), uniforms(18, TOKENS, 9), 9.0, truncation
+    )
+    assert engine.structure is None
+    assert len(set(map(len, responses(sampled.sequences)))) >= 2
+    wanted = whole_pass(engine.model, sampled.sequences).float()
+    torch.testing.assert_close(sampled.logprobs, wanted, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_engine_knows_whether_its_weights_are_those_of_the_start(dtype: torch.dtype, lora: bool) -> None:
+    model = make_model(KNOWN["llama"], dtype)
+    engine = RolloutEngine(model, EOS, PAD)
+    backbone = make_backbone("llama", LoraConfig(enabled=lora, rank=4, alpha=64), model=model)
+    adapters = [p for name, p in backbone.named_parameters() if "lora_B" in name]
+    with torch.no_grad():
+        for parameter in adapters:
+            parameter.zero_()
+    seen = [engine.moved]
+    engine.sync(backbone)
+    assert engine.structure is not None  # which joins matrices
+    seen.append(engine.moved)
+    with torch.no_grad():
+        backbone.parameters_of(Role.policy)[-1].add_(0.3)
+    engine.sync(backbone)
+    seen.append(engine.moved)
+    engine.rest()
+    assert [*seen, engine.moved] == [False, False, True, False]
+
+
 @pytest.mark.parametrize("at_once", [decoding.PREFILL_TOKENS, 6])
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_the_lowest_layers_gave_while_decoding_is_what_they_give_in_a_pass(

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from rft.ops.sampling import Truncation, sample, truncate
+from rft.ops.sampling import Truncation, chosen_logprobs, sample, truncate
 
 P = [0.4, 0.25, 0.15, 0.1, 0.06, 0.04]
 ROWS = 20000
@@ -110,3 +110,22 @@ def test_of_equally_likely_tokens_at_the_edge_the_first_are_kept() -> None:
 def test_an_impossible_truncation_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="top_k must be at least 0"):
         Truncation(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wanted", "tolerance"),
+    [
+        (torch.float64, torch.float64, 1e-12),
+        (torch.float32, torch.float32, 1e-6),
+        (torch.bfloat16, torch.float32, 0.05),
+    ],
+    ids=str,
+)
+def test_the_log_probability_of_a_token_is_that_of_the_whole_distribution(
+    dtype: torch.dtype, wanted: torch.dtype, tolerance: float
+) -> None:
+    tokens = torch.tensor([5, 0, 3])
+    logits = (torch.tensor(P, dtype=torch.float64).log() + torch.tensor([[0.0], [4.0], [-9.0]])).to(dtype)
+    found = chosen_logprobs(logits, tokens)
+    assert found.dtype is wanted
+    assert found.tolist() == pytest.approx(np.log(P)[tokens], abs=tolerance)
