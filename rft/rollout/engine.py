@@ -107,9 +107,9 @@ class RolloutEngine:
         self._rests = True
 
     @property
-    def moved(self) -> bool:
-        """Whether ``sync`` gave it other weights than those of the model that it was made of."""
-        return any(not torch.equal(parameter.data.to(data), data) for parameter, data in self._shared)
+    def at_start(self) -> bool:
+        """Whether its weights are those of the model that it was made of, whatever ``sync`` gave it."""
+        return all(torch.equal(parameter.data.to(data), data) for parameter, data in self._shared)
 
     @property
     def structure(self) -> Structure | None:

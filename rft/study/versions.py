@@ -20,7 +20,7 @@ VERSIONS = {
     "reference": 1,
     "reference_mismatched": 1,
     "policy": 4,
-    "evaluation": 4,
+    "evaluation": 5,
     "audit": 5,
 }
 """By stage. Raise one when its code changes what comes out."""

@@ -276,16 +276,16 @@ def test_an_engine_knows_whether_its_weights_are_those_of_the_start(dtype: torch
     with torch.no_grad():
         for parameter in adapters:
             parameter.zero_()
-    seen = [engine.moved]
+    seen = [engine.at_start]
     engine.sync(backbone)
     assert engine.structure is not None  # which joins matrices
-    seen.append(engine.moved)
+    seen.append(engine.at_start)
     with torch.no_grad():
         backbone.parameters_of(Role.policy)[-1].add_(0.3)
     engine.sync(backbone)
-    seen.append(engine.moved)
+    seen.append(engine.at_start)
     engine.rest()
-    assert [*seen, engine.moved] == [False, False, True, False]
+    assert [*seen, engine.at_start] == [True, True, False, True]
 
 
 @pytest.mark.parametrize("at_once", [decoding.PREFILL_TOKENS, 6])
