@@ -157,8 +157,8 @@ class EvaluationConfig:
     """Answers a prompt."""
     temperature: float = number(1.0, above=0)
     """Sampling temperature."""
-    batch_size: int = number(64, at_least=1)
-    """Sequences generated at once."""
+    batch_size: int | None = number(None, at_least=1)
+    """Sequences generated at once; null: 64, and where they are short more, up to 512 of 16384 tokens together."""
     splits: list[str] = field(default_factory=lambda: ["test", "ood"])
     """Which prompt sets: validation for tuning, test and ood for the verdict."""
     seed: int = number(0, at_least=0)

@@ -1,10 +1,14 @@
-"""An optimiser step in microbatches: how many, and how much each counts."""
+"""A batch in parts: an optimiser step's microbatches, how many and how much each counts; passes without graph."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+
+from rft.types import Sequences
+
+PASSED_TOKENS = 4096  # of a pass without graph, padding counted
 
 
 def count_microbatches(*rows: int, row_tokens: int, least: int = 1, tokens: int | None = None) -> int:
@@ -41,3 +45,13 @@ def weighted(
     for start in range(0, len(minibatch), micro)[mine]:
         part = minibatch[slice(start, start + micro)]
         yield replace(part, weight=count(part) * parts / total)
+
+
+def cut(seq: Sequences, rows: int) -> list[Sequences]:
+    """Parts of so many rows, the last of what is left."""
+    return [seq[slice(i, i + rows)] for i in range(0, len(seq), rows)]
+
+
+def passes(seq: Sequences, least: int = 1) -> list[Sequences]:
+    """Parts to pass without graph: of as many rows as have ``PASSED_TOKENS`` tokens, but of no fewer than the least."""
+    return cut(seq, max(least, PASSED_TOKENS // seq.row_tokens))

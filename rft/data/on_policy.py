@@ -25,7 +25,7 @@ from rft.budget import Meter, Prices, Usage
 from rft.config import OnPolicyConfig
 from rft.data.draws import seed_process
 from rft.data.judged import label_pairs, leave_out_unscored
-from rft.data.microbatches import count_microbatches, weighted
+from rft.data.microbatches import count_microbatches, cut, passes, weighted
 from rft.data.ranks import all_max, all_rows, all_sum
 from rft.errors import UserError
 from rft.feedback.base import Feedback, require_mostly_read
@@ -35,7 +35,6 @@ from rft.rollout import RolloutEngine, pad_prompts, uniforms
 from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences
 
 SCORES = ("reward", "greedy_reward")  # of these NaN means that there is none
-PASSED_TOKENS = 4096  # of a pass without graph, padding counted
 Batch: TypeAlias = OnPolicyBatch | PreferenceBatch  # what an algorithm makes of rollouts
 
 
@@ -80,11 +79,6 @@ def widen(seq: Sequences, width: int, pad_id: int) -> Sequences:
     ids, mask = pad(seq.response_ids, (0, more), value=pad_id), pad(seq.response_mask, (0, more), value=False)
     trunk = None if seq.trunk is None else pad(seq.trunk, (0, 0, 0, more))
     return replace(seq, response_ids=ids, response_mask=mask, trunk=trunk)
-
-
-def cut(seq: Sequences, rows: int) -> list[Sequences]:
-    """Parts of so many rows, the last of what is left."""
-    return [seq[slice(i, i + rows)] for i in range(0, len(seq), rows)]
 
 
 def join(parts: Sequence[Sequences], pad_id: int) -> Sequences:
@@ -299,7 +293,7 @@ class RolloutStream(IterableDataset[Batch]):
 
     def _cut(self, seq: Sequences) -> list[Sequences]:
         """Parts to pass without graph: those of a microbatch, or larger ones where its rows are few."""
-        return cut(seq, max(self.micro, PASSED_TOKENS // seq.row_tokens))
+        return passes(seq, self.micro)
 
     def _score(self, parts: Sequence[Sequences]) -> Tensor:
         assert self.reward is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import inf, isnan
 from pathlib import Path
@@ -13,10 +13,11 @@ import torch
 from scipy.special import expit
 
 from rft.config import EvaluationConfig
+from rft.data.microbatches import passes
 from rft.models.backbone import Backbone, Role
 from rft.ops.kl import best_of_n_kl, sequence_kl
 from rft.progress import bar
-from rft.rollout import RolloutEngine, pad_prompts, uniforms
+from rft.rollout import RolloutEngine, pad_prompts, rows_at_once, uniforms
 from rft.store.names import ROWS_FILE
 from rft.types import Sequences
 
@@ -42,7 +43,7 @@ class FinalTest:
         samples: takes some of the rows, if given.
 
     The sampling numbers come from (config.seed, seed, split) and the row: the same for every arm. KL is k1 against the
-    reference at temperature 1, in nats per sequence.
+    reference at temperature 1, in nats per sequence; where the start's own weights sampled, it is exactly 0.
     """
 
     def __init__(
@@ -70,25 +71,64 @@ class FinalTest:
         """Uniform numbers [rows, R]."""
         return uniforms(rows, self.response_tokens, self.config.seed, self.seed, zlib.crc32(split.encode()), *more)
 
+    def _at_once(self, asked: Sequence[dict[str, Any]]) -> int:
+        """How many answers are drawn at once."""
+        if self.config.batch_size is not None:
+            return self.config.batch_size
+        return rows_at_once(max((len(q["token_ids"]) for q in asked), default=0) + self.response_tokens)
+
     def _answer(
-        self, part: Sequence[dict[str, Any]], draws_BR: Sequence[torch.Tensor]
+        self, part: Sequence[dict[str, Any]], draws_BR: Sequence[torch.Tensor], advance: Callable[[int], None]
     ) -> tuple[Sequences, torch.Tensor]:
-        """Of each question's answers the one that the proxy scores highest, the first of equals, and its score [B]."""
+        """Of each question's answers the one that the proxy scores highest, the first of equals, and its score [B].
+
+        ``advance`` is told how many answers have been scored, whenever some are.
+        """
         backbone, n, rows = self.backbone, len(draws_BR), len(part)
         ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
         draws = torch.cat(list(draws_BR)).to(backbone.device)
         asked = ids.repeat(n, 1), mask.repeat(n, 1), draws, self.config.temperature
         seq = backbone.with_trunk(self.engine.generate(*asked, depth=backbone.trunk.depth))
-        scores = torch.cat([self.proxy.score(seq[slice(i, i + rows)]) for i in range(0, len(seq), rows)])
+        found = []
+        for one in passes(seq):
+            found.append(self.proxy.score(one))
+            advance(len(one))
+        scores = torch.cat(found)
         best = scores.nan_to_num(nan=-inf).view(n, rows).argmax(0)  # one that has no score is picked last
         picked = best * rows + torch.arange(rows, device=best.device)
         return seq[picked], scores[picked]
 
-    def _sample(self, part: Sequence[dict[str, Any]], draws_BR: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
-        """Rows without gold for one batch of questions, each answered as often as there are draws."""
+    def _kl(self, seq: Sequences) -> torch.Tensor:
+        """KL of each answer. Shape [B]."""
+        if self.engine.at_start:  # both passes would be the same
+            return torch.zeros(len(seq))
+        logprobs = self.backbone.logprobs
+        return torch.cat(
+            [
+                sequence_kl(logprobs(Role.policy, one), logprobs(Role.reference, one), one.response_mask)
+                for one in passes(seq)
+            ]
+        )
+
+    def _sample(
+        self,
+        asked: Sequence[dict[str, Any]],
+        draws_BR: Sequence[torch.Tensor],
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[dict[str, Any]]:
+        """A row without gold for each question, which is answered as often as there are draws."""
+        at_once = max(1, self._at_once(asked) // len(draws_BR))
+        for start in range(0, len(asked), at_once):
+            part = slice(start, start + at_once)
+            yield from self._rows(asked[part], [uniform_BR[part] for uniform_BR in draws_BR], advance)
+
+    def _rows(
+        self, part: Sequence[dict[str, Any]], draws_BR: Sequence[torch.Tensor], advance: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
+        """Those of one batch."""
         backbone = self.backbone
-        seq, scores = self._answer(part, draws_BR)
-        kl = sequence_kl(backbone.logprobs(Role.policy, seq), backbone.logprobs(Role.reference, seq), seq.response_mask)
+        seq, scores = self._answer(part, draws_BR, advance)
+        kl = self._kl(seq)
         truncated = seq.truncated(backbone.eos_id)
         decode = partial(backbone.tokenizer.decode, skip_special_tokens=True)
         return [
@@ -120,8 +160,9 @@ class FinalTest:
         asked = self._asked(split)[: prompts * every]
         draws, asked = self._draws(split, len(asked))[::every], asked[::every]
         found: dict[Any, str] = {}
-        for start in range(0, len(asked), self.config.batch_size):
-            part = asked[start : start + self.config.batch_size]
+        at_once = self._at_once(asked)
+        for start in range(0, len(asked), at_once):
+            part = asked[start : start + at_once]
             ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
             uniform_BR = draws[start : start + len(part)].to(backbone.device)
             seq = self.engine.generate(ids, mask, uniform_BR, self.config.temperature)
@@ -140,10 +181,7 @@ class FinalTest:
         asked = self._asked(split)[: self.config.checkpoint_prompts * every]
         draws, asked = self._draws(split, len(asked))[::every], asked[::every]
         self.engine.sync(self.backbone)
-        rows: list[dict[str, Any]] = []
-        for start in range(0, len(asked), self.config.batch_size):
-            part = slice(start, start + self.config.batch_size)
-            rows += self._sample(asked[part], [draws[part]])
+        rows = list(self._sample(asked, [draws]))
         self._score(rows)
         if self.samples is not None:
             self.samples.at_point([row | {"sample": 0} for row in rows], step)
@@ -163,17 +201,16 @@ class FinalTest:
         config = self.config
         rows: list[dict[str, Any]] = []
         asked = {split: self._asked(split) for split in config.splits}
+        draws = [
+            torch.cat([self._draws(split, len(of_split), [d] if d else []) for split, of_split in asked.items()])
+            for d in range(best_of)
+        ]
+        of_all = [question for of_split in asked.values() for question in of_split]
         self.engine.sync(self.backbone)
-        with bar("evaluation", sum(map(len, asked.values()))) as progress:
-            for split, of_split in asked.items():
-                draws = [self._draws(split, len(of_split), [d] if d else []) for d in range(best_of)]
-                at_once = max(1, config.batch_size // best_of)
-                for start in range(0, len(of_split), at_once):
-                    part = slice(start, start + at_once)
-                    for row in self._sample(of_split[part], [uniform_BR[part] for uniform_BR in draws]):
-                        kl, sample = row["kl"] + best_of_n_kl(best_of), len(rows) % config.samples_per_prompt
-                        rows.append(row | {"sample": sample, "kl": kl})
-                    progress.advance(len(of_split[part]))
+        with bar("evaluation", len(of_all) * best_of) as progress:
+            for row in self._sample(of_all, draws, progress.advance):
+                kl, sample = row["kl"] + best_of_n_kl(best_of), len(rows) % config.samples_per_prompt
+                rows.append(row | {"sample": sample, "kl": kl})
         self._score(rows)
         if self.samples is not None:
             self.samples.at_end(rows)

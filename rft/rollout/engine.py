@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LEAST_SAMPLED, MOST_SAMPLED = 64, 512  # responses drawn at once
+SAMPLED_TOKENS = 16384  # of these with their prompts, where they are more than the least
+
 
 def pad_prompts(
     prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, width: int = 0
@@ -39,6 +42,15 @@ def pad_prompts(
     ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
     return ids, mask
+
+
+def rows_at_once(row_tokens: int) -> int:
+    """How many responses are drawn at once: as many as are quick, which are more where they are short.
+
+    Args:
+        row_tokens: of a response with its prompt, padding counted.
+    """
+    return max(LEAST_SAMPLED, min(SAMPLED_TOKENS // row_tokens, MOST_SAMPLED))
 
 
 def uniforms(rows: int, tokens: int, *seed: int) -> Tensor:
@@ -93,6 +105,11 @@ class RolloutEngine:
         if self._structure is not None:
             self._structure.drop_moved()
         self._rests = True
+
+    @property
+    def at_start(self) -> bool:
+        """Whether its weights are those of the model that it was made of, whatever ``sync`` gave it."""
+        return all(torch.equal(parameter.data.to(data), data) for parameter, data in self._shared)
 
     @property
     def structure(self) -> Structure | None:

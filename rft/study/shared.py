@@ -45,7 +45,7 @@ from rft.models.pretrained import LoraConfig, load_folder, save_folder
 from rft.models.supervised import SupervisedFineTuning, mean_nll
 from rft.progress import bar
 from rft.rewards.base import Fitting, Reward, Standardised, check_scores
-from rft.rollout import RolloutEngine, pad_prompts, uniforms
+from rft.rollout import RolloutEngine, pad_prompts, rows_at_once, uniforms
 from rft.store import Entry
 from rft.store.cost import COST
 from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS, SCORES_FILE
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from rft.tasks.base import GoldReward, Task
 
 BATCH = 64  # sequences scored at once
-MOST_SAMPLED, SAMPLED_TOKENS = 512, 16384  # answers drawn at once, with their prompts, where they are short; else BATCH
 
 
 def make_sft(
@@ -96,8 +95,7 @@ def make_candidates(
     asked = [q for q in train for _ in range(config.samples_per_prompt)]
     numbers = uniforms(len(asked), response_tokens, config.seed)
     rows: list[dict[str, Any]] = []
-    short = SAMPLED_TOKENS // (max(len(q["token_ids"]) for q in train) + response_tokens)
-    at_once = max(BATCH, min(short, MOST_SAMPLED))
+    at_once = rows_at_once(max(len(q["token_ids"]) for q in train) + response_tokens)
     at_once = max(at_once - at_once % config.samples_per_prompt, config.samples_per_prompt)  # a prompt is passed once
     with bar("candidates", len(asked)) as progress:
         for start in range(0, len(asked), at_once):

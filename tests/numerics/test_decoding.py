@@ -199,6 +199,28 @@ def test_a_prefill_in_several_passes_is_the_same(name: str, monkeypatch: pytest.
     assert responses(parts) == responses(whole)
 
 
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_engine_knows_whether_its_weights_are_those_of_the_start(dtype: torch.dtype, lora: bool) -> None:
+    model = make_model(KNOWN["llama"], dtype)
+    engine = RolloutEngine(model, EOS, PAD)
+    backbone = make_backbone("llama", LoraConfig(enabled=lora, rank=4, alpha=64), model=model)
+    adapters = [p for name, p in backbone.named_parameters() if "lora_B" in name]
+    with torch.no_grad():
+        for parameter in adapters:
+            parameter.zero_()
+    seen = [engine.at_start]
+    engine.sync(backbone)
+    assert engine.structure is not None  # which joins matrices
+    seen.append(engine.at_start)
+    with torch.no_grad():
+        backbone.parameters_of(Role.policy)[-1].add_(0.3)
+    engine.sync(backbone)
+    seen.append(engine.at_start)
+    engine.rest()
+    assert [*seen, engine.at_start] == [True, True, False, True]
+
+
 @pytest.mark.parametrize("at_once", [decoding.PREFILL_TOKENS, 6])
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_the_lowest_layers_gave_while_decoding_is_what_they_give_in_a_pass(

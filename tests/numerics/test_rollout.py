@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from rft.ops.sampling import sample
-from rft.rollout import RolloutEngine, pad_prompts, uniforms
+from rft.rollout import RolloutEngine, pad_prompts, rows_at_once, uniforms
 
 EOS, PAD, VOCABULARY = 2, 0, 16
 SMALL = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": EOS, "pad_token_id": PAD}
@@ -106,3 +106,10 @@ def test_sampling_numbers_come_from_the_seed_and_the_row_alone() -> None:
     assert torch.equal(uniforms(4, 6, 1, 2)[:2], uniforms(2, 6, 1, 2))
     assert torch.equal(uniforms(4, 9, 1, 2)[:, :6], uniforms(4, 6, 1, 2))
     assert not torch.equal(uniforms(4, 6, 1, 2), uniforms(4, 6, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("row_tokens", "wanted"), [(1, 512), (32, 512), (33, 496), (128, 128), (256, 64), (257, 64), (100_000, 64)]
+)
+def test_short_responses_are_drawn_in_larger_batches(row_tokens: int, wanted: int) -> None:
+    assert rows_at_once(row_tokens) == wanted
