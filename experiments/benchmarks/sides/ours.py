@@ -39,7 +39,7 @@ from rft.data.offline import (
     reference_logprobs,
     to_pairs,
 )
-from rft.data.on_policy import OnPolicyData, join
+from rft.data.on_policy import OnPolicyData
 from rft.models.backbone import Backbone, Role
 from rft.models.pretrained import load_folder
 from rft.rewards.base import Fitting, Reward, Standardised
@@ -86,7 +86,7 @@ class ReferenceInStep(OfflineStream):
     def microbatches(self, step: Any) -> Iterator[Any]:
         """See the base class."""
         backbone, n = self.algorithm.backbone, len(step)
-        both = backbone.with_trunk(join([step.chosen, step.rejected], backbone.pad_id))
+        both = backbone.with_trunk(step.both)
         ref = reference_logprobs(both, backbone)
         first, second = slice(0, n), slice(n, 2 * n)
         yield from super().microbatches(
