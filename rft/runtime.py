@@ -48,10 +48,10 @@ def end_process(code: int) -> NoReturn:
 
 
 def prepare_process() -> None:
-    """Make this process fit for numerical work beside others: waiting threads sleep, freed memory is kept.
+    """Make this process fit for numerical work beside others: waiting threads soon sleep, freed memory is kept.
 
     OpenMP threads that wait for one another spin by default; where another process takes one of their cores, a step
-    was ten times slower for it. They spin for some microseconds: as long as most waits within a step of two threads.
+    was ten times slower for it. They spin for 10,000 turns, a fraction of a millisecond, and sleep then.
     What the user has set in the environment stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -52,6 +52,10 @@ def cut(seq: Sequences, rows: int) -> list[Sequences]:
     return [seq[slice(i, i + rows)] for i in range(0, len(seq), rows)]
 
 
-def passes(seq: Sequences, least: int = 1) -> list[Sequences]:
-    """Parts to pass without graph: of as many rows as have ``PASSED_TOKENS`` tokens, but of no fewer than the least."""
-    return cut(seq, max(least, PASSED_TOKENS // seq.row_tokens))
+def passes(seq: Sequences, least: int = 1, group: int = 1) -> list[Sequences]:
+    """Parts to pass without graph: of as many rows as have ``PASSED_TOKENS`` tokens, but of no fewer than the least.
+
+    Rows of a group, which have one prompt and may share its pass, stay together if there is room for a group.
+    """
+    rows = PASSED_TOKENS // seq.row_tokens
+    return cut(seq, max(least, rows - rows % group or rows))

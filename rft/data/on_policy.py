@@ -293,7 +293,7 @@ class RolloutStream(IterableDataset[Batch]):
 
     def _cut(self, seq: Sequences) -> list[Sequences]:
         """Parts to pass without graph: those of a microbatch, or larger ones where its rows are few."""
-        return passes(seq, self.micro)
+        return passes(seq, self.micro, self.config.samples_per_prompt)
 
     def _score(self, parts: Sequence[Sequences]) -> Tensor:
         assert self.reward is not None

@@ -2,8 +2,8 @@
 
 torch's fused kernel for CPUs is made for long sequences: at 96 tokens its backward takes five times as long as plain
 products do, of which none repeats a key for the heads of its group.
-Dimensions: ``B`` sequences, ``T`` tokens, ``N`` counted tokens of all, ``H`` query heads, ``K`` key and value heads,
-``P`` sequences × ``K``, ``D`` head width.
+Dimensions: ``B`` sequences, ``T`` tokens, ``L`` of them a prompt's, ``N`` counted tokens of all, those that sequences
+share once, ``H`` query heads, ``K`` key and value heads, ``P`` sequences × ``K``, ``D`` head width.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,7 +60,7 @@ def grouped_attention(
 
 
 class _Moved(torch.autograd.Function):
-    """Rows of a matrix in other places, some of them more than once; each way is a copy, not a scatter a row.
+    """Rows of a matrix in other places, some of them more than once; but for these the way back is a copy too.
 
     Args of forward: ``x`` [rows, …]; ``sources``, the row for each new place; ``firsts``, for each row a place that has
     it, and the ``others`` that have one too, or none; ``blank``, the places that get zero instead, or none.
@@ -102,16 +103,16 @@ class Packing:
 
     Args:
         mask_BT: bool, true on counted tokens.
-        prompt_BP: ids of the first P tokens of each row; rows that agree in them and in what counts of them share them.
+        prompt_BL: ids of the first L tokens of each row; rows that agree in them and in what counts of them share them.
             None: no row shares anything.
     """
 
-    def __init__(self, mask_BT: Tensor, prompt_BP: Tensor | None = None) -> None:
+    def __init__(self, mask_BT: Tensor, prompt_BL: Tensor | None = None) -> None:
         self._shape = mask_BT.shape
         kept_BT, owner_BT = mask_BT, torch.arange(mask_BT.numel(), device=mask_BT.device).view(mask_BT.shape)
-        if prompt_BP is not None:
-            width = prompt_BP.shape[1]
-            first_B = _first_alike(prompt_BP.masked_fill(~mask_BT[:, :width], -1))
+        if prompt_BL is not None:
+            width = prompt_BL.shape[1]
+            first_B = _first_alike(prompt_BL.masked_fill(~mask_BT[:, :width], -1))
             repeats_B = first_B != torch.arange(len(first_B), device=first_B.device)
             owner_BT[:, :width] = owner_BT[:, :width][first_B]
             kept_BT = mask_BT.clone()
@@ -124,10 +125,15 @@ class Packing:
         self._others = (mask_BT.flatten() & ~kept).nonzero()[:, 0]
         self._blank = (~mask_BT.flatten()).nonzero()[:, 0]
         self.positions_1N = self.pack((mask_BT.long().cumsum(-1) - 1)[..., None])[..., 0]
-        places = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+        self._mask_BT = mask_BT
+
+    @cached_property
+    def mask_B1TT(self) -> Tensor:
+        """True where a token sees another."""
+        places = torch.arange(self._shape[1], device=self._mask_BT.device)
         # Padding sees itself: a row that sees nothing has no softmax.
-        sees = (places[:, None] > places) & mask_BT[:, None] | (places[:, None] == places)
-        self.mask_B1TT = sees[:, None]
+        sees = (places[:, None] > places) & self._mask_BT[:, None] | (places[:, None] == places)
+        return sees[:, None]
 
     def __len__(self) -> int:
         return len(self._place_N)
@@ -154,7 +160,7 @@ class Packing:
 
 
 def _first_alike(rows: Tensor) -> Tensor:
-    """For each row the first that is equal to it. Shapes [B, P] and [B]."""
+    """For each row the first that is equal to it. Shapes [B, L] and [B]."""
     kinds, which_B = torch.unique(rows, dim=0, return_inverse=True)
     places_B = torch.arange(len(rows), device=rows.device)
     first = torch.full((len(kinds),), len(rows), device=rows.device).scatter_reduce_(0, which_B, places_B, "amin")
@@ -164,15 +170,18 @@ def _first_alike(rows: Tensor) -> Tensor:
 def packed(seq: Sequences, longest: int, worth: float) -> Packing | None:
     """The packing of a batch, if there is one and it is worth it.
 
+    Prompts are shared where attention is ours: a mask in place of a causal pass costs fused kernels more.
+
     Args:
         seq: rows.
         longest: row that may be packed, as `longest_packed` says.
         worth: most tokens that may be left, as a share of those with padding and repeated prompts.
     """
     mask_BT = seq.counted
-    if mask_BT.shape[1] > longest:
+    if mask_BT.shape[1] > longest or not bool(mask_BT.any()):
         return None
-    packing = Packing(mask_BT, seq.prompt_ids)
+    shares = mask_BT.device.type == "cpu" and mask_BT.shape[1] <= LONGEST and seq.prompt_ids.shape[1] > 0
+    packing = Packing(mask_BT, seq.prompt_ids if shares else None)
     return packing if len(packing) <= worth * mask_BT.numel() else None
 
 

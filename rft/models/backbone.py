@@ -55,10 +55,10 @@ _HEADS = (Role.reward, Role.critic)
 WORTH_PACKING = 7 / 8  # of a batch's tokens left, above which padding and repeated prompts are computed along
 
 
-def _passed(seq: Sequences, packing: Packing | None) -> tuple[float, float]:
-    """Tokens that pass the layers, a prompt that rows share once if it is packed, and those that each sees, summed."""
+def _passed(seq: Sequences) -> tuple[float, float]:
+    """Counted prompt and response tokens, and those that each sees, both summed."""
     per_row = (seq.prompt_mask.sum(-1) + seq.lengths).double()
-    return float(per_row.sum() if packing is None else len(packing)), float((per_row**2).sum())
+    return float(per_row.sum()), float((per_row**2).sum())
 
 
 class Backbone(nn.Module):
@@ -110,17 +110,21 @@ class Backbone(nn.Module):
             for head in self.heads.values():
                 nn.init.normal_(head.weight, std=1 / (self._hidden + 1))  # type: ignore[arg-type]
                 nn.init.zeros_(head.bias)  # type: ignore[arg-type]
-        self._flags = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
+        wanted = [(p, self._wants_grad(name)) for name, p in self.named_parameters()]
         self.flops = DecoderFlops.of(model, self._decoder_layers)
         self.usage = Usage()
         self._longest_packed = longest_packed(model, len(self._decoder_layers))
-        changing = [p for p, trained in self._flags if trained]
+        changing = [p for p, trained in wanted if trained]
         self.ahead, self._latest = Ahead(changing), Latest(changing)
         self.watch: Callable[[Role, Sequences, Tensor], None] | None = None
         """Is given all log-probabilities, [B, R] each, without gradient: for who measures training from outside."""
         self._activate(Role.reference)
-        for parameter, wanted in self._flags:
-            parameter.requires_grad_(wanted)
+        if not all(layer.disable_adapters for _, layer in self._layers):
+            raise RuntimeError(
+                "peft's layers do not follow the role; this version of peft is not known: take an older one"
+            )
+        for parameter, trains in wanted:
+            parameter.requires_grad_(trains)
 
     def _add_adapters(self) -> None:
         from peft import LoraConfig as PeftConfig
@@ -237,7 +241,7 @@ class Backbone(nn.Module):
                 part = to_device(seq[slice(start, start + batch_size)], self.device)
                 packing, role = self._packing(part), Role.reference
                 self._states(role, part, packing)
-                self.usage.flops += self.flops.passing(*_passed(part, packing), role.value, last=self.trunk.depth)
+                self.usage.flops += self.flops.passing(*_passed(part), role.value, last=self.trunk.depth)
                 if packing is not None:
                     parts[-1] = packing.spread(parts[-1])
         return replace(seq, trunk=torch.cat(parts).to(seq.prompt_ids.device))
@@ -250,18 +254,17 @@ class Backbone(nn.Module):
         """Last hidden states and the vocabulary projection, for one of their readers; counted if they are made."""
 
         def make() -> tuple[Tensor, Tensor]:
-            packing = self._packing(seq)
-            made = self._states(role, seq, packing)
-            self._count(role, seq, packing, made[0])
+            made = self._states(role, seq, self._packing(seq))
+            self._count(role, seq, made[0])
             return made
 
         return self._latest.read(reader, seq, make) if role is Role.policy else make()
 
-    def _count(self, role: Role, seq: Sequences, packing: Packing | None, hidden: Tensor) -> None:
-        passed, first = _passed(seq, packing), self.trunk.depth if seq.trunk is not None else 0
+    def _count(self, role: Role, seq: Sequences, hidden: Tensor) -> None:
+        passed, first = _passed(seq), self.trunk.depth if seq.trunk is not None else 0
         self.usage.flops += self.flops.passing(*passed, role.value, first)
         back = self.flops.back(*passed, role.value, self.trunk.depth, full=not self.lora.enabled)
-        self._count_backward(role, hidden, back, float(seq.counted.sum()) if role is Role.policy else 0.0)
+        self._count_backward(role, hidden, back, passed[0] if role is Role.policy else 0.0)
 
     def _count_backward(self, role: Role, made: Tensor, flops: float, trained_tokens: float = 0.0) -> None:
         """Count when a gradient comes: what is made ahead of a loss may never be learned from."""

@@ -8,7 +8,8 @@ counted, as `torch.utils.flop_counter` does and as Kaplan et al. 2020 (arXiv 200
 
 with T_i the counted tokens of sequence i, W the weights of the linear layers passed, W' the trained ones among them
 (both with the active adapter's), n layers, a = heads × head width, H hidden width, V vocabulary. Padding, and what is
-computed a second time to save memory, counts nowhere, so the numbers do not depend on how sequences are batched.
+computed a second time to save memory, counts nowhere, and a prompt of several sequences in each of them, though it may
+be passed once: so the numbers do not depend on how sequences are batched.
 """
 
 from __future__ import annotations

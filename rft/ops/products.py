@@ -46,6 +46,7 @@ class _Layouts:
     def __init__(self) -> None:
         self._place: tuple[Any, ...] = ()
         self._made: dict[str, Tensor | None] = {}
+        self._refused_among = 0  # how many weights there were when there was no room
 
     @property
     def nbytes(self) -> int:
@@ -57,9 +58,12 @@ class _Layouts:
         if self._place != (place := _place(weight)):  # other numbers, or moved
             self._made.clear()
             self._place = place
+        if way in self._made and self._made[way] is None and len(_layouts) < self._refused_among:
+            del self._made[way]  # others have gone since
         if way not in self._made:
             fits = packs(weight) and sum(one.nbytes for one in _layouts.values()) + weight.nbytes <= MOST_PACKED
             self._made[way] = packed_weight(lay_out(weight.detach())) if fits else None
+            self._refused_among = 0 if fits else len(_layouts)
         return self._made[way]
 
 
@@ -72,7 +76,10 @@ def _place(weight: Tensor) -> tuple[Any, ...]:
 
 def _laid_out(way: str, weight: Tensor, lay_out: Callable[[Tensor], Tensor]) -> Tensor | None:
     # What is trained changes at every step, and what is no parameter is made anew at every pass.
-    if weight.requires_grad or not isinstance(weight, nn.Parameter):
+    if not isinstance(weight, nn.Parameter) or weight.is_inference():
+        return None
+    if weight.requires_grad:
+        _layouts.pop(weight, None)
         return None
     found: _Layouts | None = _layouts.get(weight)
     if found is None:
@@ -81,10 +88,10 @@ def _laid_out(way: str, weight: Tensor, lay_out: Callable[[Tensor], Tensor]) -> 
 
 
 def frozen_linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b of a weight that is not trained, which is kept laid out from the first time on. Shape [N, O].
+    """x Wᵀ + b of a weight that is not trained, which is kept laid out from the first time on. Shape [N, O], or […, O].
 
-    Without gradient: for use in a function's own forward or backward. A change of the weight's ``.data`` in place goes
-    unseen.
+    Without gradient: for use where there is none, or in a function's own forward or backward. A change of the weight's
+    ``.data`` in place goes unseen, and that of a fused optimiser if no pass saw the weight while it was trained.
     """
     packed = _laid_out("linear", weight_OI, lambda w: w)
     if packed is None:

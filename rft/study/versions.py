@@ -13,7 +13,7 @@ from rft.store.canonical import plain, sha256_of
 VERSIONS = {
     "sft": 4,
     "candidates": 4,
-    "revisions": 2,
+    "revisions": 3,
     "preferences": 3,
     "reward_model": 4,
     "trunk": 2,

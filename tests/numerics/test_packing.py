@@ -19,7 +19,7 @@ from rft.models import backbone as module
 from rft.models.attention import Packing, attend_in_groups, longest_packed
 from rft.models.backbone import Backbone, PoolingEnum, Role
 from rft.models.pretrained import LoraConfig
-from rft.types import Sequences
+from rft.types import PreferenceBatch, Sequences
 from tests.numerics.backbones import TOKENIZER
 from tests.numerics.test_decoding import KNOWN, VOCABULARY, make_model
 
@@ -59,8 +59,8 @@ def config_of(name: str) -> Any:
     return config
 
 
-def make(name: str, lora: LoraConfig) -> Backbone:
-    model = make_model(config_of(name))
+def make(name: str, lora: LoraConfig, dtype: torch.dtype = torch.float32) -> Backbone:
+    model = make_model(config_of(name)).to(dtype)
     attend_in_groups(model)
     backbone = Backbone(model, TOKENIZER, lora, list(Role), [Role.policy, Role.critic, Role.reward], seed=1)
     with torch.no_grad():
@@ -129,20 +129,66 @@ def test_the_layers_see_no_padding() -> None:
     assert seen == [(1, int(seq.prompt_mask.sum() + seq.response_mask.sum()), 32)]
 
 
-def test_the_layers_see_a_prompt_of_several_rows_once_and_its_operations_are_counted_once() -> None:
+def test_the_layers_see_a_prompt_of_several_rows_once_and_it_counts_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, seen, counted = make("llama", LoraConfig(rank=2)), list[int](), list[float]()
-    backbone.base.get_decoder().layers[0].mlp.register_forward_hook(lambda _, x, __: seen.append(x[0].shape[1]))
-    for seq in (rows(), siblings()):
+    backbone.base.get_decoder().layers[0].mlp.register_forward_hook(lambda _, x, __: seen.append(x[0][..., 0].numel()))
+    for worth in (1.0, 0.0):  # packed, padded
+        monkeypatch.setattr(module, "WORTH_PACKING", worth)
         before = backbone.usage.flops
-        backbone.logprobs(Role.policy, seq)
+        backbone.logprobs(Role.policy, siblings())
         counted.append(backbone.usage.flops - before)
-    # The prompts of the four have 13 tokens, and 22 of which 12 are repeats; each of them passes the layers only.
+    # Of the prompts' 22 tokens 12 are those of the second and fourth row, and repeats; the responses have 12.
     prompts, responses = (int(mask.sum()) for mask in (siblings().prompt_mask, siblings().response_mask))
-    assert (prompts, responses, seen) == (22, 12, [25, 22])
-    whole = siblings()
-    squares = [float(((s.prompt_mask.sum(-1) + s.lengths) ** 2).sum()) for s in (rows(), whole)]
-    spared = backbone.flops.passing(25.0, squares[0], "policy") - backbone.flops.passing(22.0, squares[1], "policy")
-    assert counted[0] - counted[1] == pytest.approx(spared)
+    assert (prompts, responses, seen) == (22, 12, [22, 4 * ROOM])
+    assert counted[0] == counted[1]
+
+
+@pytest.mark.parametrize("trunks", [(False, False), (True, False), (True, True)], ids=["none", "one", "both"])
+def test_both_sides_of_pairs_are_one_pass_whatever_their_widths(trunks: tuple[bool, bool]) -> None:
+    backbone, seq = make("llama", LoraConfig(rank=2, top_layers=1)), rows()
+    wide = replace(
+        siblings(),
+        prompt_ids=torch.cat([seq.prompt_ids[:, :2], siblings().prompt_ids], 1),
+        prompt_mask=torch.cat([siblings().prompt_mask[:, :2] & False, siblings().prompt_mask], 1),
+        response_ids=seq.response_ids[:, :5],
+        response_mask=torch.arange(5) < torch.tensor([5, 1, 4, 2])[:, None],
+    )
+    sides = [backbone.with_trunk(side) if kept else side for side, kept in zip((wide, siblings()), trunks, strict=True)]
+    both = PreferenceBatch(*sides, torch.ones(4)).both
+    assert (both.prompt_ids.shape, both.response_ids.shape) == ((8, 8), (8, 8))
+    assert (both.trunk is not None) is all(trunks)
+    found = backbone.logprobs(Role.policy, both)
+    wanted = [backbone.logprobs(Role.policy, side) for side in sides]
+    torch.testing.assert_close(found[:4, :5], wanted[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[4:], wanted[1], rtol=1e-4, atol=1e-5)
+    assert bool((found[:4, 5:] == 0).all())
+
+
+def test_rows_without_prompts_or_without_any_token_are_passed() -> None:
+    backbone, seq = make("llama", LoraConfig(rank=2)), rows()
+    nothing = torch.zeros(4, 0, dtype=torch.long)
+    alone = backbone.hidden(Role.policy, replace(seq, prompt_ids=nothing, prompt_mask=nothing.bool()))
+    assert torch.isfinite(alone[seq.response_mask]).all()
+    empty = replace(seq, prompt_mask=seq.prompt_mask & False, response_mask=seq.response_mask & False)
+    assert backbone.logprobs(Role.policy, empty).tolist() == torch.zeros(4, 8).tolist()
+
+
+def test_in_bfloat16_gradients_with_shared_prompts_are_as_near_the_exact_ones() -> None:
+    """Against float32: within 1.25 times the error of padded rows, adapters of all layers taken together."""
+    gradients = dict[str, Tensor]()
+    for name, dtype, worth in (
+        ("exact", torch.float32, 0.0),
+        ("padded", torch.bfloat16, 0.0),
+        ("packed", torch.bfloat16, 1.0),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "WORTH_PACKING", worth)
+            backbone = make("llama", LoraConfig(rank=2), dtype)
+            backbone.logprobs(Role.policy, siblings()).sum().backward()
+            found = [p.grad.flatten() for p in backbone.parameters_of(Role.policy) if p.grad is not None]
+            gradients[name] = torch.cat(found)
+    padded, packed = (float((gradients[name] - gradients["exact"]).norm()) for name in ("padded", "packed"))
+    assert 0 < packed < 1.25 * padded < float(gradients["exact"].norm())
 
 
 def test_gradients_of_shared_tokens_are_the_sums_of_their_rows() -> None:

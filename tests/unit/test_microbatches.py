@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rft.data.microbatches import count_microbatches
+from rft.data import microbatches
+from rft.data.microbatches import count_microbatches, passes
 from rft.types import ComparisonBatch, ExampleBatch, Sequences
 
 
@@ -35,6 +36,26 @@ def sequences(rows: int) -> Sequences:
     ids = torch.arange(rows)[:, None].expand(rows, 5)
     counted = torch.ones(rows, 5, dtype=torch.bool)
     return Sequences(ids, counted, ids, torch.arange(5) < torch.arange(rows)[:, None])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "least", "group", "wanted"),
+    [
+        (100, 1, 1, [10]),
+        (70, 1, 1, [7, 3]),
+        (70, 1, 4, [4, 4, 2]),  # those of one prompt stay together
+        (30, 1, 4, [3, 3, 3, 1]),  # there is no room for them
+        (30, 5, 4, [5, 5]),
+        (1, 1, 1, [1] * 10),
+    ],
+)
+def test_passes_have_room_for_so_many_tokens(
+    tokens: int, least: int, group: int, wanted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microbatches, "PASSED_TOKENS", tokens)
+    parts = passes(sequences(10), least, group)
+    assert [len(part) for part in parts] == wanted
+    assert torch.equal(torch.cat([part.prompt_ids for part in parts]), sequences(10).prompt_ids)
 
 
 @pytest.mark.parametrize(("tokens", "wanted"), [(None, [5]), (50, [5]), (49, [4, 1]), (20, [2, 2, 1]), (3, [1] * 5)])

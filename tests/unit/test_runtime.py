@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -54,3 +55,20 @@ def test_a_rank_ends_with_the_process_that_started_it(rank_code: str) -> None:
     while runs(rank):
         assert time.monotonic() < deadline, "the rank outlived the first process"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, ("passive", "10000")),
+        ({"GOMP_SPINCOUNT": "5"}, ("passive", "5")),
+        ({"OMP_WAIT_POLICY": "active"}, ("active", None)),
+    ],
+    ids=["nothing", "turns", "policy"],
+)
+def test_threads_wait_as_the_user_says(given: dict[str, str], wanted: tuple[str, str | None]) -> None:
+    code = "import os; from rft.runtime import prepare_process; prepare_process()\n"
+    code += "print(*(os.environ.get(name) for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')))"
+    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(value) for value in wanted]

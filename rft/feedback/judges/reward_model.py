@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -88,6 +88,7 @@ class RewardModelJudge(PointwiseJudge):
 
     needs = frozenset({"entries", "verdicts"})
     located = frozenset({"path", "revision", "entry"})
+    version: ClassVar[int] = 2  # of answers to one question the last bits are others than those of 1
 
     @classmethod
     def entries(cls, config: Config, store: Store) -> dict[str, Entry]:
