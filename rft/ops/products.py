@@ -1,7 +1,7 @@
 """Matrix products with weights laid out for them.
 
 oneDNN's products in bfloat16 rearrange a plain weight at every call, which for a few rows takes as long as the product
-itself and for hundreds a tenth of it. The operators are those of torch's own compiler for frozen weights, and the
+itself. The operators are those of torch's own compiler for frozen weights, and the
 numbers are the same to the bit.
 Dimensions: ``N`` rows, ``I`` inputs, ``O`` outputs.
 """
