@@ -71,8 +71,8 @@ class Config:
     times what saving takes; 1 saves after every epoch. Results are the same."""
 
 
-# Tokens of a microbatch through 30 layers of width 576, times both.
-ON_CPU, ALL_ON_CPU, ON_GPU = (tokens * 30 * 576 for tokens in (4096, 1024, 16384))
+# Tokens of a microbatch through 30 layers of width 576, times both. What smaller ones cost a shared stage is paid once.
+ON_CPU, ALL_ON_CPU, SHARED_ALL_ON_CPU, ON_GPU = (tokens * 30 * 576 for tokens in (4096, 1024, 512, 16384))
 
 
 class Strategy:
@@ -116,7 +116,8 @@ class Strategy:
 
     def microbatch_tokens(self, kept_of_token: int, *, all_weights: bool) -> int:
         """Most tokens of a trial's microbatch; arguments as of ``shared_microbatch_tokens``."""
-        return self.config.microbatch_tokens or self.shared_microbatch_tokens(kept_of_token, all_weights=all_weights)
+        kept = ON_GPU if self.on_gpu else ALL_ON_CPU if all_weights else ON_CPU
+        return self.config.microbatch_tokens or max(1, kept // kept_of_token)
 
     def shared_microbatch_tokens(self, kept_of_token: int, *, all_weights: bool) -> int:
         """Most tokens of a microbatch of the stages that all trials share, which no trial's settings change.
@@ -125,7 +126,7 @@ class Strategy:
             kept_of_token: hidden width times the layers that a backward goes through.
             all_weights: whether they are all trained, and not adapters.
         """
-        kept = ON_GPU if self.on_gpu else ALL_ON_CPU if all_weights else ON_CPU
+        kept = ON_GPU if self.on_gpu else SHARED_ALL_ON_CPU if all_weights else ON_CPU
         return max(1, kept // kept_of_token)
 
     @property

@@ -7,14 +7,22 @@ Dimensions: ``N`` tokens, ``I`` inputs, ``O`` outputs, ``R`` rank.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rft.errors import UserError
 from rft.ops.products import frozen_back, frozen_linear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rft.models.pretrained import LoraConfig
 
 
 class _Adapted(torch.autograd.Function):
@@ -64,3 +72,63 @@ def adapt_in_type(layer: Any) -> None:
     """Let an adapted layer of peft, with one adapter at a time and no dropout, compute so if it adapts a linear one."""
     if type(layer.get_base_layer()) is nn.Linear:
         layer.forward = partial(_forward, layer)
+
+
+def add_adapters(
+    model: PreTrainedModel, lora: LoraConfig, names: Sequence[str], below: Iterable[nn.Module]
+) -> list[tuple[str, Any]]:
+    """Give a model adapters of some names, in float32; returns its adapted layers by their full names.
+
+    Args:
+        model: to be changed.
+        lora: what the adapters are like.
+        names: of the adapters.
+        below: the layers that get none.
+
+    Raises:
+        UserError: if there is nothing that could get one.
+    """
+    from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    config = PeftConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        target_modules=_targets(model, lora, below),
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        # peft warns of the second adapter on one model, and of GPT-2's transposed layers, which it then handles.
+        warnings.simplefilter("ignore", UserWarning)
+        for name in names:
+            inject_adapter_in_model(config, model, adapter_name=name)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+    for _, layer in layers:
+        adapt_in_type(layer)
+    return layers
+
+
+def _targets(model: PreTrainedModel, lora: LoraConfig, below: Iterable[nn.Module]) -> list[str]:
+    """Full names of the modules that get an adapter.
+
+    Names alone would do for one adapter; at the second they would also match the layers inside the first.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    head, names = model.get_output_embeddings(), lora.targets.split(",")
+    frozen = {id(m) for layer in below for m in layer.modules()}
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and id(module) not in frozen
+    ]
+    if lora.targets != "all-linear":
+        found = [name for name in found if name.rpartition(".")[2] in names]
+    if not found:
+        raise UserError(f"model.lora.targets={lora.targets}: the model has no such linear layers")
+    return found

@@ -7,7 +7,6 @@ Dimensions: ``B`` sequences, ``P`` prompt tokens, ``R`` response tokens, ``H`` h
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -19,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rft.budget import Usage
-from rft.errors import UserError
-from rft.models.adapters import adapt_in_type
+from rft.models.adapters import add_adapters
 from rft.models.ahead import Ahead, Latest
 from rft.models.attention import Packing, longest_packed, packed
 from rft.models.decoder import decoder_layers, logits_of
@@ -72,6 +70,7 @@ class Backbone(nn.Module):
         trained: the roles whose parameters require gradients.
         seed: of the adapters' and heads' start.
         critic_on_policy: the critic is a head on the policy's hidden states and no adapter or copy of its own.
+        reference: the reference is passed. If not, copies of all weights may take its memory.
 
     Every pass adds its operations to ``usage``, its backward the rest and the tokens that the policy is trained on.
     """
@@ -86,13 +85,14 @@ class Backbone(nn.Module):
         seed: int = 0,
         *,
         critic_on_policy: bool = False,
+        reference: bool = True,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.lora = lora
         self.roles = tuple(r for r in Role if r in roles and r is not Role.reference)
         self.trained = tuple(r for r in self.roles if r in trained)
-        self.critic_on_policy = critic_on_policy
+        self.critic_on_policy, self._spent = critic_on_policy, not (reference or lora.enabled)
         self._bodies = tuple(r for r in self.roles if r is not Role.critic or not critic_on_policy)
         self.base = model.requires_grad_(False)
         self.copies = nn.ModuleDict()
@@ -104,7 +104,10 @@ class Backbone(nn.Module):
             self._logits = logits_of(model)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self._add_adapters() if lora.enabled else self._add_copies()
+            if lora.enabled:
+                self._layers = add_adapters(model, lora, [r.value for r in self._bodies], self.trunk.below)
+            else:
+                self._add_copies(None if reference else self.base)
             self._hidden = int(model.config.get_text_config().hidden_size)
             self.heads = nn.ModuleDict({r.value: nn.Linear(self._hidden, 1) for r in self.roles if r in _HEADS})
             for head in self.heads.values():
@@ -126,56 +129,13 @@ class Backbone(nn.Module):
         for parameter, trains in wanted:
             parameter.requires_grad_(trains)
 
-    def _add_adapters(self) -> None:
-        from peft import LoraConfig as PeftConfig
-        from peft import inject_adapter_in_model
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        config = PeftConfig(
-            r=self.lora.rank,
-            lora_alpha=self.lora.alpha,  # type: ignore[arg-type]
-            lora_dropout=0.0,
-            target_modules=self._targets(),
-            task_type="CAUSAL_LM",
-        )
-        with warnings.catch_warnings():
-            # peft warns of the second adapter on one model, and of GPT-2's transposed layers, which it then handles.
-            warnings.simplefilter("ignore", UserWarning)
-            for role in self._bodies:
-                inject_adapter_in_model(config, self.base, adapter_name=role.value)
-        self._layers = [(n, m) for n, m in self.base.named_modules() if isinstance(m, BaseTunerLayer)]
-        for name, parameter in self.base.named_parameters():
-            if ".lora_" in name:
-                parameter.data = parameter.data.float()
-        for _, layer in self._layers:
-            adapt_in_type(layer)
-
-    def _targets(self) -> list[str]:
-        """Full names of the modules that get an adapter.
-
-        Names alone would do for one adapter; at the second they would also match the layers inside the first.
-        """
-        from transformers.pytorch_utils import Conv1D
-
-        head, names = self.base.get_output_embeddings(), self.lora.targets.split(",")
-        frozen = {id(m) for layer in self._decoder_layers[: self.trunk.depth] for m in layer.modules()}
-        found = [
-            name
-            for name, module in self.base.named_modules()
-            if isinstance(module, nn.Linear | Conv1D) and module is not head and id(module) not in frozen
-        ]
-        if self.lora.targets != "all-linear":
-            found = [name for name in found if name.rpartition(".")[2] in names]
-        if not found:
-            raise UserError(f"model.lora.targets={self.lora.targets}: the model has no such linear layers")
-        return found
-
-    def _add_copies(self) -> None:
+    def _add_copies(self, spent: PreTrainedModel | None) -> None:
         for role in self._bodies:
             weights, trained = copy.deepcopy(self.base), role in self.trained
             self.copies[role.value] = weights.float() if trained else weights
             if trained and torch.finfo(self.base.dtype).bits < 32:
-                self._shorter[role] = ShorterWeights(weights, self.base.dtype)
+                self._shorter[role] = ShorterWeights(weights, self.base.dtype, spent)
+                spent = None
 
     def _wants_grad(self, name: str) -> bool:
         parts = name.split(".")
@@ -192,7 +152,13 @@ class Backbone(nn.Module):
 
     @contextmanager
     def _as(self, role: Role) -> Iterator[PreTrainedModel]:
-        """The model that plays a role."""
+        """The model that plays a role.
+
+        Raises:
+            RuntimeError: for a reference that was not asked for.
+        """
+        if self._spent and role is Role.reference:
+            raise RuntimeError("this backbone was made without its reference")
         if self._layers:
             self._activate(role)
         with self._shorter[role].in_place() if role in self._shorter else nullcontext():
@@ -394,5 +360,5 @@ class Backbone(nn.Module):
         modules = dict(target.named_modules())
         for name, layer in self._layers:
             base: Any = layer.get_base_layer()
-            merged = base.weight.float() + layer.get_delta_weight(role.value)
+            merged = layer.get_delta_weight(role.value).add_(base.weight)
             modules[name].weight.data = merged.to(base.weight.dtype)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rft.models.changed import state_of
 
+_NEVER = -1, -1  # the state that no parameter is in
 ADDED_AT_ONCE = 1 << 17
 """Entries of a gradient, whose float32 copies stay in the processor's cache."""
 
@@ -51,9 +52,11 @@ class ShorterWeights:
     Args:
         module: whose parameters stay as they are for whoever trains, saves or loads them.
         dtype: of the copies.
+        memory: a module of the same parameters in that type, which nothing reads any more: the copies are written
+            over it.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype, memory: nn.Module | None = None) -> None:
         self._dtype = dtype
         # A parameter may have several places, as the embedding that is the projection too.
         self._places = [
@@ -63,6 +66,9 @@ class ShorterWeights:
             if parameter is not None
         ]
         self._copies: dict[nn.Parameter, tuple[Tensor, tuple[int, int]]] = {}
+        if memory is not None:
+            pairs = zip(module.parameters(), memory.parameters(), strict=True)
+            self._copies = {parameter: (spent.data, _NEVER) for parameter, spent in pairs}
 
     def _copy(self, parameter: nn.Parameter) -> Tensor:
         """The copy, of the weights as they are now."""

@@ -98,7 +98,7 @@ class StepOfEachBatch(Module):
     def training_step(self, batch: Divisible, batch_idx: int) -> None:
         """One optimiser step."""
         optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=False)  # given up, they would be wanted again when memory is fullest
         total = max(batch.count, 1)
         for part in batch.parts(self.microbatch_tokens):
             loss = self.loss(part)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +82,25 @@ def load_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
     return model.eval(), tokenizer
 
 
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """While open, transformers parses a GGUF file once, not for config, weights and tokenizer each.
+
+    Nor does it make the table of all names of weights anew for each module: both together are half of a conversion.
+    """
+    import gguf
+
+    names = ("GGUFReader", "get_tensor_name_map")
+    own = {name: getattr(gguf, name) for name in names}
+    for name, made in own.items():
+        setattr(gguf, name, cache(made))
+    try:
+        yield
+    finally:
+        for name, made in own.items():
+            setattr(gguf, name, made)
+
+
 def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a model and its tokenizer as safetensors and JSON."""
     from transformers.utils import logging
@@ -142,12 +163,14 @@ class Pretrained:
             raise UserError(f"{self.key}.asset={self.config.asset}: holds no GGUF file; choose a model asset")
         where = {"gguf_file": gguf.name, "local_files_only": True}
         os.environ["TQDM_DISABLE"] = "1"  # the conversion's own bar does not ask whether the output is a terminal
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **where)
+        with _read_once():
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **where)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
         vars(model).pop("hf_quantizer", None)
         vars(model)["is_quantized"] = False
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
-        return self._save(model, AutoTokenizer.from_pretrained(gguf.parent, **where), out)
+        return self._save(model, tokenizer, out)
 
     def _from_path(self, out: Path) -> dict[str, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -39,7 +39,7 @@ class Trunk:
     """
 
     def __init__(self, layers: Sequence[nn.Module], depth: int) -> None:
-        self._trunk, self._above, self.depth = layers[:depth], layers[depth:], depth
+        self.below, self._above, self.depth = layers[:depth], layers[depth:], depth
         self._in_tuples = False  # what a layer gives, in some architectures
 
     def _as_given(self, hidden: Tensor) -> Any:
@@ -52,7 +52,7 @@ class Trunk:
         def note(_: nn.Module, __: Any, made: Any) -> None:
             self._in_tuples = isinstance(made, tuple)
 
-        watches = [layer.register_forward_hook(note) for layer in (*self._trunk, *self._above)[:1]]
+        watches = [layer.register_forward_hook(note) for layer in (*self.below, *self._above)[:1]]
         try:
             yield
         finally:
@@ -67,7 +67,7 @@ class Trunk:
         def note(_: nn.Module, __: Any, made: Any) -> None:
             found.append(made[0] if self._in_tuples else made)
 
-        watch = self._trunk[-1].register_forward_hook(note)
+        watch = self.below[-1].register_forward_hook(note)
         for layer in self._above:
             layer.forward = lambda hidden_states, *_, **__: self._as_given(hidden_states)
         try:
@@ -80,7 +80,7 @@ class Trunk:
     @contextmanager
     def given(self, hidden: Tensor | None) -> Iterator[None]:
         """While open, the trunk gives what it gave before instead of computing it; None: it computes."""
-        known = self._trunk if hidden is not None else []
+        known = self.below if hidden is not None else []
         for layer in known:
             layer.forward = lambda *_, **__: self._as_given(hidden)  # type: ignore[arg-type]
         try:

@@ -40,6 +40,7 @@ STAGE_TITLES = {
     "preferences": "feedback",
     "audit": "audit of the judge",
     "trunk": "lowest layers on the answers",
+    "trunk_rated": "lowest layers on the human ratings",
     "reward_model": "reward model",
     "reference": "reference's log-probs",
     "reference_mismatched": "reference's log-probs of mismatched answers",

@@ -24,6 +24,7 @@ STAGE_ORDER = (
     "revisions",
     "preferences",
     "trunk",
+    "trunk_rated",
     "reward_model",
     "reference",
     "reference_mismatched",

@@ -54,13 +54,15 @@ class Reward(ABC):
     Declare in ``needs``: ``labels`` to learn from comparisons, ``role`` to have the backbone's role ``reward`` (an
     adapter and a head, or a copy of the weights), ``judge`` to be given a ``judge`` by name, which scores answers one
     by one. Name in ``assets`` what `rft.store.assets` must fetch for ``fit``. A source that ``may_lack`` a score gives
-    NaN for a response that it cannot score: nothing learns from that one.
+    NaN for a response that it cannot score: nothing learns from that one. One that never passes the backbone's
+    reference may say so by ``reads_reference = False``: fitting a copy of all weights then takes less memory.
     Raise ``version`` when the code changes what the scores are: results under the old one are then not reused.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     assets: ClassVar[tuple[str, ...]] = ()
     may_lack: ClassVar[bool] = False
+    reads_reference: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def __init__(self, config: Any, backbone: Backbone) -> None:

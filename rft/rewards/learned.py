@@ -56,6 +56,7 @@ class LearnedReward(Reward):
     """The reward source of RL from a reward model: its score, which is trained in the stage ``reward_model``."""
 
     needs = frozenset({"labels", "role"})
+    reads_reference = False
     config: Config
 
     @torch.no_grad()

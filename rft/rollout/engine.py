@@ -95,7 +95,7 @@ class RolloutEngine:
         self._rests = False
         backbone.merged_into(self.model, role)
         if self._structure is not None:
-            self._structure.take()
+            self._structure.take_moved()  # merged weights have memory of their own each time
 
     def rest(self) -> None:
         """Let go of the weights that ``sync`` made, which must come again before anything is generated."""
@@ -103,7 +103,7 @@ class RolloutEngine:
             if (parameter.device, parameter.dtype) == (data.device, data.dtype):  # else it was moved away
                 parameter.data = data
         if self._structure is not None:
-            self._structure.drop()
+            self._structure.drop_moved()
         self._rests = True
 
     @property

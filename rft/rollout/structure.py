@@ -85,10 +85,18 @@ class Structure:
             for product in self.products:
                 product.take()
 
-    def drop(self) -> None:
-        """Let go of all that was made of the model's weights, until the next ``take``."""
+    def take_moved(self) -> None:
+        """Take up those weights that are in other memory than when they were last taken."""
+        with torch.inference_mode(mode=False), torch.no_grad():
+            for product in self.products:
+                if not product.current:
+                    product.take()
+
+    def drop_moved(self) -> None:
+        """Let go of what was made of weights that the model no longer has there, until they are taken again."""
         for product in self.products:
-            product.drop()
+            if not product.current:
+                product.drop()
 
 
 class Product:

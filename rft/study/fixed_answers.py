@@ -16,6 +16,7 @@ from rft.budget import USAGE
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rft.models.backbone import Backbone
     from rft.models.pretrained import LoraConfig
     from rft.store import Entry
     from rft.strategy import Strategy
@@ -66,31 +67,37 @@ def _stage(pipeline: Pipeline, name: str) -> Entry:
 
 
 def _make_trunk(sft: Entry, candidates: Entry, strategy: Strategy, lora: LoraConfig, out: Path) -> Mapping[str, Any]:
-    from safetensors.torch import save_file
-
     from rft.data.offline import load_answers
     from rft.study.training import make_backbone
 
     backbone, _ = make_backbone(sft.path, strategy, lora, roles=())
     answers = load_answers(candidates.path, backbone.pad_id)
-    size = int(answers.counted.sum()) * backbone.flops.hidden * strategy.dtype.itemsize
-    if backbone.trunk.depth and size <= KEPT_BYTES:
-        made = backbone.with_trunk(answers)
-        assert made.trunk is not None
-        save_file({TRUNK: made.trunk[answers.counted]}, out / _TRUNK_FILE)
+    keep_trunk(answers, backbone, out)
     return {"answers": len(answers), "layers": backbone.trunk.depth, USAGE: backbone.usage.counted()}
 
 
-def with_kept_trunk(answers: Sequences, inputs: Mapping[str, Entry]) -> Sequences:
-    """The candidates with the trunk that is among some inputs; as they are if none is.
+def keep_trunk(answers: Sequences, backbone: Backbone, folder: Path) -> None:
+    """Keep what `with_kept_trunk` reads, unless there is none or it would be too large."""
+    from safetensors.torch import save_file
+
+    size = int(answers.counted.sum()) * backbone.flops.hidden * next(backbone.base.parameters()).itemsize
+    if backbone.trunk.depth and size <= KEPT_BYTES:
+        made = backbone.with_trunk(answers)
+        assert made.trunk is not None
+        save_file({TRUNK: made.trunk[answers.counted]}, folder / _TRUNK_FILE)
+
+
+def with_kept_trunk(answers: Sequences, inputs: Mapping[str, Entry], name: str = TRUNK) -> Sequences:
+    """Texts with the trunk that is among some inputs; as they are if none is.
 
     Args:
-        answers: all candidates, as `rft.data.offline.load_answers` gives them.
+        answers: the texts that it was kept of, in their order; it is the same wherever their prompts end.
         inputs: of a stage, by name.
+        name: of the input.
     """
     from safetensors.torch import load_file
 
-    if TRUNK not in inputs or not (file := inputs[TRUNK].path / _TRUNK_FILE).exists():
+    if name not in inputs or not (file := inputs[name].path / _TRUNK_FILE).exists():
         return answers
     kept, counted = load_file(file)[TRUNK], answers.counted
     trunk = kept.new_zeros(*counted.shape, kept.shape[-1])

@@ -28,6 +28,7 @@ from rft.study.final_judge import FinalJudge, refuse_own_judge
 from rft.study.fixed_answers import TRUNK, reference_stages, trunk_stage
 from rft.study.judging import JudgePart, make_feedback
 from rft.study.parts import part_class, plain, require_scoring_judge, require_separate_labels, settings_of
+from rft.study.rated import rated_inputs
 from rft.study.room import require_room
 from rft.study.start import refuse_start, start_stage
 from rft.study.versions import VERSIONS
@@ -140,12 +141,13 @@ class Pipeline(Chosen):
     def reward_inputs(self) -> dict[str, Entry]:
         """What the reward source is made from and measured on."""
         source = part_class("reward", self.cfg.reward)
+        passed = "role" in source.needs
         return {
             "sft": self.sft,
             "candidates": self.candidates,
             "preferences": self.preferences,
-            "ratings": fetch(self.store, "human-ratings"),
-            **(self.trunk if "role" in source.needs else {}),
+            **(self.trunk if passed else {}),
+            **rated_inputs(self, passed=passed),
             **{name: fetch(self.store, name) for name in source.assets},
         }
 

@@ -27,17 +27,14 @@ from rft.data.offline import (
     load_answers,
     load_comparisons,
     read_table,
-    to_sequences,
 )
 from rft.errors import UserError
 from rft.evaluation.evaluate import FinalTest
 from rft.evaluation.judged import JudgedRows
 from rft.evaluation.samples import Samples
-from rft.feedback.agreement import human_ceiling
 from rft.feedback.base import Answer, or_none
 from rft.feedback.mixed import PEOPLE
 from rft.feedback.pairs import choose_pairs, write_pairs
-from rft.feedback.ratings import human_pairs, read_ratings
 from rft.feedback.unread import require_labels
 from rft.models.backbone import Role
 from rft.models.module import Module
@@ -51,6 +48,7 @@ from rft.store.cost import COST
 from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS, SCORES_FILE
 from rft.strategy import Strategy
 from rft.study.fixed_answers import with_kept_trunk
+from rft.study.rated import RATED_TRUNK, RATINGS, rated_pairs
 from rft.study.training import fit_shared, load_reward, make_backbone
 from rft.types import ComparisonBatch, Sequences, to_device
 
@@ -70,6 +68,7 @@ def make_sft(
     train = [r for r in rows if r["split"] == "train"]
     batches = example_batches(train, config.batch_size, config.epochs, config.seed, backbone.pad_id)
     held = example_batches([r for r in rows if r["split"] == "validation"], BATCH, 1, 0, backbone.pad_id)
+    held = [replace(batch, sequences=backbone.with_trunk(batch.sequences)) for batch in held]
     before, measured = mean_nll(held, backbone), replace(backbone.usage)
     fit_shared(SupervisedFineTuning(config, backbone, len(batches)), batches, len(batches), "start policy", strategy)
     usage = backbone.usage.add(measured, -1).counted()  # what measures it is no part of making it
@@ -219,20 +218,6 @@ def _pair_accuracy(scores: torch.Tensor, pairs: Seq[tuple[int, int]]) -> float |
     return float(right.mean()) if len(right) else None
 
 
-def _human_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[Sequences, list[tuple[int, int]], float]:
-    """Rated snippets, pairs of them, the one that people rate higher first, and the human ceiling on them."""
-    ratings = read_ratings(entry.path)
-    pairs = human_pairs(ratings, 400, seed=0)
-    ceiling = human_ceiling(ratings, pairs, seed=0).majority
-    ordered = np.where(pairs.first_better[:, None], pairs.pairs, pairs.pairs[:, ::-1])
-    used, indices = np.unique(ordered, return_inverse=True)
-    texts = [str(ratings.texts[i]) for i in used]
-    ids = [tokenizer(t, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for t in texts]
-    head = [x[: max(1, min(prompt_tokens, len(x) - 1))] for x in ids]
-    seq = to_sequences(head, [x[len(h) :] for x, h in zip(ids, head, strict=True)], tokenizer.pad_token_id)
-    return seq, [(int(better), int(worse)) for better, worse in indices.reshape(-1, 2)], ceiling
-
-
 def fit_reward(
     node: DictConfig, lora: LoraConfig, inputs: Mapping[str, Entry], strategy: Strategy, runtime: Mapping[str, Any]
 ) -> tuple[Standardised, Sequences, torch.Tensor]:
@@ -243,7 +228,8 @@ def fit_reward(
     found: type[Reward] = target_class(node)
     config, learns = to_config(node), "labels" in found.needs
     roles = [Role.reward] if "role" in found.needs else []
-    backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, roles, roles, int(getattr(config, "seed", 0)))
+    seed, reference = int(getattr(config, "seed", 0)), not roles or found.reads_reference
+    backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, roles, roles, seed, reference=reference)
     source = found(config, backbone, **runtime)
     folders = inputs["candidates"].path, inputs["preferences"].path
     answers = load_answers(folders[0], backbone.pad_id)
@@ -281,7 +267,9 @@ def make_reward_model(
     standard.save(out)
     pq.write_table(pa.table({"row": range(len(scores)), "score": scores.double().tolist()}), out / SCORES_FILE)
     source, folders = standard.source, (inputs["candidates"].path, inputs["preferences"].path)
-    rated, human, ceiling = _human_pairs(inputs["ratings"], source.backbone.tokenizer, int(answers.prompt_ids.shape[1]))
+    prompt_tokens = int(answers.prompt_ids.shape[1])
+    rated, human, ceiling = rated_pairs(inputs[RATINGS], source.backbone.tokenizer, prompt_tokens)
+    rated = with_kept_trunk(rated, inputs, RATED_TRUNK)
     learned = load_comparisons(*folders, heldout=False) if "labels" in source.needs else []
     train, heldout = (
         [(one.chosen, one.rejected) for one in some] for some in (learned, load_comparisons(*folders, heldout=True))

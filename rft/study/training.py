@@ -95,12 +95,17 @@ def make_backbone(
     seed: int = 0,
     *,
     critic_on_policy: bool = False,
+    reference: bool = True,
 ) -> tuple[Backbone, RolloutEngine]:
-    """A backbone over the model in a folder, and an engine that shares its memory while it rests."""
+    """A backbone over the model in a folder, and an engine that shares its memory while it rests.
+
+    Without a reference the engine is of no use: others may write to that memory.
+    """
     model, tokenizer = load_folder(folder, strategy.dtype)
     model.to(strategy.device)  # type: ignore[arg-type]
     engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
-    backbone = Backbone(model, tokenizer, lora, roles, trained, seed, critic_on_policy=critic_on_policy)
+    shares = {"critic_on_policy": critic_on_policy, "reference": reference}
+    backbone = Backbone(model, tokenizer, lora, roles, trained, seed, **shares)
     engine.usage = backbone.usage
     return backbone.to(strategy.device), engine
 

@@ -17,6 +17,7 @@ VERSIONS = {
     "preferences": 3,
     "reward_model": 4,
     "trunk": 2,
+    "trunk_rated": 1,
     "reference": 2,
     "reference_mismatched": 2,
     "policy": 5,

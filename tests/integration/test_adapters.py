@@ -115,3 +115,36 @@ def test_the_frozen_layers_pass_over_the_fixed_answers_once_for_all_who_read_the
     assert own is not None
     torch.testing.assert_close(own, reference_logprobs(answers, whole), rtol=0, atol=1e-3)
     assert Pipeline(compose(["algorithm=dpo", *TINY]), Store(adapted), tmp_path).trunk == {}
+
+
+def test_the_frozen_layers_pass_over_the_human_ratings_once_for_all_reward_models(
+    adapted: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from rft.config import compose
+    from rft.store import Store
+    from rft.study.fixed_answers import with_kept_trunk
+    from rft.study.pipeline import Pipeline
+    from rft.study.rated import RATED_TRUNK, RATINGS, rated_pairs
+    from rft.study.training import make_backbone
+
+    settings = ["algorithm=ppo", "tracker=none", *TINY, *LORA]
+    pipeline = Pipeline(compose(settings), Store(adapted), tmp_path)
+    other = Pipeline(compose([*settings, "reward.seed=7"]), Store(adapted), tmp_path)
+    inputs = pipeline.reward_inputs
+    assert pipeline.reward_model.inputs[RATED_TRUNK] == inputs[RATED_TRUNK].key == other.reward_inputs[RATED_TRUNK].key
+    assert pipeline.reward_model.key != other.reward_model.key
+    backbone, _ = make_backbone(pipeline.sft.path, pipeline.strategy, pipeline.lora, roles=())
+    for prompt_tokens in (3, 8):  # it is the same wherever a prompt ends
+        snippets, pairs, _ = rated_pairs(inputs[RATINGS], backbone.tokenizer, prompt_tokens)
+        assert len(pairs) == 400
+        kept, wanted = with_kept_trunk(snippets, inputs, RATED_TRUNK).trunk, backbone.with_trunk(snippets).trunk
+        assert kept is not None
+        assert wanted is not None
+        counted = snippets.counted
+        torch.testing.assert_close(kept[counted], wanted[counted], rtol=0.02, atol=0.02)
+    # It measures and is charged to nobody; a source that passes no layers asks for none.
+    assert RATED_TRUNK not in {entry.stage for entry in pipeline.charged}
+    rule = Pipeline(compose(["algorithm=ppo", "reward=lexicon", *TINY, *LORA]), Store(adapted), tmp_path)
+    assert RATED_TRUNK not in rule.reward_inputs

@@ -177,3 +177,28 @@ def test_a_bias_of_the_logits_is_refused() -> None:
     model = AutoModelForCausalLM.from_config(PhiConfig(**SMALL, **LAYERS))
     with pytest.raises(UserError, match="PhiForCausalLM adds a bias to its logits"):
         Backbone(model, TOKENIZER, LoraConfig(rank=2), [Role.policy])
+
+
+def test_without_its_reference_a_copy_multiplies_in_the_reference_memory(sequences: Sequences) -> None:
+    role = [Role.reward]
+    whole = Backbone(make_model("llama").to(torch.bfloat16), TOKENIZER, FULL, role, role)
+    spent = Backbone(make_model("llama").to(torch.bfloat16), TOKENIZER, FULL, role, role, reference=False)
+    optimizers = [torch.optim.AdamW(b.parameters_of(Role.reward), lr=0.01, fused=True) for b in (whole, spent)]
+    for _ in range(2):
+        scores = [b.scores(sequences) for b in (whole, spent)]
+        torch.testing.assert_close(scores[1], scores[0], rtol=0, atol=0)
+        for one, optimizer in zip(scores, optimizers, strict=True):
+            optimizer.zero_grad()
+            one.sum().backward()
+            optimizer.step()
+    spent.scores(sequences)
+    places = {p.data_ptr() for p in spent.base.parameters()}
+    multiplied = [copy for copy, _ in spent._shorter[Role.reward]._copies.values()]
+    assert {one.data_ptr() for one in multiplied} == places
+    trained = spent.copies[Role.reward.value].get_input_embeddings().weight
+    assert torch.equal(spent.base.get_input_embeddings().weight, trained.to(torch.bfloat16))
+    with pytest.raises(RuntimeError, match="made without its reference"):
+        spent.hidden(Role.reference, sequences)
+    # Adapters leave the base as it is: there is nothing to spare.
+    adapted = Backbone(make_model("llama"), TOKENIZER, LoraConfig(rank=4), role, role, reference=False)
+    assert torch.isfinite(adapted.hidden(Role.reference, sequences)).all()

@@ -40,3 +40,9 @@ def test_a_microbatch_holds_what_a_backward_can_keep(
 ) -> None:
     strategy = Strategy(StrategyConfig(accelerator=AcceleratorEnum.cpu, microbatch_tokens=asked))
     assert strategy.microbatch_tokens(kept_of_token, all_weights=all_weights) == wanted
+
+
+@pytest.mark.parametrize(("all_weights", "wanted"), [(False, 4096), (True, 512)])
+def test_what_all_trials_share_goes_by_no_setting_of_theirs(all_weights: bool, wanted: int) -> None:
+    strategy = Strategy(StrategyConfig(accelerator=AcceleratorEnum.cpu, microbatch_tokens=40))
+    assert strategy.shared_microbatch_tokens(30 * 576, all_weights=all_weights) == wanted

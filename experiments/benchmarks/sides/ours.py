@@ -150,11 +150,12 @@ class Ours:
         """The model."""
         return Path(self.job.known.folder)
 
-    def backbone(self, roles: Sequence[Role], trained: Sequence[Role]) -> tuple[Backbone, RolloutEngine]:
+    def backbone(
+        self, roles: Sequence[Role], trained: Sequence[Role], *, reference: bool = True
+    ) -> tuple[Backbone, RolloutEngine]:
         """As a trial makes them, but with an end token that the model does not have: responses are of full length."""
-        backbone, engine = make_backbone(
-            self.folder, self.strategy, self.lora, roles, trained, critic_on_policy=self.case.name == "ppo_head"
-        )
+        shares = {"critic_on_policy": self.case.name == "ppo_head", "reference": reference}
+        backbone, engine = make_backbone(self.folder, self.strategy, self.lora, roles, trained, **shares)
         backbone.tokenizer.add_special_tokens({"eos_token": "<never sampled>"})
         engine.eos_id = backbone.eos_id
         assert engine.eos_id >= engine.model.get_output_embeddings().weight.shape[0]
@@ -187,7 +188,7 @@ class Ours:
     def reward(self) -> None:
         """The reward model's own training."""
         write_pairs(self.scratch, self.job, self._vocabulary(), self.job.steps + 1)
-        backbone, _ = self.backbone([Role.reward], [Role.reward])
+        backbone, _ = self.backbone([Role.reward], [Role.reward], reference=LearnedReward.reads_reference)
         answers, comparisons = (
             load_answers(self.scratch, backbone.pad_id),
             load_comparisons(self.scratch, self.scratch, heldout=False),

@@ -1,0 +1,69 @@
+"""The snippets that people have rated, on which every reward model is measured; what the lowest layers give at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rft.budget import USAGE
+from rft.store.assets import fetch
+from rft.study.fixed_answers import keep_trunk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rft.store import Entry
+    from rft.study.pipeline import Pipeline
+    from rft.types import Sequences
+
+RATINGS = "ratings"
+"""The input of a reward model that holds them."""
+RATED_TRUNK = "trunk_rated"
+"""The stage, and the input of a reward model: what the lowest layers give at them, once for all reward models."""
+PAIRS = 400
+
+
+def rated_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[Sequences, list[tuple[int, int]], float]:
+    """Rated snippets, pairs of them, the one that people rate higher first, and the human ceiling on them.
+
+    Args:
+        entry: the ratings.
+        tokenizer: of the model that reads them.
+        prompt_tokens: how many of a snippet's tokens stand as its prompt; at least one is left for the response.
+    """
+    import numpy as np
+
+    from rft.data.offline import to_sequences
+    from rft.feedback.agreement import human_ceiling
+    from rft.feedback.ratings import human_pairs, read_ratings
+
+    ratings = read_ratings(entry.path)
+    pairs = human_pairs(ratings, PAIRS, seed=0)
+    ceiling = human_ceiling(ratings, pairs, seed=0).majority
+    ordered = np.where(pairs.first_better[:, None], pairs.pairs, pairs.pairs[:, ::-1])
+    used, indices = np.unique(ordered, return_inverse=True)
+    texts = [str(ratings.texts[i]) for i in used]
+    ids = [tokenizer(t, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for t in texts]
+    head = [x[: max(1, min(prompt_tokens, len(x) - 1))] for x in ids]
+    seq = to_sequences(head, [x[len(h) :] for x, h in zip(ids, head, strict=True)], tokenizer.pad_token_id)
+    return seq, [(int(better), int(worse)) for better, worse in indices.reshape(-1, 2)], ceiling
+
+
+def rated_inputs(pipeline: Pipeline, *, passed: bool) -> dict[str, Entry]:
+    """The ratings and, if a model of the base's layers is to pass them, what the lowest of these give; by name."""
+    ratings = fetch(pipeline.store, "human-ratings")
+    lora = pipeline.lora
+    if not (passed and lora.enabled and lora.top_layers):
+        return {RATINGS: ratings}
+
+    def make(out: Path) -> Mapping[str, Any]:
+        from rft.study.training import make_backbone
+
+        backbone, _ = make_backbone(pipeline.sft.path, pipeline.strategy, lora, roles=())
+        snippets, _, _ = rated_pairs(ratings, backbone.tokenizer, 1)
+        keep_trunk(snippets, backbone, out)
+        return {"snippets": len(snippets), "layers": backbone.trunk.depth, USAGE: backbone.usage.counted()}
+
+    address = {"top_layers": lora.top_layers, "strategy": pipeline.strategy.identity(distributed=False)}
+    inputs = {"sft": pipeline.sft, RATINGS: ratings}
+    return {RATINGS: ratings, RATED_TRUNK: pipeline.stage(RATED_TRUNK, address, inputs, make)}
