@@ -8,7 +8,7 @@ prompt token in every row. Masks are true on counted tokens; EOS is the last cou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -90,6 +90,25 @@ class Sequences:
         return take(self, rows)
 
 
+def join(parts: Iterable[Sequences], pad_id: int = 0) -> Sequences:
+    """The rows of all, padded to the widest prompt and the widest response; their trunks, if all have one."""
+    import torch
+    from torch.nn.functional import pad
+
+    parts = list(parts)
+    before, after = (max(getattr(seq, name).shape[1] for seq in parts) for name in ("prompt_ids", "response_ids"))
+    fields: dict[str, list[Tensor]] = {}
+    for seq in parts:
+        left, right = before - seq.prompt_ids.shape[1], after - seq.response_ids.shape[1]
+        margins = {"prompt_ids": ((left, 0), pad_id), "prompt_mask": ((left, 0), False)}
+        margins |= {"response_ids": ((0, right), pad_id), "response_mask": ((0, right), False)}
+        for name, (margin, value) in margins.items():
+            fields.setdefault(name, []).append(pad(getattr(seq, name), margin, value=value))
+        if seq.trunk is not None:
+            fields.setdefault("trunk", []).append(pad(seq.trunk, (0, 0, left, right)))
+    return Sequences(**{name: torch.cat(found) for name, found in fields.items() if len(found) == len(parts)})
+
+
 @dataclass(frozen=True, slots=True)
 class Rollouts:
     """Responses of the current policy with all that is known of them before the update, without gradient."""
@@ -156,21 +175,7 @@ class PreferenceBatch:
     @property
     def both(self) -> Sequences:
         """The chosen ones, then the rejected ones, [2 B, ...]: one pass, in which a pair's prompt is passed once."""
-        import torch
-        from torch.nn.functional import pad
-
-        sides = (self.chosen, self.rejected)
-        before, after = (max(getattr(seq, name).shape[1] for seq in sides) for name in ("prompt_ids", "response_ids"))
-        fields: dict[str, list[Tensor]] = {}
-        for seq in sides:
-            left, right = before - seq.prompt_ids.shape[1], after - seq.response_ids.shape[1]
-            margins = {"prompt_ids": (left, 0), "prompt_mask": (left, 0)}
-            margins |= {"response_ids": (0, right), "response_mask": (0, right)}
-            for name, margin in margins.items():
-                fields.setdefault(name, []).append(pad(getattr(seq, name), margin))
-            if seq.trunk is not None:
-                fields.setdefault("trunk", []).append(pad(seq.trunk, (0, 0, left, right)))
-        return Sequences(**{name: torch.cat(parts) for name, parts in fields.items() if len(parts) == len(sides)})
+        return join((self.chosen, self.rejected))
 
     @property
     def row_tokens(self) -> int:

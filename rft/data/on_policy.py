@@ -32,7 +32,7 @@ from rft.feedback.base import Feedback, require_mostly_read
 from rft.models.backbone import Backbone, Role
 from rft.ops.kl import sequence_kl
 from rft.rollout import RolloutEngine, pad_prompts, uniforms
-from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences
+from rft.types import OnPolicyBatch, PreferenceBatch, Rollouts, Sequences, join
 
 SCORES = ("reward", "greedy_reward")  # of these NaN means that there is none
 Batch: TypeAlias = OnPolicyBatch | PreferenceBatch  # what an algorithm makes of rollouts
@@ -79,20 +79,6 @@ def widen(seq: Sequences, width: int, pad_id: int) -> Sequences:
     ids, mask = pad(seq.response_ids, (0, more), value=pad_id), pad(seq.response_mask, (0, more), value=False)
     trunk = None if seq.trunk is None else pad(seq.trunk, (0, 0, 0, more))
     return replace(seq, response_ids=ids, response_mask=mask, trunk=trunk)
-
-
-def join(parts: Sequence[Sequences], pad_id: int) -> Sequences:
-    """The rows of all, responses padded to the widest; prompts are of one width. Their trunks, if all have one."""
-    width = max(part.response_ids.shape[1] for part in parts)
-    wide = [widen(part, width, pad_id) for part in parts]
-    trunks = [part.trunk for part in wide if part.trunk is not None]
-    return Sequences(
-        torch.cat([part.prompt_ids for part in wide]),
-        torch.cat([part.prompt_mask for part in wide]),
-        torch.cat([part.response_ids for part in wide]),
-        torch.cat([part.response_mask for part in wide]),
-        torch.cat(trunks) if len(trunks) == len(wide) else None,
-    )
 
 
 class RolloutStream(IterableDataset[Batch]):
