@@ -116,8 +116,7 @@ class Strategy:
 
     def microbatch_tokens(self, kept_of_token: int, *, all_weights: bool) -> int:
         """Most tokens of a trial's microbatch; arguments as of ``shared_microbatch_tokens``."""
-        kept = ON_GPU if self.on_gpu else ALL_ON_CPU if all_weights else ON_CPU
-        return self.config.microbatch_tokens or max(1, kept // kept_of_token)
+        return self.config.microbatch_tokens or self._fitting(kept_of_token, ALL_ON_CPU if all_weights else ON_CPU)
 
     def shared_microbatch_tokens(self, kept_of_token: int, *, all_weights: bool) -> int:
         """Most tokens of a microbatch of the stages that all trials share, which no trial's settings change.
@@ -126,8 +125,11 @@ class Strategy:
             kept_of_token: hidden width times the layers that a backward goes through.
             all_weights: whether they are all trained, and not adapters.
         """
-        kept = ON_GPU if self.on_gpu else SHARED_ALL_ON_CPU if all_weights else ON_CPU
-        return max(1, kept // kept_of_token)
+        return self._fitting(kept_of_token, SHARED_ALL_ON_CPU if all_weights else ON_CPU)
+
+    def _fitting(self, kept_of_token: int, on_cpu: int) -> int:
+        """Tokens of which as much is kept as on a GPU, or on a CPU, may be."""
+        return max(1, (ON_GPU if self.on_gpu else on_cpu) // kept_of_token)
 
     @property
     def world_size(self) -> int:

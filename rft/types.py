@@ -91,7 +91,12 @@ class Sequences:
 
 
 def join(parts: Iterable[Sequences], pad_id: int = 0) -> Sequences:
-    """The rows of all, padded to the widest prompt and the widest response; their trunks, if all have one."""
+    """The rows of all, padded to the widest prompt and the widest response; their trunks, if all have one.
+
+    Args:
+        parts: at least one.
+        pad_id: what stands where nothing is counted.
+    """
     import torch
     from torch.nn.functional import pad
 

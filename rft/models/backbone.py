@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         self.lora = lora
         self.roles = tuple(r for r in Role if r in roles and r is not Role.reference)
         self.trained = tuple(r for r in self.roles if r in trained)
-        self.critic_on_policy, self._spent = critic_on_policy, not (reference or lora.enabled)
+        self.critic_on_policy, self._has_reference = critic_on_policy, reference or lora.enabled
         self._bodies = tuple(r for r in self.roles if r is not Role.critic or not critic_on_policy)
         self.base = model.requires_grad_(False)
         self.copies = nn.ModuleDict()
@@ -129,13 +129,14 @@ class Backbone(nn.Module):
         for parameter, trains in wanted:
             parameter.requires_grad_(trains)
 
-    def _add_copies(self, spent: PreTrainedModel | None) -> None:
+    def _add_copies(self, memory: PreTrainedModel | None) -> None:
+        """A copy of all weights for each role; the first that is trained multiplies in a model's memory, if given."""
         for role in self._bodies:
             weights, trained = copy.deepcopy(self.base), role in self.trained
             self.copies[role.value] = weights.float() if trained else weights
             if trained and torch.finfo(self.base.dtype).bits < 32:
-                self._shorter[role] = ShorterWeights(weights, self.base.dtype, spent)
-                spent = None
+                self._shorter[role] = ShorterWeights(weights, self.base.dtype, memory)
+                memory = None
 
     def _wants_grad(self, name: str) -> bool:
         parts = name.split(".")
@@ -157,8 +158,11 @@ class Backbone(nn.Module):
         Raises:
             RuntimeError: for a reference that was not asked for.
         """
-        if self._spent and role is Role.reference:
-            raise RuntimeError("this backbone was made without its reference")
+        if role is Role.reference and not self._has_reference:
+            raise RuntimeError(
+                "the reference was passed on a backbone that was made without one; a reward source that passes it "
+                "declares reads_reference = True, others make their backbone with reference=True"
+            )
         if self._layers:
             self._activate(role)
         with self._shorter[role].in_place() if role in self._shorter else nullcontext():
@@ -360,5 +364,5 @@ class Backbone(nn.Module):
         modules = dict(target.named_modules())
         for name, layer in self._layers:
             base: Any = layer.get_base_layer()
-            merged = layer.get_delta_weight(role.value).add_(base.weight)
+            merged = torch.add(base.weight, layer.get_delta_weight(role.value))  # float32, in the base's layout
             modules[name].weight.data = merged.to(base.weight.dtype)

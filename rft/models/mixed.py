@@ -52,8 +52,8 @@ class ShorterWeights:
     Args:
         module: whose parameters stay as they are for whoever trains, saves or loads them.
         dtype: of the copies.
-        memory: a module of the same parameters in that type, which nothing reads any more: the copies are written
-            over it.
+        memory: a module of the same parameters, which nothing reads any more: the copies are written over those of
+            that type.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, memory: nn.Module | None = None) -> None:
@@ -68,7 +68,7 @@ class ShorterWeights:
         self._copies: dict[nn.Parameter, tuple[Tensor, tuple[int, int]]] = {}
         if memory is not None:
             pairs = zip(module.parameters(), memory.parameters(), strict=True)
-            self._copies = {parameter: (spent.data, _NEVER) for parameter, spent in pairs}
+            self._copies = {p: (spent.data, _NEVER) for p, spent in pairs if spent.dtype is dtype}
 
     def _copy(self, parameter: nn.Parameter) -> Tensor:
         """The copy, of the weights as they are now."""

@@ -98,9 +98,10 @@ class StepOfEachBatch(Module):
     def training_step(self, batch: Divisible, batch_idx: int) -> None:
         """One optimiser step."""
         optimizer: Any = self.optimizers()
-        optimizer.zero_grad(set_to_none=False)  # given up, they would be wanted again when memory is fullest
-        total = max(batch.count, 1)
-        for part in batch.parts(self.microbatch_tokens):
+        total, parts = max(batch.count, 1), batch.parts(self.microbatch_tokens)
+        # Beside a second microbatch gradients lie anyway; given up now, they would then be made where there is no gap.
+        optimizer.zero_grad(set_to_none=len(parts) == 1)
+        for part in parts:
             loss = self.loss(part)
             require_finite(loss, self.what, self.global_step, self.key)
             self.manual_backward(loss * (part.count / total))

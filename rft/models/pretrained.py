@@ -86,7 +86,7 @@ def load_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
 def _read_once() -> Iterator[None]:
     """While open, transformers parses a GGUF file once, not for config, weights and tokenizer each.
 
-    Nor does it make the table of all names of weights anew for each module: both together are half of a conversion.
+    Nor does it make the table of all names of weights anew for each module.
     """
     import gguf
 

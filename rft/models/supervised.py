@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,6 +24,11 @@ class SupervisedFineTuning(StepOfEachBatch):
     def loss(self, batch: ExampleBatch) -> Tensor:
         """The negative log-likelihood of one batch."""
         return -masked_mean(self.backbone.logprobs(Role.policy, batch.sequences), batch.sequences.response_mask)
+
+
+def with_trunks(batches: Iterable[ExampleBatch], backbone: Backbone) -> list[ExampleBatch]:
+    """Batches that are passed more than once, with what no step changes of it."""
+    return [replace(batch, sequences=backbone.with_trunk(batch.sequences)) for batch in batches]
 
 
 @torch.no_grad()

@@ -39,7 +39,9 @@ class Trunk:
     """
 
     def __init__(self, layers: Sequence[nn.Module], depth: int) -> None:
-        self.below, self._above, self.depth = layers[:depth], layers[depth:], depth
+        self.below = layers[:depth]
+        """The layers of the trunk."""
+        self._above, self.depth = layers[depth:], depth
         self._in_tuples = False  # what a layer gives, in some architectures
 
     def _as_given(self, hidden: Tensor) -> Any:

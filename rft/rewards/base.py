@@ -55,7 +55,8 @@ class Reward(ABC):
     adapter and a head, or a copy of the weights), ``judge`` to be given a ``judge`` by name, which scores answers one
     by one. Name in ``assets`` what `rft.store.assets` must fetch for ``fit``. A source that ``may_lack`` a score gives
     NaN for a response that it cannot score: nothing learns from that one. One that never passes the backbone's
-    reference may say so by ``reads_reference = False``: fitting a copy of all weights then takes less memory.
+    reference may say so by ``reads_reference = False``, which who inherits from it says too: fitting a copy of all
+    weights then takes less memory.
     Raise ``version`` when the code changes what the scores are: results under the old one are then not reused.
     """
 

@@ -43,8 +43,16 @@ def trunk_stage(pipeline: Pipeline) -> dict[str, Entry]:
     def make(out: Path) -> Mapping[str, Any]:
         return _make_trunk(pipeline.sft, pipeline.candidates, pipeline.strategy, lora, out)
 
-    address = {"top_layers": lora.top_layers, "strategy": pipeline.strategy.identity(distributed=False)}
-    return {TRUNK: pipeline.stage(TRUNK, address, {"sft": pipeline.sft, "candidates": pipeline.candidates}, make)}
+    return {
+        TRUNK: pipeline.stage(
+            TRUNK, trunk_address(pipeline), {"sft": pipeline.sft, "candidates": pipeline.candidates}, make
+        )
+    }
+
+
+def trunk_address(pipeline: Pipeline) -> dict[str, Any]:
+    """What decides a trunk but for the start policy and the texts."""
+    return {"top_layers": pipeline.lora.top_layers, "strategy": pipeline.strategy.identity(distributed=False)}
 
 
 def reference_stages(pipeline: Pipeline) -> dict[str, Entry]:

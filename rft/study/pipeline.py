@@ -139,15 +139,13 @@ class Pipeline(Chosen):
 
     @property
     def reward_inputs(self) -> dict[str, Entry]:
-        """What the reward source is made from and measured on."""
+        """What the reward source is made from."""
         source = part_class("reward", self.cfg.reward)
-        passed = "role" in source.needs
         return {
             "sft": self.sft,
             "candidates": self.candidates,
             "preferences": self.preferences,
-            **(self.trunk if passed else {}),
-            **rated_inputs(self, passed=passed),
+            **(self.trunk if "role" in source.needs else {}),
             **{name: fetch(self.store, name) for name in source.assets},
         }
 
@@ -163,7 +161,7 @@ class Pipeline(Chosen):
             "lora": asdict(self.lora),
             "strategy": self.strategy.identity(distributed=False),
         }
-        inputs = self.reward_inputs | asks
+        inputs = self.reward_inputs | rated_inputs(self) | asks
 
         def make(out: Path) -> Mapping[str, Any]:
             from rft.study.shared import make_reward_model

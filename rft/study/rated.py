@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rft.budget import USAGE
 from rft.store.assets import fetch
-from rft.study.fixed_answers import keep_trunk
+from rft.study.fixed_answers import TRUNK, keep_trunk, trunk_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,7 @@ RATINGS = "ratings"
 RATED_TRUNK = "trunk_rated"
 """The stage, and the input of a reward model: what the lowest layers give at them, once for all reward models."""
 PAIRS = 400
+"""On which a reward model is measured."""
 
 
 def rated_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[Sequences, list[tuple[int, int]], float]:
@@ -49,11 +50,10 @@ def rated_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[Seque
     return seq, [(int(better), int(worse)) for better, worse in indices.reshape(-1, 2)], ceiling
 
 
-def rated_inputs(pipeline: Pipeline, *, passed: bool) -> dict[str, Entry]:
-    """The ratings and, if a model of the base's layers is to pass them, what the lowest of these give; by name."""
-    ratings = fetch(pipeline.store, "human-ratings")
-    lora = pipeline.lora
-    if not (passed and lora.enabled and lora.top_layers):
+def rated_inputs(pipeline: Pipeline) -> dict[str, Entry]:
+    """What a reward model is measured on, by name: the ratings and, where it reads it, their trunk."""
+    ratings, lora = fetch(pipeline.store, "human-ratings"), pipeline.lora
+    if TRUNK not in pipeline.reward_inputs:
         return {RATINGS: ratings}
 
     def make(out: Path) -> Mapping[str, Any]:
@@ -64,6 +64,6 @@ def rated_inputs(pipeline: Pipeline, *, passed: bool) -> dict[str, Entry]:
         keep_trunk(snippets, backbone, out)
         return {"snippets": len(snippets), "layers": backbone.trunk.depth, USAGE: backbone.usage.counted()}
 
-    address = {"top_layers": lora.top_layers, "strategy": pipeline.strategy.identity(distributed=False)}
+    address = trunk_address(pipeline) | {"pairs": PAIRS}
     inputs = {"sft": pipeline.sft, RATINGS: ratings}
     return {RATINGS: ratings, RATED_TRUNK: pipeline.stage(RATED_TRUNK, address, inputs, make)}

@@ -283,14 +283,15 @@ def fine_tune(config: Config, rows: Sequence[Revised], common: Common, out: Path
 
     from rft.data.offline import example_batches
     from rft.models.backbone import Role
-    from rft.models.supervised import SupervisedFineTuning, mean_nll
+    from rft.models.supervised import SupervisedFineTuning, mean_nll, with_trunks
     from rft.study.training import fit_shared, make_backbone
 
     sft = SFTConfig(config.epochs, config.batch_size, config.lr, config.seed)
-    backbone, _ = make_backbone(common.sft, common.strategy, common.lora, [Role.policy], [Role.policy], config.seed)
+    role = [Role.policy]
+    backbone, _ = make_backbone(common.sft, common.strategy, common.lora, role, role, config.seed, reference=False)
     examples = [{"prompt_ids": row.prompt_ids, "response_ids": row.response_ids} for row in rows]
     batches = example_batches(examples, sft.batch_size, sft.epochs, sft.seed, backbone.pad_id)
-    measured = example_batches(examples, MEASURED, 1, 0, backbone.pad_id)
+    measured = with_trunks(example_batches(examples, MEASURED, 1, 0, backbone.pad_id), backbone)
     before, spent = mean_nll(measured, backbone), replace(backbone.usage)
     module = SupervisedFineTuning(sft, backbone, len(batches), key="start.lr")
     fit_shared(module, batches, len(batches), "revised start", common.strategy)

@@ -39,7 +39,7 @@ from rft.feedback.unread import require_labels
 from rft.models.backbone import Role
 from rft.models.module import Module
 from rft.models.pretrained import LoraConfig, load_folder, save_folder
-from rft.models.supervised import SupervisedFineTuning, mean_nll
+from rft.models.supervised import SupervisedFineTuning, mean_nll, with_trunks
 from rft.progress import bar
 from rft.rewards.base import Fitting, Reward, Standardised, check_scores
 from rft.rollout import RolloutEngine, pad_prompts, rows_at_once, uniforms
@@ -63,12 +63,13 @@ def make_sft(
     config: SFTConfig, lora: LoraConfig, model: Entry, questions: Entry, strategy: Strategy, out: Path
 ) -> dict[str, Any]:
     """Fine-tune on the demonstrations and write a plain model folder, adapters merged."""
-    backbone, engine = make_backbone(model.path, strategy, lora, [Role.policy], [Role.policy], config.seed)
+    role = [Role.policy]
+    backbone, engine = make_backbone(model.path, strategy, lora, role, role, config.seed, reference=False)
     rows = read_table(questions.path / "sft.parquet")
     train = [r for r in rows if r["split"] == "train"]
     batches = example_batches(train, config.batch_size, config.epochs, config.seed, backbone.pad_id)
     held = example_batches([r for r in rows if r["split"] == "validation"], BATCH, 1, 0, backbone.pad_id)
-    held = [replace(batch, sequences=backbone.with_trunk(batch.sequences)) for batch in held]
+    held = with_trunks(held, backbone)
     before, measured = mean_nll(held, backbone), replace(backbone.usage)
     fit_shared(SupervisedFineTuning(config, backbone, len(batches)), batches, len(batches), "start policy", strategy)
     usage = backbone.usage.add(measured, -1).counted()  # what measures it is no part of making it

@@ -99,7 +99,7 @@ def make_backbone(
 ) -> tuple[Backbone, RolloutEngine]:
     """A backbone over the model in a folder, and an engine that shares its memory while it rests.
 
-    Without a reference the engine is of no use: others may write to that memory.
+    Without a reference others may write to that memory: the engine must be given a role's weights first.
     """
     model, tokenizer = load_folder(folder, strategy.dtype)
     model.to(strategy.device)  # type: ignore[arg-type]
@@ -107,6 +107,8 @@ def make_backbone(
     shares = {"critic_on_policy": critic_on_policy, "reference": reference}
     backbone = Backbone(model, tokenizer, lora, roles, trained, seed, **shares)
     engine.usage = backbone.usage
+    if not reference:
+        engine.rest()
     return backbone.to(strategy.device), engine
 
 

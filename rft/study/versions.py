@@ -11,11 +11,11 @@ from rft.config.plugins import allowed_packages, code_digest, is_ours
 from rft.store.canonical import plain, sha256_of
 
 VERSIONS = {
-    "sft": 4,
+    "sft": 5,
     "candidates": 4,
-    "revisions": 3,
+    "revisions": 4,
     "preferences": 3,
-    "reward_model": 4,
+    "reward_model": 5,
     "trunk": 2,
     "trunk_rated": 1,
     "reference": 2,

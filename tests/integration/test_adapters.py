@@ -126,15 +126,17 @@ def test_the_frozen_layers_pass_over_the_human_ratings_once_for_all_reward_model
     from rft.store import Store
     from rft.study.fixed_answers import with_kept_trunk
     from rft.study.pipeline import Pipeline
-    from rft.study.rated import RATED_TRUNK, RATINGS, rated_pairs
+    from rft.study.rated import RATED_TRUNK, RATINGS, rated_inputs, rated_pairs
     from rft.study.training import make_backbone
 
     settings = ["algorithm=ppo", "tracker=none", *TINY, *LORA]
     pipeline = Pipeline(compose(settings), Store(adapted), tmp_path)
     other = Pipeline(compose([*settings, "reward.seed=7"]), Store(adapted), tmp_path)
-    inputs = pipeline.reward_inputs
-    assert pipeline.reward_model.inputs[RATED_TRUNK] == inputs[RATED_TRUNK].key == other.reward_inputs[RATED_TRUNK].key
-    assert pipeline.reward_model.key != other.reward_model.key
+    inputs = rated_inputs(pipeline)
+    # What the lowest layers gave is read, not made again: to another trunk another reward model would be measured.
+    found = [one.reward_model for one in (pipeline, other)]
+    assert {one.inputs[RATED_TRUNK] for one in found} == {inputs[RATED_TRUNK].key}
+    assert found[0].key != found[1].key
     backbone, _ = make_backbone(pipeline.sft.path, pipeline.strategy, pipeline.lora, roles=())
     for prompt_tokens in (3, 8):  # it is the same wherever a prompt ends
         snippets, pairs, _ = rated_pairs(inputs[RATINGS], backbone.tokenizer, prompt_tokens)
@@ -147,4 +149,38 @@ def test_the_frozen_layers_pass_over_the_human_ratings_once_for_all_reward_model
     # It measures and is charged to nobody; a source that passes no layers asks for none.
     assert RATED_TRUNK not in {entry.stage for entry in pipeline.charged}
     rule = Pipeline(compose(["algorithm=ppo", "reward=lexicon", *TINY, *LORA]), Store(adapted), tmp_path)
-    assert RATED_TRUNK not in rule.reward_inputs
+    assert rated_inputs(rule).keys() == {RATINGS}
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_source_that_passes_the_reference_is_fitted_beside_it(
+    reads: bool, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from rft.config import compose
+    from rft.models.backbone import Role
+    from rft.rewards.base import Fitting
+    from rft.rewards.learned import LearnedReward
+    from rft.store import Store
+    from rft.study.pipeline import Pipeline
+    from rft.study.shared import fit_reward
+
+    found: list[torch.Tensor] = []
+
+    def fit(self: LearnedReward, fitting: Fitting) -> None:
+        with torch.no_grad():
+            found.append(self.backbone.logprobs(Role.reference, fitting.candidates[slice(0, 2)]))
+
+    monkeypatch.setattr(LearnedReward, "fit", fit)
+    monkeypatch.setattr(LearnedReward, "reads_reference", reads)
+    settings = ["algorithm=ppo", "tracker=none", *TINY, *LORA]
+    pipeline = Pipeline(compose(settings), Store(adapted), tmp_path)
+    whole = replace(pipeline.lora, enabled=False)
+    inputs = pipeline.reward_inputs
+    if reads:
+        fit_reward(pipeline.cfg.reward, whole, inputs, pipeline.strategy, {})
+        assert torch.isfinite(found[0]).all()
+    else:
+        with pytest.raises(RuntimeError, match="reads_reference"):
+            fit_reward(pipeline.cfg.reward, whole, inputs, pipeline.strategy, {})

@@ -153,6 +153,7 @@ def test_merged_weights_give_the_adapted_models_log_probs(name: str, sequences: 
     target = copy.deepcopy(plain)
     backbone = make_backbone(name, LoraConfig(rank=4, top_layers=2))
     backbone.merged_into(target, Role.policy)
+    assert all(p.is_contiguous() for p in target.parameters())
     ids = torch.cat([sequences.prompt_ids, sequences.response_ids], 1)[1:]
     with torch.no_grad():
         merged = target(input_ids=ids).logits.log_softmax(-1)[0, 2:6].gather(1, ids[0, 3:, None])[:, 0]

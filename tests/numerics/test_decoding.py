@@ -33,6 +33,7 @@ from transformers import (
 
 from rft.models.backbone import Role
 from rft.models.pretrained import LoraConfig
+from rft.ops.products import packs
 from rft.rollout import RolloutEngine, Truncation, decoding, pad_prompts, uniforms
 from rft.rollout.decoding import Asked, Decoding
 from rft.rollout.probe import magnified
@@ -358,6 +359,32 @@ def test_an_engine_that_rests_shares_the_memory_of_the_base_and_leaves_it_as_it_
         assert [p.data_ptr() for p in engine.model.parameters()] == start
     now = dict(backbone.base.named_parameters())
     assert all(torch.equal(now[name], weight) for name, weight in base.items())
+
+
+def test_the_layouts_of_layers_without_adapters_stay_and_the_others_are_made_anew() -> None:
+    model = make_model(KNOWN["llama"]).to(torch.bfloat16)
+    if not packs(next(model.parameters())):
+        pytest.skip("this processor has no products of laid-out weights")
+    engine = RolloutEngine(model, EOS, PAD)
+    backbone = make_backbone("", LoraConfig(rank=2, top_layers=1), model=model)
+    engine.sync(backbone)
+    assert engine.structure is not None
+    products = engine.structure.products
+    laid_out = [product._packed for product in products]
+    engine.rest()
+    resting = [product._packed for product in products]
+    adapted = [place for place, layout in enumerate(resting) if layout is None]
+    # Of the last layer: queries, keys and values as one, the output, gate and up as one, down; not the projection.
+    assert adapted == list(range(len(products) - 5, len(products) - 1))
+    with torch.no_grad():
+        for parameter in backbone.parameters_of(Role.policy):
+            parameter.add_(0.3)
+    engine.sync(backbone)
+    for place, (product, before) in enumerate(zip(products, laid_out, strict=True)):
+        assert (product._packed is before) == (place not in adapted)
+    asked = (*pad_prompts(PROMPTS, PAD, CPU), uniforms(len(PROMPTS), TOKENS, 2), 1.0)
+    fresh = RolloutEngine(copy.deepcopy(engine.model), EOS, PAD)
+    assert responses(engine.generate(*asked)) == responses(fresh.generate(*asked))
 
 
 def test_lora_reaches_the_joined_weights() -> None:

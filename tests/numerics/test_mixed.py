@@ -19,6 +19,7 @@ from transformers import (
 
 from rft.errors import UserError
 from rft.models.backbone import Backbone, Role
+from rft.models.mixed import ShorterWeights
 from rft.models.pretrained import LoraConfig
 from rft.ops.logprobs import token_logprobs
 from rft.types import Sequences
@@ -193,12 +194,18 @@ def test_without_its_reference_a_copy_multiplies_in_the_reference_memory(sequenc
             optimizer.step()
     spent.scores(sequences)
     places = {p.data_ptr() for p in spent.base.parameters()}
-    multiplied = [copy for copy, _ in spent._shorter[Role.reward]._copies.values()]
+    multiplied = [one for one, _ in spent._shorter[Role.reward]._copies.values()]
     assert {one.data_ptr() for one in multiplied} == places
     trained = spent.copies[Role.reward.value].get_input_embeddings().weight
     assert torch.equal(spent.base.get_input_embeddings().weight, trained.to(torch.bfloat16))
-    with pytest.raises(RuntimeError, match="made without its reference"):
+    with pytest.raises(RuntimeError, match="declares reads_reference = True"):
         spent.hidden(Role.reference, sequences)
+    # Weights of another type are not taken for copies.
+    mixed = make_model("llama").to(torch.bfloat16)
+    mixed.get_decoder().norm.float()
+    short = ShorterWeights(copy.deepcopy(mixed).float(), torch.bfloat16, mixed)
+    with short.in_place():
+        assert {one.dtype for one, _ in short._copies.values()} == {torch.bfloat16}
     # Adapters leave the base as it is: there is nothing to spare.
     adapted = Backbone(make_model("llama"), TOKENIZER, LoraConfig(rank=4), role, role, reference=False)
     assert torch.isfinite(adapted.hidden(Role.reference, sequences)).all()
