@@ -11,11 +11,15 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
+from rft.errors import UserError
+
 # <malloc.h> of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _FIRST = "_RFT_FIRST_RANK"
 """Environment variable: process id of a trial's first process, which starts the further ones."""
+THREADS = "RFT_THREADS"
+"""Environment variable: CPU threads of a trial over all its processes."""
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of CPU in a period, and the period (control groups, version 2)."""
 
@@ -28,6 +32,18 @@ def cores() -> int:
     except (OSError, ValueError):  # no container, or "max"
         return seen
     return max(1, min(seen, -(-quota // period)))
+
+
+def asked_threads() -> int:
+    """CPU threads of this trial by ``RFT_THREADS``; 0 if it says nothing.
+
+    Raises:
+        UserError: if it is no whole number, or less than 0.
+    """
+    told = os.environ.get(THREADS) or "0"
+    if not told.isdecimal():
+        raise UserError(f"{THREADS}={told}: must be a whole number, 0 (all cores) or more; correct or unset it")
+    return int(told)
 
 
 def end_with_parent() -> None:

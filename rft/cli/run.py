@@ -31,6 +31,8 @@ from rft.config.paths import conf_dir
 from rft.config.plugins import is_ours
 from rft.config.where import is_where
 from rft.errors import UserError
+from rft.models.located import local_folder
+from rft.runtime import asked_threads
 from rft.study import identity
 from rft.study.parts import refuse_misfits
 
@@ -64,6 +66,9 @@ def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool = False) -> 
             raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
     if not shows:
         _require_writable(overrides)
+        asked_threads()
+        if not sweep and cfg.model.get("path"):
+            local_folder(str(cfg.model.path), "model")
 
 
 def _refuse_secrets(overrides: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rft.errors import UserError
 from rft.models.attention import attend_in_groups
 from rft.models.lean import keep_less
+from rft.models.located import local_folder
 from rft.store import Entry, Store
 from rft.store.assets import ASSETS, asset_key, fetch
 
@@ -140,17 +141,10 @@ class Pretrained:
 
     def _identity(self) -> dict[str, Any]:
         """What tells this model from another: the hashes of a folder's files, or the hub id with its revision."""
-        path = Path(str(self.config.path)).expanduser()
-        if not path.is_dir():
-            if path.exists() or str(self.config.path).startswith((".", "/", "~")):
-                raise UserError(f"{self.key}.path={self.config.path}: no such folder; give a model folder or a hub id")
+        folder = local_folder(str(self.config.path), self.key)
+        if folder is None:
             return {"hub": self.config.path, "revision": self.config.revision}
-        if not (path / "config.json").exists() or not list(path.glob("*.safetensors")):
-            raise UserError(
-                f"{self.key}.path={self.config.path}: no model there (config.json and *.safetensors); save one with "
-                "save_pretrained"
-            )
-        files = sorted(p for p in path.iterdir() if p.suffix in {".json", ".safetensors", ".model", ".txt", ".jinja"})
+        files = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".model", ".txt", ".jinja"})
         return {"files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}}
 
     def _from_gguf(self, folder: Path, out: Path) -> dict[str, Any]:

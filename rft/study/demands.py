@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rft.config.launchers import Launch
 from rft.config.where import Where
+from rft.runtime import asked_threads
 from rft.study.executors.base import Executor
 from rft.study.slots import SIDE_BY_SIDE, Demand, Machine, demand_of, share
 
@@ -76,7 +76,7 @@ def _of(job: Job, jobs: Sequence[Job], side_by_side: int, machine: Machine, sett
         job.strategy,
         machine,
         jobs=min(side_by_side or SIDE_BY_SIDE, len(jobs)) if shared else side_by_side,
-        cores=min(int(os.environ.get("RFT_THREADS") or 0), max(1, machine.cores)) or settings.cores,
+        cores=min(asked_threads(), max(1, machine.cores)) or settings.cores,
         memory_gb=settings.memory_gb,
         gpus=settings.gpus,
     )

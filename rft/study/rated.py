@@ -12,6 +12,7 @@ from rft.study.fixed_answers import TRUNK, keep_trunk, trunk_address
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rft.models.backbone import Backbone
     from rft.store import Entry
     from rft.study.pipeline import Pipeline
     from rft.types import Sequences
@@ -24,12 +25,12 @@ PAIRS = 400
 """On which a reward model is measured."""
 
 
-def rated_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[Sequences, list[tuple[int, int]], float]:
+def rated_pairs(entry: Entry, backbone: Backbone, prompt_tokens: int) -> tuple[Sequences, list[tuple[int, int]], float]:
     """Rated snippets, pairs of them, the one that people rate higher first, and the human ceiling on them.
 
     Args:
         entry: the ratings.
-        tokenizer: of the model that reads them.
+        backbone: of the model that reads them; what exceeds its positions is cut.
         prompt_tokens: how many of a snippet's tokens stand as its prompt; at least one is left for the response.
     """
     import numpy as np
@@ -44,9 +45,12 @@ def rated_pairs(entry: Entry, tokenizer: Any, prompt_tokens: int) -> tuple[Seque
     ordered = np.where(pairs.first_better[:, None], pairs.pairs, pairs.pairs[:, ::-1])
     used, indices = np.unique(ordered, return_inverse=True)
     texts = [str(ratings.texts[i]) for i in used]
-    ids = [tokenizer(t, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for t in texts]
+    tokenizer: Any = backbone.tokenizer
+    positions = getattr(backbone.base.config.get_text_config(), "max_position_embeddings", None)
+    most = positions - 1 if positions else None
+    ids = [[*tokenizer(t, add_special_tokens=False)["input_ids"][:most], backbone.eos_id] for t in texts]
     head = [x[: max(1, min(prompt_tokens, len(x) - 1))] for x in ids]
-    seq = to_sequences(head, [x[len(h) :] for x, h in zip(ids, head, strict=True)], tokenizer.pad_token_id)
+    seq = to_sequences(head, [x[len(h) :] for x, h in zip(ids, head, strict=True)], backbone.pad_id)
     return seq, [(int(better), int(worse)) for better, worse in indices.reshape(-1, 2)], ceiling
 
 
@@ -60,7 +64,7 @@ def rated_inputs(pipeline: Pipeline) -> dict[str, Entry]:
         from rft.study.training import make_backbone
 
         backbone, _ = make_backbone(pipeline.sft.path, pipeline.strategy, lora, roles=())
-        snippets, _, _ = rated_pairs(ratings, backbone.tokenizer, 1)
+        snippets, _, _ = rated_pairs(ratings, backbone, 1)
         keep_trunk(snippets, backbone, out)
         return {"snippets": len(snippets), "layers": backbone.trunk.depth, USAGE: backbone.usage.counted()}
 

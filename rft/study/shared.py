@@ -269,7 +269,7 @@ def make_reward_model(
     pq.write_table(pa.table({"row": range(len(scores)), "score": scores.double().tolist()}), out / SCORES_FILE)
     source, folders = standard.source, (inputs["candidates"].path, inputs["preferences"].path)
     prompt_tokens = int(answers.prompt_ids.shape[1])
-    rated, human, ceiling = rated_pairs(inputs[RATINGS], source.backbone.tokenizer, prompt_tokens)
+    rated, human, ceiling = rated_pairs(inputs[RATINGS], source.backbone, prompt_tokens)
     rated = with_kept_trunk(rated, inputs, RATED_TRUNK)
     learned = load_comparisons(*folders, heldout=False) if "labels" in source.needs else []
     train, heldout = (

@@ -213,7 +213,10 @@ def run_study(
         if tune is None:
             launcher.submit(trials)  # so that those who ask see what waits for the shared stages
         names = {job.folder.relative_to(study).as_posix() for job in trials}
+        done = tune is None and all(row.state is State.done for row in ledger.rows() if row.name in names)
         with closing(console, ledger, names, always=account):
+            if done:  # nobody waits for what they share
+                return launcher.run(trials, side_by_side, "trials")
             *waves, last = planned.shared
             # Beside those of the last wave that take longest, the trials that do not need these begin.
             beside = list(last) if tune is None and len(last) > 1 else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from rft.config import quoted
 from rft.config.launchers import Launch
+from rft.runtime import asked_threads
 from rft.study.account import closing
 from rft.study.executors.base import Executor, make_executor
 from rft.study.jobs import Job, may_fork
@@ -92,7 +92,7 @@ def _shared(trial: SweepTrial, until: str) -> Job:
 def sweep_demand(strategy: Mapping[str, Any], settings: Launch, executor: Executor) -> Demand:
     """What a trial of a sweep takes; RFT_THREADS, if the sweep was started with it, comes first."""
     machine = executor.machine
-    asked = min(int(os.environ.get("RFT_THREADS") or 0), max(1, machine.cores))
+    asked = min(asked_threads(), max(1, machine.cores))
     return demand_of(
         strategy,
         machine,

@@ -43,7 +43,7 @@ from rft.models.module import LARGEST_NORM, StepOfEachBatch
 from rft.models.pretrained import LoraConfig, load_folder
 from rft.rewards.base import Reward, Standardised
 from rft.rollout import RolloutEngine
-from rft.runtime import cores
+from rft.runtime import asked_threads, cores
 from rft.store import Entry
 from rft.store.cost import COST
 from rft.store.names import DISTRIBUTIONS_FILE, HISTORY_FILE
@@ -80,7 +80,7 @@ def use_threads(strategy: Strategy) -> None:
 
     ``strategy.threads`` is of one process and comes second.
     """
-    asked = int(os.environ.get("RFT_THREADS") or 0)
+    asked = asked_threads()
     processes = 1 if strategy.on_gpu else strategy.world_size
     own = strategy.config.threads if not asked and strategy.config.threads else (asked or cores()) // processes
     torch.set_num_threads(max(1, own))

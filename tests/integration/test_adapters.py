@@ -139,7 +139,7 @@ def test_the_frozen_layers_pass_over_the_human_ratings_once_for_all_reward_model
     assert found[0].key != found[1].key
     backbone, _ = make_backbone(pipeline.sft.path, pipeline.strategy, pipeline.lora, roles=())
     for prompt_tokens in (3, 8):  # it is the same wherever a prompt ends
-        snippets, pairs, _ = rated_pairs(inputs[RATINGS], backbone.tokenizer, prompt_tokens)
+        snippets, pairs, _ = rated_pairs(inputs[RATINGS], backbone, prompt_tokens)
         assert len(pairs) == 400
         kept, wanted = with_kept_trunk(snippets, inputs, RATED_TRUNK).trunk, backbone.with_trunk(snippets).trunk
         assert kept is not None

@@ -133,6 +133,27 @@ def test_a_damaged_record_is_named_and_the_rest_compared(
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_study_that_is_done_asks_for_nothing_that_its_trials_share(filled: Path, warm: Warm, tmp_path: Path) -> None:
+    folder = study(tmp_path / "twice")
+
+    def compared() -> str:
+        outcome = warm(["compare", str(folder)], tmp_path, filled)
+        assert outcome.code == 0, outcome.stderr
+        assert "sft seed 0: done" in outcome.stderr + outcome.stdout
+        return outcome.stderr + outcome.stdout
+
+    first, again = compared(), compared()
+    shared = ("candidates (sft): done", "reward_model (sft): done")
+    assert all(line in first and line not in again for line in shared)
+    # Where a result has gone, its trial is made anew, and before it whatever it is made from.
+    (record,) = [
+        json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("runs/twice/sft-s0-*/trial.json")
+    ]
+    shutil.rmtree(filled / "evaluation" / record["evaluation"][:16])
+    last = compared()
+    assert all(line in last for line in shared)
+
+
 def test_two_real_studies_share_their_control(filled: Path, warm: Warm, tmp_path: Path) -> None:
     for study_name, name in (("one", "sft"), ("one", "ppo"), ("two", "sft"), ("two", "dpo")):
         command = ["run", *OF[name], f"arm={name}", f"study={study_name}", *Sweep.overrides[3:]]

@@ -57,27 +57,43 @@ def test_a_bad_setting_leaves_not_even_a_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("told", ["two", "-1", "1.5"])
+def test_threads_that_are_no_number_leave_not_even_a_folder(
+    sweep: Sweep, warm: Warm, tmp_path: Path, told: str
+) -> None:
+    outcome = warm(["run", "algorithm=ppo", *TINY], tmp_path, sweep.store, RFT_THREADS=told)
+    assert refused(outcome, f"RFT_THREADS={told}", "a whole number")
+    assert outcome.code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 class TestModelPath:
-    def run(self, warm: Warm, tmp_path: Path, store: Path, path: str) -> Outcome:
+    def run(self, warm: Warm, tmp_path: Path, store: Path, path: str, *, begins: bool) -> Outcome:
         before = files_under(store)
         command = ["run", "algorithm=sft", "model=hf", f"model.path={path}", "arm=hf", *WITHOUT_MODEL]
         outcome = warm(command, tmp_path, store)
         assert files_under(store) == before
+        if not begins:
+            assert not (tmp_path / "runs").exists()
+            return outcome
         record = json.loads((trial_folder(tmp_path, "hf") / "trial.json").read_text(encoding="utf-8"))
         assert (record["status"], f"rft: {record['error']}") == ("failed", outcome.error)
         return outcome
 
     def test_that_is_not_there(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         path = str(tmp_path / "nowhere")
-        assert refused(self.run(warm, tmp_path, sweep.store, path), f"model.path={path}", "no such folder")
+        outcome = self.run(warm, tmp_path, sweep.store, path, begins=False)
+        assert refused(outcome, f"model.path={path}", "no such folder")
 
     def test_without_a_model(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         path = str(tmp_path / "empty")
-        assert refused(self.run(warm, tmp_path, sweep.store, path), f"model.path={path}", "no model", "save_pretrained")
+        outcome = self.run(warm, tmp_path, sweep.store, path, begins=False)
+        assert refused(outcome, f"model.path={path}", "no model", "save_pretrained")
 
     def test_that_is_no_hub_id_either(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
-        assert refused(self.run(warm, tmp_path, sweep.store, "nobody/nothing"), "model.path=nobody/nothing", "hub id")
+        outcome = self.run(warm, tmp_path, sweep.store, "nobody/nothing", begins=True)
+        assert refused(outcome, "model.path=nobody/nothing", "hub id")
 
     def test_with_a_model_is_taken(self, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
         path = sweep.trials["ppo"].entry("sft")

@@ -6,16 +6,22 @@ Dimensions: ``B`` sequences, ``P`` prompt tokens, ``R`` response tokens.
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GPT2Config, PreTrainedConfig
 
 from rft.errors import UserError
-from rft.models.backbone import PoolingEnum, Role
+from rft.feedback.ratings import RATINGS, TEXTS
+from rft.models.backbone import Backbone, PoolingEnum, Role
 from rft.models.pretrained import LoraConfig
+from rft.study.rated import rated_pairs
 from rft.types import Sequences
 from tests.numerics.backbones import CONFIGS, SMALL, make_backbone, make_model
+from tests.tokenizers import wordwise
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -168,3 +174,21 @@ def test_targets_that_the_model_lacks_are_refused_with_their_name() -> None:
 def test_more_adapted_layers_than_there_are_are_refused() -> None:
     with pytest.raises(UserError, match=r"top_layers=9.*4 layers"):
         make_backbone("llama", LoraConfig(top_layers=9))
+
+
+def test_rated_snippets_are_cut_to_the_positions_of_the_model_that_reads_them(tmp_path: Path) -> None:
+    (tmp_path / TEXTS).write_text("".join(f"{i}\t0\t{word} {'film ' * 30}\n" for i, word in enumerate("abc")), "utf-8")
+    ratings = "".join(f"{i}\t0\t0\t[{2 * i}, {2 * i}, {2 * i}]\n" for i in range(3))
+    (tmp_path / RATINGS).write_text(ratings, "utf-8")
+    tokenizer = wordwise(["a", "b", "c", "film"])
+    tokenizer.pad_token = "<unk>"
+    config = GPT2Config(vocab_size=len(tokenizer), n_layer=2, n_embd=32, n_head=4, n_positions=16)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    role = [Role.reward]
+    backbone = Backbone(model, tokenizer, LoraConfig(rank=4, top_layers=1), role, role)
+    entry: Any = SimpleNamespace(path=tmp_path)
+    snippets, pairs, _ = rated_pairs(entry, backbone, 4)
+    assert snippets.counted.sum(-1).tolist() == [16, 16, 16]
+    assert pairs
+    assert (snippets.response_ids[:, -1] == backbone.eos_id).all()
+    assert torch.isfinite(backbone.scores(snippets)).all()
