@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ QUIET = {
     "WANDB_MODE": "offline",
     "WANDB_SILENT": "true",
 }
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no later collection of garbage need visit it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
