@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.integration.harness import LORA, TINY, Outcome, Result, Warm, rft
 from tests.integration.labelling import STUDY
@@ -38,25 +41,41 @@ def fresh(assets: Path, tmp_path: Path) -> Path:
 
 
 class Sweep:
-    """``rft run -m`` over all algorithms, from a store with nothing but the assets."""
+    """What ``rft run -m`` over all algorithms left, from a store with nothing but the assets."""
 
     overrides = ("algorithm=sft,ppo,dpo,rlaif", "seed=0", "study=sweep", *TINY)
 
-    def __init__(self, cwd: Path, store: Path) -> None:
-        self.cwd, self.store = cwd, store
-        self.outcome: Outcome = rft(["run", "-m", *self.overrides], cwd, store)
-        assert self.outcome.code == 0, self.outcome.stderr
-        found = [Result(path.parent, store) for path in (cwd / "runs" / "sweep").rglob("trial.json")]
-        self.entries = {folder.name: len(list(folder.iterdir())) for folder in store.iterdir() if folder.is_dir()}
+    def __init__(self, cwd: Path) -> None:
+        self.cwd, self.store = cwd, cwd / "store"
+        self.outcome = Outcome(**json.loads((cwd / "outcome.json").read_text(encoding="utf-8")))
+        found = [Result(path.parent, self.store) for path in (cwd / "runs" / "sweep").rglob("trial.json")]
+        self.entries = {folder.name: len(list(folder.iterdir())) for folder in self.store.iterdir() if folder.is_dir()}
         self.trials = {str(trial.record["algorithm"]): trial for trial in found}
+
+    @classmethod
+    def run(cls, cwd: Path, assets: Path) -> None:
+        """Leave it in a folder that need not be there; `outcome.json` comes last."""
+        shutil.rmtree(cwd, ignore_errors=True)  # of one that failed
+        shutil.copytree(assets, cwd / "store" / "asset")
+        outcome = rft(["run", "-m", *cls.overrides], cwd, cwd / "store")
+        assert outcome.code == 0, outcome.stderr
+        (cwd / "outcome.json").write_text(json.dumps(asdict(outcome)), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
-def sweep(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """Run once for all tests that look at what a trial leaves."""
-    cwd = tmp_path_factory.mktemp("sweep")
-    shutil.copytree(assets, cwd / "store" / "asset")
-    return Sweep(cwd, cwd / "store")
+def untouched(assets: Path, store_root: Path) -> Sweep:
+    """Run once for all worker processes: nothing may be written to it."""
+    cwd = store_root.with_name("sweep")
+    with FileLock(store_root.with_name("sweep.lock")):
+        if not (cwd / "outcome.json").exists():
+            Sweep.run(cwd, assets)
+    return Sweep(cwd)
+
+
+@pytest.fixture(scope="session")
+def sweep(untouched: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A copy for the tests of one worker process, which may add to it."""
+    return Sweep(shutil.copytree(untouched.cwd, tmp_path_factory.mktemp("own") / "sweep", symlinks=True))
 
 
 def without_policies(store: Path, to: Path) -> Path:

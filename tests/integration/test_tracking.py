@@ -74,8 +74,8 @@ def test_the_samples_are_rows_of_the_evaluation_beside_what_the_sft_policy_says(
     assert {len(texts) for texts in answers.values()} == {1}, "the same of every trial"
 
 
-def test_artifacts_lead_from_what_a_policy_is_made_of_to_its_evaluation(sweep: Sweep) -> None:
-    for name, trial in sweep.trials.items():
+def test_artifacts_lead_from_what_a_policy_is_made_of_to_its_evaluation(untouched: Sweep) -> None:
+    for name, trial in untouched.trials.items():
         (records,) = tracked(trial.folder)
         told = [record["artifact"] for record in records if record["type"] == "artifact"]
         used = {one["name"]: one for one in told if one.get("use_after_commit")}
@@ -305,13 +305,13 @@ def test_the_keys_of_a_multirun_of_which_one_arm_fails_stand_in_no_tracker(
     assert [one for secret in secrets.values() for one in (secret, secret[::-1]) if one in everything] == []
 
 
-def test_a_run_under_an_agent_keeps_the_settings_that_the_sweep_locks(shared: Path, tmp_path: Path) -> None:
+def test_a_run_under_an_agent_keeps_the_settings_that_the_sweep_locks(shared: Path, warm: Warm, tmp_path: Path) -> None:
     """As W&B's agent starts it: what is swept is in a file, and the run's name is given."""
     swept = tmp_path / "sweep.yaml"
     swept.write_text("wandb_version: 1\nalgorithm: {value: dpo}\nseed: {value: 0}\nalgorithm.beta: {value: 0.25}\n")
     agent = {"WANDB_SWEEP_ID": "k2a9p0", "WANDB_SWEEP_PARAM_PATH": str(swept), "WANDB_RUN_ID": "given01"}
     command = ["run", *OF["dpo"], "algorithm.beta=0.25", "seed=0", "arm=swept", *TINY]
-    outcome = rft(command, tmp_path, shared, **agent)
+    outcome = warm(command, tmp_path, shared, **agent)
     assert (outcome.code, outcome.stderr) == (0, "")
     trial = Result(trial_folder(tmp_path, "swept"), shared)
     (records,) = tracked(trial.folder)
@@ -325,6 +325,7 @@ def test_a_run_under_an_agent_keeps_the_settings_that_the_sweep_locks(shared: Pa
     assert config["task"] == trial.record["config"]["task"]
 
 
+@pytest.mark.slow
 def test_a_trial_whose_results_are_there_has_a_run_in_its_study_all_the_same(
     sweep: Sweep, warm: Warm, tmp_path: Path
 ) -> None:
@@ -344,15 +345,8 @@ def test_a_trial_whose_results_are_there_has_a_run_in_its_study_all_the_same(
         assert {"policy", "evaluation", "reward_model"} <= set(made)
 
 
-@pytest.mark.parametrize(
-    ("fault", "early"),
-    [
-        ("hang", False),
-        pytest.param("drop", False, marks=pytest.mark.slow),
-        pytest.param("refuse", True, marks=pytest.mark.slow),
-        pytest.param("500", True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "early"), [("hang", False), ("drop", False), ("refuse", True), ("500", True)])
 def test_a_real_trial_ends_in_time_with_all_of_it_here_whatever_the_server_does(
     fault: str, early: bool, server: Server, shared: Path, tmp_path: Path
 ) -> None:
