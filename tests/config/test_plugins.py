@@ -309,6 +309,7 @@ class TestOneThatFailsWhenImported:
         for word in (f"{PLUGIN}algorithm=toy: ", *words):
             assert word in fault
 
+    @pytest.mark.slow
     def test_that_never_ends_is_given_up(self, tmp_path: Path) -> None:
         source = f"{MODULE.replace('import torch', '')}import time\ntime.sleep(300)\n"
         site = install(tmp_path / "site", {TOY: source})
@@ -317,6 +318,7 @@ class TestOneThatFailsWhenImported:
         done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True)
         assert "rft_toy.toy: executing it took longer than 8 s" in done.stdout
 
+    @pytest.mark.slow
     def test_is_a_failed_row_among_all_algorithms(self, tmp_path: Path) -> None:
         site = install(tmp_path / "site", {TOY: MODULE.replace("import torch", "import not_installed")})
         outcome = run(site, "check-algorithm", "--all", "--only", "gold")
@@ -407,24 +409,37 @@ class TestOneName:
 
 def test_the_code_of_a_plugin_is_part_of_a_results_address(tmp_path: Path) -> None:
     whole: dict[str, str | None] = {TOY: MODULE.replace("import torch", "")}
+    sites = [
+        install(tmp_path / "a", whole),
+        install(tmp_path / "b", whole, version="0.2.0"),
+        install(tmp_path / "d", whole | {"rft_toy/__pycache__/toy.cpython-311.pyc": "x"}),
+        *(
+            install(tmp_path / place, whole | {place: "x = 1\n"})
+            for place in ("rft_toy/helper.py", "rft_toy/words.txt")
+        ),
+    ]
+    # Each in a fork of one process: none has seen another's package, and what all import is imported once.
     code = (
+        "import os, sys\n"
+        "import rft.algorithms.ppo\n"
         "from rft.study.parts import settings_of\n"
-        "for target in ('rft_toy.toy.Toy', 'rft.algorithms.ppo.PPO'):\n"
-        "    print(settings_of({'_target_': target, 'lr': 1}).get('code'))\n"
+        "for site in sys.argv[1:]:\n"
+        "    if os.fork():\n"
+        "        assert os.wait()[1] == 0\n"
+        "        continue\n"
+        "    sys.path.insert(1, site)\n"
+        "    for target in ('rft_toy.toy.Toy', 'rft.algorithms.ppo.PPO'):\n"
+        "        print(settings_of({'_target_': target, 'lr': 1}).get('code'))\n"
+        "    sys.exit()\n"
     )
-
-    def digest(site: Path) -> list[str]:
-        paths = environment(site / "store", PYTHONPATH=f"{REPOSITORY}{os.pathsep}{site}")
-        done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True)
-        return done.stdout.split()
-
-    first = digest(install(tmp_path / "a", whole))
-    assert first == digest(install(tmp_path / "b", whole, version="0.2.0"))
-    assert first == digest(install(tmp_path / "d", whole | {"rft_toy/__pycache__/toy.cpython-311.pyc": "x"}))
-    for place in ("rft_toy/helper.py", "rft_toy/words.txt"):
-        changed = digest(install(tmp_path / place, whole | {place: "x = 1\n"}))
-        assert changed[0] != first[0]
-        assert first[1] == changed[1] == "None"
+    command = [sys.executable, "-c", code, *map(str, sites)]
+    paths = environment(tmp_path / "store", PYTHONPATH=str(REPOSITORY))
+    done = subprocess.run(command, env=paths, capture_output=True, text=True, check=True)
+    (first, ours), *others = zip(*[iter(done.stdout.split())] * 2, strict=True)
+    assert (first, ours) == others[0] == others[1]
+    for changed, same in others[2:]:
+        assert changed != first
+        assert ours == same == "None"
 
 
 def test_so_is_the_code_of_what_it_inherits_from_another_package(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def folders_of_trials(runs: Path) -> set[Path]:
 def test_of_a_study_that_grows_only_what_is_there_is_compared(filled: Path, warm: Warm, tmp_path: Path) -> None:
     arms = {name: OF[name] for name in ("sft", "dpo")}
     where = study(tmp_path / "small", arms=arms)
-    assert rft(["compare", str(where), "--strict"], tmp_path, filled).code == 0
+    assert warm(["compare", str(where), "--strict"], tmp_path, filled).code == 0
     runs = tmp_path / "runs" / "small"
     assert (summary(runs)["incomplete"], summary(runs)["warnings"], summary(runs)["failed"]) == (None, [], [])
 
@@ -63,6 +63,7 @@ def test_of_a_study_that_grows_only_what_is_there_is_compared(filled: Path, warm
     assert (runs / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_trials_that_failed_are_reported_and_end_with_a_fault(shared: Path, tmp_path: Path) -> None:
     where = study(tmp_path / "small", arms={"sft": OF["sft"], "far": [*OF["dpo"], "algorithm.lr=1e30"]})
     outcome = rft(["compare", str(where)], tmp_path, shared)
@@ -76,6 +77,7 @@ def test_trials_that_failed_are_reported_and_end_with_a_fault(shared: Path, tmp_
     assert failed["error"].split(";")[0] in (runs / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_shared_stages_that_failed_leave_a_report_of_what_was_there(filled: Path, tmp_path: Path) -> None:
     where = study(tmp_path / "small")
     assert rft(["compare", str(where)], tmp_path, filled).code == 0
@@ -88,6 +90,7 @@ def test_shared_stages_that_failed_leave_a_report_of_what_was_there(filled: Path
     assert summary(tmp_path / "runs" / "small")["incomplete"]["missing"] == [{"arm": "far", "seed": 0}]
 
 
+@pytest.mark.slow
 def test_while_it_runs_elsewhere(filled: Path, warm: Warm, tmp_path: Path) -> None:
     long = [*OF["ppo"], "algorithm.iterations=2000"]
     where = study(tmp_path / "small", arms={"sft": OF["sft"], "long": long}, jobs=1)
@@ -113,6 +116,7 @@ def test_while_it_runs_elsewhere(filled: Path, warm: Warm, tmp_path: Path) -> No
     assert not is_running(trial_folder(tmp_path, "long", study="small"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{half", '{"status": "done"}'])
 def test_a_damaged_record_is_named_and_the_rest_compared(
     filled: Path, warm: Warm, tmp_path: Path, content: str
@@ -133,6 +137,7 @@ def test_a_damaged_record_is_named_and_the_rest_compared(
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_a_study_that_is_done_asks_for_nothing_that_its_trials_share(filled: Path, warm: Warm, tmp_path: Path) -> None:
     folder = study(tmp_path / "twice")
 
@@ -154,6 +159,7 @@ def test_a_study_that_is_done_asks_for_nothing_that_its_trials_share(filled: Pat
     assert all(line in last for line in shared)
 
 
+@pytest.mark.slow
 def test_two_real_studies_share_their_control(filled: Path, warm: Warm, tmp_path: Path) -> None:
     for study_name, name in (("one", "sft"), ("one", "ppo"), ("two", "sft"), ("two", "dpo")):
         command = ["run", *OF[name], f"arm={name}", f"study={study_name}", *Sweep.overrides[3:]]

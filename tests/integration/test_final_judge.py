@@ -15,6 +15,7 @@ from rft.report import load_study, summarise
 from rft.store import Store
 from tests.integration.harness import OF, TINY, Result, Warm, files_under, study, trial_folder
 
+# The first of the group to run waits for the sweep that all share.
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("judge"), pytest.mark.timeout(900)]
 JUDGE = ("eval_judge=few_shot", "eval_judge.batch_size=4")
 
@@ -30,13 +31,13 @@ def metrics(result: Result) -> dict[str, Any]:
     return found
 
 
-def test_a_judge_scores_the_answers_and_changes_nothing_else(warm: Warm, fresh: Path, tmp_path: Path) -> None:
+def test_a_judge_scores_the_answers_and_changes_nothing_else(warm: Warm, shared: Path, tmp_path: Path) -> None:
     def run(name: str, *overrides: str) -> Result:
         for other in tmp_path.glob(f"runs/scratch/{name}-s0-*"):  # with other settings
             shutil.rmtree(other)
-        outcome = warm(["run", *OF[name], *TINY, "tracker=none", *overrides], tmp_path, fresh)
+        outcome = warm(["run", *OF[name], *TINY, "tracker=none", *overrides], tmp_path, shared)
         assert outcome.code == 0, outcome.stderr
-        return Result(trial_folder(tmp_path, name), fresh)
+        return Result(trial_folder(tmp_path, name), shared)
 
     def key(result: Result) -> str:
         return str(result.record["stages"]["evaluation"]["key"])
@@ -59,15 +60,15 @@ def test_a_judge_scores_the_answers_and_changes_nothing_else(warm: Warm, fresh: 
     assert found["eval/test/judge"] == pytest.approx(np.mean(of_test))
     assert (found["eval/test/judge_excluded"], found["eval/judge_taught"]) == (0.0, 0.0)
 
-    before = files_under(fresh)
-    refused = warm(["run", *OF["rlaif"], *TINY, "tracker=none", *JUDGE], tmp_path, fresh).error
+    before = files_under(shared)
+    refused = warm(["run", *OF["rlaif"], *TINY, "tracker=none", *JUDGE], tmp_path, shared).error
     assert refused.startswith("rft: eval_judge: the policy learns from the same judge, few_shot")
     assert "evaluation.same_judge=few_shot" in refused
-    assert files_under(fresh) == before
+    assert files_under(shared) == before
 
     taught = run("rlaif", "arm=rlaif", *JUDGE, "evaluation.same_judge=few_shot")
     assert metrics(taught)["eval/judge_taught"] == 1.0
-    summary = summarise(load_study(tmp_path / "runs" / "scratch", Store(fresh)))
+    summary = summarise(load_study(tmp_path / "runs" / "scratch", Store(shared)))
     assert summary["eval_judge"]["taught"] == ["rlaif"]
     both = {arm: record["splits"]["test"]["judge"] for arm, record in summary["arms"].items()}
     assert both["sft"]["mean"] == pytest.approx(found["eval/test/judge"])

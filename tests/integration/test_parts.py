@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rft.study.versions import VERSIONS
-from tests.integration.harness import ON_POLICY, REPOSITORY, TINY, Outcome, Result, Warm, rft, trial_folder
+from tests.integration.harness import ON_POLICY, REPOSITORY, TINY, Result, Warm, trial_folder
 
 pytestmark = [pytest.mark.assets, pytest.mark.xdist_group("parts"), pytest.mark.timeout(900)]
 
@@ -150,15 +151,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"{REPOSITORY}:{folder}"
 
 
-def check(site: str, cwd: Path, store: Path, *arguments: str) -> Outcome:
-    return rft(["check", *arguments], cwd, store, PYTHONPATH=site)
+@pytest.fixture(scope="module")
+def beside(site: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """A warm process with the package in its path."""
+    process = Warm(tmp_path_factory.mktemp("beside"), PYTHONPATH=site)
+    yield process
+    process.close()
 
 
 def test_a_trial_of_foreign_parts_alone_runs_and_its_stages_know_their_classes_and_settings(
-    site: str, fresh: Path, tmp_path: Path
+    beside: Warm, fresh: Path, tmp_path: Path
 ) -> None:
     command = ["run", "algorithm=ppo", *ON_POLICY, *OWN, "reward.letter=a", "tracker=none", "arm=own", *SMALL]
-    outcome = rft(command, tmp_path, fresh, PYTHONPATH=site)
+    outcome = beside(command, tmp_path, fresh)
     assert outcome.code == 0, outcome.stderr
     trial = Result(trial_folder(tmp_path, "own"), fresh)
     assert {"preferences", "reward_model", "policy", "evaluation"} <= trial.computed
@@ -187,8 +192,10 @@ def test_a_trial_of_foreign_parts_alone_runs_and_its_stages_know_their_classes_a
 
 
 @pytest.mark.parametrize(("group", "name"), [o.split("=") for o in OWN])
-def test_the_packages_parts_pass_their_checks(site: str, shared: Path, tmp_path: Path, group: str, name: str) -> None:
-    outcome = check(site, tmp_path, shared, group, name)
+def test_the_packages_parts_pass_their_checks(
+    beside: Warm, shared: Path, tmp_path: Path, group: str, name: str
+) -> None:
+    outcome = beside(["check", group, name], tmp_path, shared)
     assert outcome.code == 0, outcome.stdout + outcome.stderr
     assert "look at" not in outcome.stdout
     assert f"{group}={name}" in outcome.stdout
@@ -203,9 +210,9 @@ def test_the_packages_parts_pass_their_checks(site: str, shared: Path, tmp_path:
     ],
 )
 def test_a_broken_part_fails_its_own_check_with_file_and_line(
-    site: str, shared: Path, tmp_path: Path, name: str, failed: str, words: str, method: str | None
+    beside: Warm, shared: Path, tmp_path: Path, name: str, failed: str, words: str, method: str | None
 ) -> None:
-    outcome = check(site, tmp_path, shared, "reward", name)
+    outcome = beside(["check", "reward", name], tmp_path, shared)
     assert outcome.code == 1, outcome.stdout + outcome.stderr
     lines = outcome.stdout.splitlines()
     (row,) = [line for line in lines if " failed " in line]
@@ -226,7 +233,7 @@ def test_a_broken_part_fails_its_own_check_with_file_and_line(
         ("judge", "few_shot"),
         ("feedback", "simulated"),
         ("feedback", "ai"),
-        ("task", "imdb_sentiment"),
+        pytest.param("task", "imdb_sentiment", marks=pytest.mark.slow),  # what nearly all tests have
     ],
 )
 def test_what_comes_along_passes_its_checks(shared: Path, warm: Warm, tmp_path: Path, group: str, name: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,10 +31,13 @@ def install(folder: Path, *, editable: bool) -> Environment:
     return env
 
 
+Installed = Callable[[str], Environment]
+
+
 @pytest.fixture(scope="module")
-def environments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Environment]:
-    kinds = {"normal": False, "editable": True}
-    return {kind: install(tmp_path_factory.mktemp(kind), editable=flag) for kind, flag in kinds.items()}
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The environment of a kind of installation, made when it is first asked for."""
+    return cache(lambda kind: install(tmp_path_factory.mktemp(kind), editable=kind == "editable"))
 
 
 def ok(outcome: Outcome) -> str:
@@ -42,9 +47,9 @@ def ok(outcome: Outcome) -> str:
     return outcome.stdout
 
 
-@pytest.mark.parametrize("kind", ["normal", "editable"])
-def test_it_is_an_option_like_ours(environments: dict[str, Environment], kind: str, tmp_path: Path) -> None:
-    env = environments[kind]
+@pytest.mark.parametrize("kind", ["normal", pytest.param("editable", marks=pytest.mark.slow)])
+def test_it_is_an_option_like_ours(installed: Installed, kind: str, tmp_path: Path) -> None:
+    env = installed(kind)
     row = ok(env.shell("rft plugins", tmp_path, tmp_path)).splitlines()[1]
     assert row.split() == ["remax", "rft-remax", "0.1.0", kind, "algorithm=remax", "ok"]
     assert "_target_: rft_remax.remax.Remax" in ok(env.shell("rft run algorithm=remax --cfg job", tmp_path, tmp_path))
@@ -56,21 +61,22 @@ def test_it_is_an_option_like_ours(environments: dict[str, Environment], kind: s
     assert "algorithm.kl_cof: no such key in algorithm; did you mean 'kl_coef'?" in refused
 
 
+@pytest.mark.slow
 def test_it_runs_in_a_sweep_beside_ppo_and_is_compared(
-    sweep: Sweep, shared: Path, environments: dict[str, Environment], tmp_path: Path
+    sweep: Sweep, shared: Path, installed: Installed, tmp_path: Path
 ) -> None:
     command = f"rft run -m algorithm=ppo,remax seed=0 study=mine arm='${{algorithm.name}}' {SMALL}"
-    ok(environments["editable"].shell(command, tmp_path, shared))
+    ok(installed("editable").shell(command, tmp_path, shared))
     found = [Result(path.parent, shared) for path in tmp_path.rglob("trial.json")]
     trials = {str(trial.record["algorithm"]): trial for trial in found}
     assert set(trials) == {"ppo", "remax"}
     for stage in ("sft", "reward_model", "questions"):
         assert trials["remax"].digests[stage] == trials["ppo"].digests[stage] == sweep.trials["ppo"].digests[stage]
     assert trials["remax"].digests["policy"] != trials["ppo"].digests["policy"]
-    table = ok(environments["editable"].shell("rft compare mine", tmp_path, shared))
+    table = ok(installed("editable").shell("rft compare mine", tmp_path, shared))
     assert any(line.split()[0] == "remax" for line in table.splitlines() if line.strip())
     arms = json.dumps(json.loads((tmp_path / "runs" / "mine" / "summary.json").read_text(encoding="utf-8")))
     assert "remax" in arms
     # The other install has the same code: there is nothing left to compute.
     again = f"rft run algorithm=remax seed=0 study=mine arm=remax {SMALL}"
-    assert "nothing to compute" in ok(environments["normal"].shell(again, tmp_path, shared))
+    assert "nothing to compute" in ok(installed("normal").shell(again, tmp_path, shared))

@@ -27,6 +27,7 @@ from tests.integration.harness import (
     OF,
     REPOSITORY,
     TINY,
+    Warm,
     environment,
     rft,
     study,
@@ -38,7 +39,7 @@ from tests.integration.harness import (
 pytestmark = pytest.mark.assets
 
 
-def test_a_killed_study_is_resumed_and_a_changed_one_refused(shared: Path, tmp_path: Path) -> None:
+def test_a_killed_study_is_resumed_and_a_changed_one_refused(shared: Path, warm: Warm, tmp_path: Path) -> None:
     arms = {"sft": OF["sft"], "long": [*OF["ppo"], "algorithm.iterations=20"]}
     where = study(tmp_path / "small", arms=arms, jobs=1)
     command = [sys.executable, "-m", "rft", "compare", str(where)]
@@ -52,18 +53,19 @@ def test_a_killed_study_is_resumed_and_a_changed_one_refused(shared: Path, tmp_p
     record = (trial_folder(tmp_path, "sft", study="small") / "trial.json").read_bytes()
 
     study(where, arms=arms, seeds=[0, 1])
-    refused = rft(["resume", "small"], tmp_path, shared).error
+    refused = warm(["resume", "small"], tmp_path, shared).error
     assert "seeds was [0] and is [0, 1]; run it as it is now with rft compare" in refused
     study(where, arms=arms, jobs=1)
 
-    outcome = rft(["resume", "small"], tmp_path, shared)
+    outcome = warm(["resume", "small"], tmp_path, shared)
     assert outcome.code == 0, outcome.stderr
     assert "trials: 2 done" in outcome.stderr
-    found = json.loads(rft(["status", "small", "--json"], tmp_path, shared).stdout)
+    found = json.loads(warm(["status", "small", "--json"], tmp_path, shared).stdout)
     assert [(row["arm"], row["state"], row["attempts"]) for row in found] == [("sft", "done", 1), ("long", "done", 2)]
     assert (trial_folder(tmp_path, "sft", study="small") / "trial.json").read_bytes() == record
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_past_a_failure_which_is_retried(shared: Path, tmp_path: Path) -> None:
     far = "algorithm.lr=5e-4,1e30"
     command = ["run", "-m", *OF["dpo"], far, "study=far", "tracker=none", *TINY]
@@ -287,6 +289,7 @@ def test_eight_processes_do_the_work_of_a_study_once(fresh: Path, tmp_path: Path
     print(streams[0][0].read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_killed_launcher_takes_the_processes_of_a_distributed_trial_along(shared: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rft", "run", "-m", *OF["ppo"], "algorithm.iterations=1000", "strategy=ddp"]
@@ -303,6 +306,7 @@ def test_a_killed_launcher_takes_the_processes_of_a_distributed_trial_along(shar
     assert Ledger(tmp_path / "runs" / "two").rows()[0].attempts == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_interrupted_in_training_goes_on(shared: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rft", "run", "-m", *OF["ppo"], "algorithm.iterations=60", "study=two"]
     with (tmp_path / "said").open("wb") as said:
