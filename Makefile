@@ -42,7 +42,7 @@ bench: env $(if $(findstring --no-trl,$(BENCH)),,$(PARITY:%=.venv-parity-%/.inst
 test: env  ## Run all tests but the slow ones and those against TRL
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow and not parity"
 
-test-slow: env  ## Run the tests that take minutes
+test-slow: env  ## Run the slow tests: what takes long, and further cases of what `make test` has
 	$(PYTEST) -m "slow and not parity" --timeout 3600
 
 test-kills: env  ## Kill a hundred tiny trials at random moments and compare what they come to, to the bit (KILLS=100)

@@ -107,6 +107,7 @@ def test_what_is_wrong_is_refused_before_anything_starts(given: list[str], line:
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_trial_more_is_composed_once_and_holds_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     composed: list[str] = []
     load = ConfigLoaderImpl.load_configuration

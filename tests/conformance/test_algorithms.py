@@ -11,13 +11,20 @@ from rft.testing import check_algorithm, check_class
 from rft.testing.suite import algorithm_names
 from tests.conformance.derived import derived, of_their_own
 
+# What takes longest, but for one or two of each kind of data.
+LONGER = {"kto", "online_dpo", "online_feedback", "reinforce_pp"}
 
-@pytest.mark.parametrize("name", of_their_own())
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGER)) for name in of_their_own()]
+)
 def test_conformance(name: str) -> None:
     check_algorithm(name).require()
 
 
-@pytest.mark.parametrize("name", derived())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "rlaif")) for name in derived()]
+)
 def test_conformance_of_one_that_another_is_under_other_feedback(name: str) -> None:
     cfg = compose([f"algorithm={name}", "model=tiny"])
     check_class(target_class(cfg.algorithm), to_config(cfg.algorithm), variants=False).require()

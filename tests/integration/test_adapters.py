@@ -24,6 +24,7 @@ def digests(store: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_two_stores_come_to_the_same_bits_from_the_start_policy_on(
     adapted: Path, shared: Path, warm: Warm, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rft.testing.suite import algorithm_names
+from tests.conformance.derived import derived
 from tests.integration.conftest import Sweep, without_policies
 from tests.integration.harness import ON_POLICY, TINY, Result, Warm, trial_folder
 
@@ -51,7 +52,11 @@ def answers(of: Result) -> dict[tuple[Any, ...], dict[str, Any]]:
     return {(row["split"], row["prompt_id"], row["sample"]): row for row in rows}
 
 
-@pytest.mark.parametrize("name", sorted(algorithm_names()))
+# One that another is under other feedback trains as that one does.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in derived())) for name in sorted(algorithm_names())],
+)
 def test_a_short_trial_trains_what_it_says_and_is_evaluated(
     name: str, sweep: Sweep, store: Path, warm: Warm, tmp_path: Path
 ) -> None:

@@ -78,7 +78,7 @@ def training(command: list[str], store: Path, cwd: Path, **more: str) -> Iterato
             process.wait()
 
 
-@pytest.mark.parametrize("way", ["fork", "plain", "alone"])
+@pytest.mark.parametrize("way", [*(pytest.param(way, marks=pytest.mark.slow) for way in ("fork", "plain")), "alone"])
 def test_a_ctrl_c_lets_the_trial_end_with_its_step(way: str, shared: Path, tmp_path: Path) -> None:
     sweep = [] if way == "alone" else ["-m"]
     with training([*sweep, *LONG], shared, tmp_path, RFT_FORK="0" if way == "plain" else "1") as terminal:
@@ -93,9 +93,8 @@ def test_a_ctrl_c_lets_the_trial_end_with_its_step(way: str, shared: Path, tmp_p
     wait_until(lambda: not using(shared), 10)
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param("offline", marks=pytest.mark.slow), pytest.param("", marks=pytest.mark.slow), "hang"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["offline", "", "hang"])
 def test_a_ctrl_c_ends_the_tracked_run(fault: str, shared: Path, tmp_path: Path) -> None:
     server = Server(tmp_path / "server")
     mode = "offline" if fault == "offline" else "online"
@@ -122,6 +121,7 @@ def test_a_ctrl_c_ends_the_tracked_run(fault: str, shared: Path, tmp_path: Path)
         assert ("`rft sync` uploads it" in terminal.said.read_text(encoding="utf-8")) == bool(fault)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_it_now(shared: Path, tmp_path: Path) -> None:
     with training([*LONG], shared, tmp_path) as terminal:
         terminal.interrupt()
@@ -131,6 +131,7 @@ def test_a_second_ctrl_c_ends_it_now(shared: Path, tmp_path: Path) -> None:
     assert terminal.row.state is State.interrupted, terminal.said.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ask", "state"),
     [
@@ -202,6 +203,7 @@ with ending_when_asked():
 """
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_their_step_though_one_waits_for_the_other(tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text(TWO, encoding="utf-8")
     env = environment(tmp_path / "store")

@@ -53,7 +53,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 @pytest.mark.assets
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("case", [case.name for case in CASES])
 @pytest.mark.parametrize(("module", "side"), [("ours", "Ours"), ("floor", "Floor")])
 def test_a_side_takes_its_steps(

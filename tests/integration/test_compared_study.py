@@ -12,7 +12,7 @@ import pytest
 from tests.integration.harness import TINY, Warm, tracked
 
 # The first of the group to run waits for the sweep that all share.
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 
 def artifacts(records: list[dict[str, Any]]) -> list[tuple[str, str, bool]]:

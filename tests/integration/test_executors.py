@@ -160,6 +160,12 @@ def test_a_job_runs_once_and_its_code_comes_back(
     assert not list(job.folder.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    "executor",
+    [_local, _ray, pytest.param(_submitit, marks=pytest.mark.slow)],
+    ids=["local", "ray", "submitit"],
+    indirect=True,
+)
 def test_shares_and_whole_gpus_are_packed(executor: Executor, errand: Make) -> None:
     """4 GPUs hold 4 halves, and 2 whole for one; a fifth half would not fit beside them."""
     jobs = [errand(f"half-{n}", "stay") for n in range(4)] + [errand("two", "stay")]

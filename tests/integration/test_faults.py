@@ -84,7 +84,9 @@ class TestCheckpoints:
     def trial(self, shared: Path, tmp_path: Path) -> Trial:
         return Trial(UNTRACKED, tmp_path / "runs-here", shared)
 
-    @pytest.mark.parametrize("damage", DAMAGE)
+    @pytest.mark.parametrize(
+        "damage", [pytest.param(how, marks=[pytest.mark.slow] * (how != "flipped")) for how in DAMAGE]
+    )
     def test_the_one_before_a_damaged_one_is_taken(self, trial: Trial, warm: Warm, whole: Result, damage: str) -> None:
         last, before = killed_with_checkpoints(trial, warm, 2)
         DAMAGE[damage](last)
@@ -105,7 +107,7 @@ class TestCheckpoints:
         assert all(file.name in line for file in files)
         assert_same(trial.result, whole)
 
-    @pytest.mark.parametrize("harm", [flip, Path.unlink], ids=["flipped", "gone"])
+    @pytest.mark.parametrize("harm", [flip, pytest.param(Path.unlink, marks=pytest.mark.slow)], ids=["flipped", "gone"])
     def test_a_damaged_snapshot_is_made_again(
         self, trial: Trial, warm: Warm, whole: Result, harm: Callable[[Path], object]
     ) -> None:
@@ -143,6 +145,7 @@ class TestCheckpoints:
         assert_same(trial.result, whole)
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_back_while_a_trial_is_away(shared: Path, warm: Warm, whole: Result, tmp_path: Path) -> None:
     trial = Trial(UNTRACKED, tmp_path / "here", shared)
     killed_with_checkpoints(trial, warm, 1)

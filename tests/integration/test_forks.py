@@ -28,7 +28,10 @@ from rft.study.sweep import SweepTrial, run_sweep
 from tests.integration.harness import OF, REPOSITORY, Result, alive, environment, rft, study, using, wait_until
 
 ONE = Grant(Demand(1, gpus=None))
-pytestmark = pytest.mark.skipif(not SUPPORTED, reason="jobs are forked on Linux alone")
+pytestmark = [
+    pytest.mark.skipif(not SUPPORTED, reason="jobs are forked on Linux alone"),
+    pytest.mark.xdist_group(__name__),
+]
 
 # A task from another package, built where a trial begins, which does what the job asks of it.
 PROBE = '''
@@ -171,6 +174,7 @@ class TestOneServer:
         assert process.wait(60) == 2
 
 
+@pytest.mark.slow
 def test_with_the_server_go_its_jobs_and_the_others_start_plainly(place: Path, tmp_path: Path) -> None:
     lost, refused = job(tmp_path, "lost", "wait", "pid"), Job("refused", ("algorithm.no=1",), tmp_path / "refused")
     lost.folder.mkdir(parents=True)
@@ -198,9 +202,10 @@ def test_with_the_server_go_its_jobs_and_the_others_start_plainly(place: Path, t
     ("module", "words"),
     [
         ("raise ImportError('planted')", "ImportError: planted"),
-        (
+        pytest.param(
             "import threading, time; threading.Thread(target=time.sleep, args=(99,), name='busy', daemon=True).start()",
             "busy",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -218,6 +223,7 @@ def test_a_server_that_cannot_serve_costs_no_job(
     assert words in said(launcher)
 
 
+@pytest.mark.slow
 def test_a_thread_that_comes_later_costs_no_job(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = (
         "import signal, threading, time\n"
@@ -243,6 +249,7 @@ def test_a_thread_that_comes_later_costs_no_job(place: Path, tmp_path: Path, mon
         assert (runs.poll(), server.gone) == (None, "")
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_sweep_that_fails_ends_alone(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,10 +274,10 @@ def test_a_trial_of_a_sweep_that_fails_ends_alone(
     ("number", "code", "switch"),
     [
         (signal.SIGINT, 128 + signal.SIGINT, "1"),
-        (signal.SIGTERM, 128 + signal.SIGTERM, "1"),
-        (signal.SIGKILL, -signal.SIGKILL, "1"),
-        (signal.SIGTERM, 128 + signal.SIGTERM, "0"),
-        (signal.SIGKILL, -signal.SIGKILL, "0"),
+        pytest.param(signal.SIGTERM, 128 + signal.SIGTERM, "1", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, "1", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 128 + signal.SIGTERM, "0", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, "0", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_study_leaves_no_process(
@@ -300,6 +307,7 @@ def test_an_interrupted_study_leaves_no_process(
     assert (tmp_path / "pid.asked").exists() == (number != signal.SIGKILL or switch == "1")
 
 
+@pytest.mark.slow
 def test_an_interrupt_before_the_server_is_ready_is_quick(place: Path, tmp_path: Path) -> None:
     with Launcher(Console(file=io.StringIO(), width=500)) as launcher:
         process = launcher.start(job(tmp_path, "early", "wait", "pid"), ONE)

@@ -18,7 +18,7 @@ from tests.integration.conftest import Sweep, without_policies
 from tests.integration.harness import TINY, Warm
 from tests.integration.kills import SHARED, Trial, assert_same, assert_tracked, only_assets
 
-pytestmark = [pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.assets, pytest.mark.xdist_group(__name__), pytest.mark.timeout(900)]
 
 ON_POLICY = ("algorithm.prompts_per_iteration=8", "algorithm.minibatches=2")
 # An adaptive KL coefficient, and a limit on tokens that never ends it but must be metered all the same.
@@ -88,9 +88,7 @@ def killed_until_it_ends(
     return found
 
 
-@pytest.mark.parametrize(
-    "algorithm", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("ppo", "dpo"))) for name in ALGORITHMS]
-)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_killed_at_random_moments(algorithm: str, sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
     def trial(name: str) -> Trial:
         return Trial(command(algorithm, 3), tmp_path / name, without_policies(sweep.store, tmp_path / name / "store"))
@@ -113,7 +111,6 @@ def hits() -> Iterator[Counter[str]]:
         sys.stdout.write(f"  {count:4d}  {name}\n")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_hundred_killed_runs(algorithm: str, assets: Path, warm: Warm, tmp_path: Path, hits: Counter[str]) -> None:

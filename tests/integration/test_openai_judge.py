@@ -46,6 +46,7 @@ def undisturbed(
     return found
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_loses_nothing_and_answers_nothing_twice(
     labelling: Labelling, servers: Servers, undisturbed: list[dict[str, Any]]
 ) -> None:

@@ -239,6 +239,7 @@ class TestFullDisk:
         (small_disk / "ballast").unlink()
         assert warm(command, tmp_path, store).code == 0
 
+    @pytest.mark.slow
     def test_of_the_checkpoints_keeps_the_one_before(
         self, shared: Path, small_disk: Path, warm: Warm, tmp_path: Path
     ) -> None:

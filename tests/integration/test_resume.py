@@ -78,15 +78,12 @@ def trained_steps(run: list[dict[str, Any]]) -> list[float]:
     return [row["item"]["_step"] for row in rows if "train/loss" in row["item"]]
 
 
+CASES = {name: (name, ()) for name in (*LONG, *MORE)} | {"ppo-adapters": ("ppo", LORA), "ppo-limited": ("ppo", LIMITED)}
+
+
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
-    [
-        *((name, ()) for name in LONG),
-        ("ppo", LORA),
-        ("ppo", LIMITED),
-        *(pytest.param(name, (), marks=pytest.mark.slow) for name in MORE),
-    ],
-    ids=[*LONG, "ppo-adapters", "ppo-limited", *MORE],
+    [pytest.param(*case, marks=[pytest.mark.slow] * (name != "ppo"), id=name) for name, case in CASES.items()],
 )
 def test_killed_in_the_middle_ends_with_the_same_bits(
     algorithm: str, settings: tuple[str, ...], adapted: Path, warm: Warm, tmp_path: Path
@@ -179,7 +176,8 @@ def test_two_processes_killed_in_the_middle_end_with_the_same_bits(
     assert len({row["seconds"] for row in clock(again)}) > 1
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", pytest.param("dpo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
 def test_paused_at_a_share_goes_on_and_ends_with_the_same_bits(
     algorithm: str, adapted: Path, warm: Warm, tmp_path: Path
 ) -> None:

@@ -47,7 +47,7 @@ def assert_same_training(one: Result, other: Result, start: Result) -> None:
 
 # KTO's loss knows a number of all rows of the step; the conformance suite has it on two ranks too.
 @pytest.mark.parametrize(
-    "algorithm", ["ppo", "dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rlaif_online", "kto"))]
+    "algorithm", ["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpo", "rlaif_online", "kto"))]
 )
 def test_two_processes_and_two_microbatches_train_what_one_does(
     algorithm: str, sweep: Sweep, warm: Warm, tmp_path: Path

@@ -62,6 +62,7 @@ def test_without_a_key_or_a_server_nothing_is_uploaded(kept: Path, server: Serve
     assert not list(kept.rglob("*.synced"))
 
 
+@pytest.mark.slow
 def test_all_arrives_in_order_and_once_though_broken_off(kept: Path, server: Server) -> None:
     own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(kept)}
     command = [sys.executable, "-m", "rft", "sync", "demo"]
@@ -111,6 +112,7 @@ def assert_all_files_arrived(server: Server, folders: Sequence[Path]) -> None:
         assert server.files(f"{artifact['name']}:{artifact['digest']}") == copied
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_died_in_the_middle_arrives_whole(server: Server, tmp_path: Path) -> None:
     study = tmp_path / "runs" / "online"
     rows = [{"step": step, "train/loss": 0.5} for step in range(80)]

@@ -14,6 +14,7 @@ import pytest
 from tests.integration.harness import tracked
 from tests.told_study import tell
 
+pytestmark = pytest.mark.xdist_group(__name__)
 Records = list[dict[str, Any]]
 
 
@@ -110,6 +111,7 @@ def test_each_shared_stage_has_a_run_that_makes_it_from_its_inputs(study: Path) 
     assert row["reward_model/heldout_accuracy"] == 0.784
 
 
+@pytest.mark.slow
 def test_another_report_goes_on_in_the_same_run(study: Path) -> None:
     before = json.loads((study / "comparison" / ".told").read_text(encoding="utf-8"))
     stages = sorted((study / "comparison").glob("*-????????/wandb/offline-run-*"))
@@ -129,6 +131,7 @@ SWEPT = ("sft", "ppo-lr=0.001,epochs=2")
 """As `rft run -m` names arms that differ in settings."""
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_comparison_of_a_sweep_over_settings(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     from mlflow.tracking import MlflowClient
@@ -148,6 +151,7 @@ def test_mlflow_has_the_comparison_of_a_sweep_over_settings(tmp_path: Path) -> N
     assert {"sft", "reward_model", "questions"} <= {run.data.tags["rft.stage"] for run in runs}
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_comparison(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -164,6 +168,7 @@ def test_tensorboard_has_the_comparison(tmp_path: Path) -> None:
     assert verdict.tensor_proto.string_val[0].decode() == summary["verdict"]["headline"]
 
 
+@pytest.mark.slow
 def test_trackio_has_the_comparison(tmp_path: Path) -> None:
     pytest.importorskip("trackio")
     assert tell(tmp_path, arms=SWEPT, tracker=["tracker=trackio"]).stdout == "[]\n"
@@ -182,6 +187,7 @@ def test_trackio_has_the_comparison(tmp_path: Path) -> None:
     assert {"arms", "comparisons", "report"} <= found.keys()
 
 
+@pytest.mark.slow
 def test_without_a_tracker_or_stages_there_are_no_runs_of_them(tmp_path: Path) -> None:
     assert tell(tmp_path / "none", tracker=["tracker=none"]).stdout == "[]\n"
     assert not (tmp_path / "none" / "runs" / "demo" / "comparison").exists()

@@ -145,6 +145,7 @@ def test_what_is_switched_off_is_not_kept(things: dict[str, Any], tmp_path: Path
     assert "samples_test.path" in history(records)[-1]
 
 
+@pytest.mark.slow
 def test_tensorboard_has_histograms_pictures_and_text(things: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -183,7 +184,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
     running.close()
 
 
-@pytest.mark.parametrize("fault", ["", "hang", pytest.param("500", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["", "hang", "500"])
 def test_online_all_of_it_is_on_this_machine_whatever_the_server_does(
     fault: str, server: Server, things: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -212,7 +214,8 @@ def test_online_all_of_it_is_on_this_machine_whatever_the_server_does(
         assert_files_are_here(records, folder)
 
 
-@pytest.mark.parametrize("part", ["upload", pytest.param("file_stream", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["upload", "file_stream"])
 def test_a_run_that_the_server_took_a_part_of_is_not_taken_for_uploaded(
     part: str, server: Server, things: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -237,10 +240,8 @@ def assert_files_are_here(records: list[dict[str, Any]], folder: Path) -> None:
     assert [md5(path) for path, _ in copied] == [digest for _, digest in copied]
 
 
-@pytest.mark.parametrize(
-    "fault",
-    ["hang", pytest.param("drop", marks=pytest.mark.slow), pytest.param("500", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["hang", "drop", "500"])
 def test_a_server_that_is_silent_for_long_leaves_the_run_offline_while_it_goes_on(
     fault: str, server: Server, things: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -284,6 +285,7 @@ def test_an_online_run_that_goes_on_has_its_tables_though_the_server_has_its_row
     assert (last["trainer/global_step"], last["eval/test/gold"]) == (ROWS[-1]["step"], FINAL["eval/test/gold"])
 
 
+@pytest.mark.slow
 @installed("mlflow")
 def test_mlflow_has_tables_inputs_and_files(things: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "trial"

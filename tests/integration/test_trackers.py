@@ -122,7 +122,16 @@ def test_rows_are_read_back_as_they_were_told(name: str, tmp_path: Path) -> None
     assert READERS[name](folder) == WANTED_WITH_FINAL
 
 
-@pytest.mark.parametrize("name", TRACKERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "offline",
+        *(
+            pytest.param(name, marks=[installed(name), pytest.mark.slow])
+            for name in ("tensorboard", "mlflow", "trackio")
+        ),
+    ],
+)
 def test_a_run_that_was_killed_goes_on_with_each_row_once(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "trial"
     with pytest.raises(subprocess.CalledProcessError):
@@ -192,7 +201,9 @@ def online(server: Server) -> dict[str, str]:
     return {"WANDB_MODE": "online", "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40}
 
 
-@pytest.mark.parametrize("fault", ["refuse", "hang", "500", "401", "drop"])
+@pytest.mark.parametrize(
+    "fault", ["refuse", "401", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("hang", "500", "drop"))]
+)
 def test_a_server_that_fails_from_the_start_leaves_the_run_offline(fault: str, server: Server, tmp_path: Path) -> None:
     server.fail(fault)
     folder = tmp_path / "trial"
@@ -205,9 +216,8 @@ def test_a_server_that_fails_from_the_start_leaves_the_run_offline(fault: str, s
     assert len(list(folder.glob("wandb/offline-run-*"))) == len(list(folder.glob("wandb/*run-2*"))) == 1
 
 
-@pytest.mark.parametrize(
-    "fault", ["hang", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("refuse", "500"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["hang", "refuse", "500"])
 def test_a_server_that_dies_in_the_middle_costs_no_row(fault: str, server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "trial"
     rows = [{**ROWS[0], "step": float(step)} for step in range(200)]
@@ -256,6 +266,7 @@ def end_service(mark: str) -> None:
             continue
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_at_w_and_b_dies_is_begun_again_offline(server: Server, tmp_path: Path) -> None:
     folder, mark = tmp_path / "trial", f"OF_THIS_TEST={tmp_path}"
     rows = [{**ROWS[0], "step": float(step)} for step in range(100)]
@@ -285,6 +296,7 @@ def test_a_run_that_goes_on_online_tells_what_the_server_lacks(server: Server, t
     assert server.rows()[-1]["eval/test/gold"] == FINAL["eval/test/gold"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_online_run_may_not_have_sent_is_known(server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "study" / "trial-s0-01234567"
     with pytest.raises(subprocess.CalledProcessError):

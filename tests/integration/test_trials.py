@@ -218,6 +218,7 @@ class TestSweep:
         assert trial.digests["policy"] != sweep.trials["dpo"].digests["policy"]
 
 
+@pytest.mark.slow
 def test_a_second_time_from_an_empty_store_gives_the_same_summary_to_the_last_bit(
     sweep: Sweep, fresh: Path, warm: Warm, tmp_path: Path
 ) -> None:

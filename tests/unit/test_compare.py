@@ -220,6 +220,7 @@ class TestTuned:
         assert f'<td class="wrap">{why}</td>' in page
         assert ", tuning 2 min 00 s of training besides" in summary["cost"]["sentence"]
 
+    @pytest.mark.slow
     def test_settings_that_tuning_chose_may_differ_from_the_study_and_no_others(
         self, world: Path, study: Study
     ) -> None:
@@ -231,6 +232,7 @@ class TestTuned:
         assert list(summary["arms"]) == ["sft"]
         assert "algorithm.iterations=77 is not what the study.yaml has now" in summary["failed"][-1]["error"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("override", ["sweep=none", "sweep.trials=0"])
     def test_the_tuning_of_before_is_not_told_of_a_study_that_is_not_tuned_now(
         self, world: Path, study: Study, override: str

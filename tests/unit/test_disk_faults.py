@@ -122,6 +122,7 @@ def finished(world: World, starts: Sequence[int]) -> None:
     assert [world.starts()[f"a-s{n}"] for n in range(len(starts))] == list(starts)
 
 
+@pytest.mark.slow
 def test_a_study_that_can_only_be_read_is_shown_and_not_gone_on_with(world: World) -> None:
     killed_with_two_running(world)
     with read_only(world.runs):
@@ -153,7 +154,7 @@ def test_a_runs_folder_that_can_only_be_read_is_named_before_anything_starts(wor
         Ledger(world.study)
 
 
-@pytest.mark.parametrize("fault", [full, read_only])
+@pytest.mark.parametrize("fault", [full, pytest.param(read_only, marks=pytest.mark.slow)])
 def test_a_disk_that_takes_no_more_while_trials_run_loses_none_of_them(
     world: World, fault: Callable[[Path], AbstractContextManager[object]]
 ) -> None:

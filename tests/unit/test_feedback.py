@@ -318,6 +318,7 @@ class TestRealParts:
         assert ceiling.single < ceiling.half_panel < 1.0
         assert krippendorff_alpha(ratings) == pytest.approx(0.79, abs=0.015)
 
+    @pytest.mark.slow
     def test_simulated_people_agree_like_real_ones(self, imdb: ImdbSentiment, run_store: Store) -> None:
         entry = annotators_entry(imdb)
         measured: Any = entry.metrics

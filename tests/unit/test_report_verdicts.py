@@ -563,6 +563,7 @@ def test_words_for_counts_and_p_values() -> None:
     assert [p_value(0.0004), p_value(None)] == ["p <0.001", "no p-value"]
 
 
+@pytest.mark.slow
 def test_a_thousand_trials_are_summarised_in_moments() -> None:
     """In processor time, so that what else the machine does counts little; texts are short here."""
     rng = np.random.default_rng(3)
