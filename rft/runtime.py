@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ from rft.errors import UserError
 
 # <malloc.h> of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_TUNABLES, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _FIRST = "_RFT_FIRST_RANK"
 """Environment variable: process id of a trial's first process, which starts the further ones."""
@@ -61,6 +63,18 @@ def end_process(code: int) -> NoReturn:
         sys.stderr.flush()
     finally:
         os._exit(code & 0xFF)
+
+
+def on_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which a process that starts asks for huge pages, unless it says how glibc allocates.
+
+    A token of a few responses at once reads all weights, which lie on tens of thousands of small pages: it took a tenth
+    less time on huge ones, training and evaluation a twentieth, and not more memory. glibc reads this before anything
+    runs, so that a process cannot ask for itself; elsewhere, and where the kernel has none to give, nothing changes.
+    """
+    if sys.platform != "linux" or _TUNABLES in environment:
+        return dict(environment)
+    return {**environment, _TUNABLES: _HUGE_PAGES}
 
 
 def prepare_process() -> None:

@@ -54,7 +54,7 @@ class Sequences:
     response_ids: Tensor  # [B, R] int64, right-padded
     response_mask: Tensor  # [B, R] bool, EOS counted, what follows it not
     trunk: Tensor | None = None  # [B, P + R, H] output of the layers that no role changes, if computed already
-    sampled_logprobs: Tensor | None = None  # [B, R] of the weights that sampled, at temperature 1, zero outside the mask
+    sampled_logprobs: Tensor | None = None  # [B, R] of the weights that sampled, at temperature 1
 
     def __len__(self) -> int:
         return int(self.prompt_ids.shape[0])

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rft.runtime import on_huge_pages
 from rft.study.warm import GRACE
 
 SUPPORTED = sys.platform == "linux"
@@ -89,7 +90,7 @@ class Forks:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=environment,
+            env=on_huge_pages(os.environ if environment is None else environment),
             start_new_session=True,
         )
         self._running: dict[int, Forked] = {}

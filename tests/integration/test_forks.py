@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from rft.config.launchers import Local
-from rft.study.executors.local import SWITCH
+from rft.study.executors.local import SWITCH, LocalExecutor
 from rft.study.forks import SUPPORTED, Forked
 from rft.study.jobs import Job
 from rft.study.launch import Launcher, Process
@@ -89,7 +89,7 @@ class Probe(ImdbSentiment):
         import pyarrow as pa
         from threadpoolctl import threadpool_info
         pools = {(os.path.basename(p["filepath"]), p["num_threads"]) for p in threadpool_info()}
-        ours = lambda name: name.startswith(("RFT_", "OMP_", "MKL_", "OPENBLAS_", "TQDM_", "TOKEN", "PYTORCH", "WANDB"))
+        ours = lambda name: name.startswith(("RFT_", "OMP_", "MKL_", "OPENBLAS_", "TQDM_", "TOKEN", "PYTORCH", "WANDB", "GLIBC"))
         found = {
             "threads": [torch.get_num_threads(), torch.get_num_interop_threads(), pa.cpu_count(), sorted(pools)],
             "environment": {k: v for k, v in sorted(os.environ.items()) if ours(k)},
@@ -149,6 +149,11 @@ class TestOneServer:
             monkeypatch.setenv(SWITCH, "0")
         assert found[0] == found[1]
         assert found[0]["threads"][0] == 2
+        assert isinstance(launcher.executor, LocalExecutor)
+        assert launcher.executor.forks is not None
+        server = Path(f"/proc/{launcher.executor.forks.pid}/environ").read_bytes()
+        assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in server.split(b"\0")
+        assert found[0]["environment"]["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
 
     @pytest.mark.parametrize(
         ("act", "code", "line"),

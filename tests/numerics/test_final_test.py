@@ -182,7 +182,9 @@ def test_the_start_has_no_kl_and_what_is_near_it_only_that_of_rounding(
     assert abs(sum(kl) / len(kl)) < 0.05
 
 
-def test_what_is_counted_is_the_sampling_and_the_references_pass_and_at_the_start_the_sampling_alone(tmp_path: Path) -> None:
+def test_what_is_counted_is_the_sampling_and_the_references_pass_and_at_the_start_the_sampling_alone(
+    tmp_path: Path,
+) -> None:
     test = make_test(splits=["test"])
     counted = list[float]()
     for step in ("moved", "start"):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rft.runtime import on_huge_pages
+
 RANK = """
 import os, time
 from rft.runtime import prepare_process
@@ -72,3 +74,33 @@ def test_threads_wait_as_the_user_says(given: dict[str, str], wanted: tuple[str,
     clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(value) for value in wanted]
+
+
+HUGE = """
+import ctypes, re
+from pathlib import Path
+from rft.runtime import prepare_process
+prepare_process()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+ctypes.memset(libc.malloc(ctypes.c_size_t(64 << 20)), 1, 64 << 20)
+print(re.search(r"AnonHugePages: +(\\d+) kB", Path("/proc/self/smaps_rollup").read_text())[1])
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists()
+    or "[madvise]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="utf-8"),
+    reason="asks a Linux kernel that gives huge pages to those who ask",
+)
+@pytest.mark.parametrize(
+    ("given", "least", "most"), [({}, 32, 128), ({"GLIBC_TUNABLES": "glibc.malloc.check=0"}, 0, 8)]
+)
+def test_what_a_process_allocates_lies_on_huge_pages_unless_the_user_says_how(
+    given: dict[str, str], least: int, most: int
+) -> None:
+    clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-c", HUGE], env=on_huge_pages(clean | given), capture_output=True, text=True, check=True
+    )
+    assert least <= int(done.stdout) / 1024 <= most  # MB, of 64

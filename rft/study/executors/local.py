@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rft.config.launchers import Local
+from rft.runtime import on_huge_pages
 from rft.study.capacity import this_machine
 from rft.study.executors.base import Executor, Job, Process
 from rft.study.executors.hold import tied
@@ -56,7 +57,7 @@ class LocalExecutor(Executor):
 
     def start(self, job: Job, environment: Mapping[str, str], grant: Grant) -> Process:
         """Start a job as a fork if it may be one, else plainly."""
-        own = {**os.environ, **environment}
+        own = on_huge_pages({**os.environ, **environment})
         with job.log.open("wb") as log:
             if job.forks and (forks := self._server()) is not None:
                 return forks.start(job.arguments, cwd=Path.cwd(), environment=own, stdout=job.log, stderr=job.log)
