@@ -89,7 +89,8 @@ class Probe(ImdbSentiment):
         import pyarrow as pa
         from threadpoolctl import threadpool_info
         pools = {(os.path.basename(p["filepath"]), p["num_threads"]) for p in threadpool_info()}
-        ours = lambda name: name.startswith(("RFT_", "OMP_", "MKL_", "OPENBLAS_", "TQDM_", "TOKEN", "PYTORCH", "WANDB", "GLIBC"))
+        own = "RFT_", "OMP_", "MKL_", "OPENBLAS_", "TQDM_", "TOKEN", "PYTORCH", "WANDB", "GLIBC"
+        ours = lambda name: name.startswith(own)
         found = {
             "threads": [torch.get_num_threads(), torch.get_num_interop_threads(), pa.cpu_count(), sorted(pools)],
             "environment": {k: v for k, v in sorted(os.environ.items()) if ours(k)},
