@@ -54,7 +54,6 @@ class Sequences:
     response_ids: Tensor  # [B, R] int64, right-padded
     response_mask: Tensor  # [B, R] bool, EOS counted, what follows it not
     trunk: Tensor | None = None  # [B, P + R, H] output of the layers that no role changes, if computed already
-    sampled_logprobs: Tensor | None = None  # [B, R] of the weights that sampled, at temperature 1
 
     def __len__(self) -> int:
         return int(self.prompt_ids.shape[0])
@@ -92,7 +91,7 @@ class Sequences:
 
 
 def join(parts: Iterable[Sequences], pad_id: int = 0) -> Sequences:
-    """The rows of all, padded to the widest prompt and the widest response; their trunks and log-probs, if all have.
+    """The rows of all, padded to the widest prompt and the widest response; their trunks, if all have one.
 
     Args:
         parts: at least one.
@@ -110,8 +109,6 @@ def join(parts: Iterable[Sequences], pad_id: int = 0) -> Sequences:
         margins |= {"response_ids": ((0, right), pad_id), "response_mask": ((0, right), False)}
         for name, (margin, value) in margins.items():
             fields.setdefault(name, []).append(pad(getattr(seq, name), margin, value=value))
-        if seq.sampled_logprobs is not None:
-            fields.setdefault("sampled_logprobs", []).append(pad(seq.sampled_logprobs, (0, right)))
         if seq.trunk is not None:
             fields.setdefault("trunk", []).append(pad(seq.trunk, (0, 0, left, right)))
     return Sequences(**{name: torch.cat(found) for name, found in fields.items() if len(found) == len(parts)})

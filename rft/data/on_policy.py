@@ -78,8 +78,7 @@ def widen(seq: Sequences, width: int, pad_id: int) -> Sequences:
     more = width - seq.response_ids.shape[1]
     ids, mask = pad(seq.response_ids, (0, more), value=pad_id), pad(seq.response_mask, (0, more), value=False)
     trunk = None if seq.trunk is None else pad(seq.trunk, (0, 0, 0, more))
-    scored = None if seq.sampled_logprobs is None else pad(seq.sampled_logprobs, (0, more))
-    return replace(seq, response_ids=ids, response_mask=mask, trunk=trunk, sampled_logprobs=scored)
+    return replace(seq, response_ids=ids, response_mask=mask, trunk=trunk)
 
 
 class RolloutStream(IterableDataset[Batch]):

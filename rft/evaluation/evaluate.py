@@ -42,9 +42,8 @@ class FinalTest:
         seed: of the trial.
         samples: takes some of the rows, if given.
 
-    The sampling numbers come from (config.seed, seed, split) and the row: the same for every arm. KL is k1 of the
-    weights that sampled against the reference, at temperature 1, in nats per sequence; where the start's own weights
-    sampled, it is exactly 0.
+    The sampling numbers come from (config.seed, seed, split) and the row: the same for every arm. KL is k1 against the
+    reference at temperature 1, in nats per sequence; where the start's own weights sampled, it is exactly 0.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class FinalTest:
         ids, mask = pad_prompts([q["token_ids"] for q in part], backbone.pad_id, backbone.device)
         draws = torch.cat(list(draws_BR)).to(backbone.device)
         asked = ids.repeat(n, 1), mask.repeat(n, 1), draws, self.config.temperature
-        seq = backbone.with_trunk(self.engine.generate(*asked, depth=backbone.trunk.depth, logprobs=True))
+        seq = backbone.with_trunk(self.engine.generate(*asked, depth=backbone.trunk.depth))
         found = []
         for one in passes(seq):
             found.append(self.proxy.score(one))
@@ -101,11 +100,15 @@ class FinalTest:
 
     def _kl(self, seq: Sequences) -> torch.Tensor:
         """KL of each answer. Shape [B]."""
-        if self.engine.at_start:  # what is left is rounding
+        if self.engine.at_start:  # both passes would be the same
             return torch.zeros(len(seq))
-        assert seq.sampled_logprobs is not None
-        reference = torch.cat([self.backbone.logprobs(Role.reference, one) for one in passes(seq)])
-        return sequence_kl(seq.sampled_logprobs, reference, seq.response_mask)
+        logprobs = self.backbone.logprobs
+        return torch.cat(
+            [
+                sequence_kl(logprobs(Role.policy, one), logprobs(Role.reference, one), one.response_mask)
+                for one in passes(seq)
+            ]
+        )
 
     def _sample(
         self,

@@ -99,12 +99,6 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float, truncation:
     return (run * RUN + place)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
 
 
-def sampled_logprobs(logits_BV: Tensor, token_B: Tensor) -> Tensor:
-    """Log-probabilities of tokens under softmax(logits), whatever they were drawn by. Shape [B], float32 or float64."""
-    exact = torch.promote_types(logits_BV.dtype, torch.float32)
-    return logits_BV.gather(-1, token_B[:, None])[:, 0].to(exact) - logits_BV.to(exact).logsumexp(-1)
-
-
 def _below(target: Tensor, sums: Tensor) -> Tensor:
     """At most the last double below the row's total: the search would else leave it, or end on what weighs nothing."""
     total = sums[:, -1:]

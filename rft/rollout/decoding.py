@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rft.ops.sampling import Truncation, sample, sampled_logprobs
+from rft.ops.sampling import Truncation, sample
 from rft.rollout.structure import Block, Rotation, Structure
 
 PREFILL_TOKENS = 8192  # of one pass; more at once needs more memory and is not faster
@@ -38,12 +38,6 @@ class Asked:
     pad_id: int
     depth: int = 0
     """Of how many of the lowest layers the output is wanted too."""
-    logprobs: bool = False
-    """Whether the log-probabilities of the responses are wanted too."""
-
-    def unscored(self) -> Tensor | None:
-        """Log-probabilities [B, R] to be filled in, if they are wanted."""
-        return torch.zeros_like(self.uniform_BR) if self.logprobs else None
 
     def record(self) -> tuple[Tensor, Tensor]:
         """Responses to be filled in, and what counts of them. Both [B, R]."""
@@ -63,8 +57,6 @@ class Drawn:
     """Tokens of each prompt that was passed through the model, once for all its samples. Shape [U]."""
     trunk: Tensor | None = None
     """[B, P + R, H] what the lowest layers gave at the counted tokens, zero elsewhere; None if it was not wanted."""
-    logprobs: Tensor | None = None
-    """[B, R] of the counted tokens at temperature 1, zero elsewhere; None if they were not wanted."""
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -339,7 +331,6 @@ def decode(structure: Structure, asked: Asked) -> Drawn:
     """Sample a response to each prompt."""
     batch, limit = asked.uniform_BR.shape
     ids, counted = asked.record()
-    logprobs = asked.unscored()
     decoding = Decoding(structure, asked.prompt_ids, asked.prompt_mask, limit, asked.depth)
     row = torch.arange(batch, device=ids.device)  # of each slot
     going = torch.ones_like(row, dtype=torch.bool)
@@ -352,8 +343,6 @@ def decode(structure: Structure, asked: Asked) -> Drawn:
         token = sample(logits, asked.uniform_BR[row, t], asked.temperature, asked.truncation)
         ids[row, t] = torch.where(going, token, asked.pad_id)
         counted[row, t] = going
-        if logprobs is not None:
-            logprobs[row, t] = sampled_logprobs(logits, token).where(going, 0.0).to(logprobs)
         # Where the trunk is wanted, a sequence stays until its last token has been passed.
         wanted, going = going, going & (token != asked.eos_id)
         left = int(going.sum())
@@ -369,4 +358,4 @@ def decode(structure: Structure, asked: Asked) -> Drawn:
         logits = decoding.step(token)
         if trunk is not None and decoding.noted is not None:
             trunk.add(row, t, decoding.noted.masked_fill(~wanted[:, None], 0.0))  # of a row that has ended nothing
-    return Drawn(ids, counted, decoding.prefilled, None if trunk is None else trunk.states, logprobs)
+    return Drawn(ids, counted, decoding.prefilled, None if trunk is None else trunk.states)

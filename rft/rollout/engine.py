@@ -134,8 +134,6 @@ class RolloutEngine:
         temperature: float,
         truncation: Truncation = WHOLE,
         depth: int = 0,
-        *,
-        logprobs: bool = False,
     ) -> Sequences:
         """Sample a response of at most R tokens to each prompt, EOS counted.
 
@@ -149,7 +147,6 @@ class RolloutEngine:
             truncation: which tokens may be drawn.
             depth: of how many of the lowest layers the output is wanted with the response, as its ``trunk``; they must
                 be those that no role changes. A model of unknown structure gives none.
-            logprobs: whether the log-probabilities of the response are wanted with it, as ``sampled_logprobs``.
 
         Raises:
             RuntimeError: if the engine rests.
@@ -157,8 +154,7 @@ class RolloutEngine:
         if self._rests:
             raise RuntimeError("the engine rests and has no weights of a policy; sync it first")
         structure = self.structure
-        how = temperature, truncation, self.eos_id, self.pad_id, depth, logprobs
-        asked = Asked(prompt_ids, prompt_mask, uniform_BR, *how)
+        asked = Asked(prompt_ids, prompt_mask, uniform_BR, temperature, truncation, self.eos_id, self.pad_id, depth)
         with torch.inference_mode():
             drawn = decode(structure, asked) if structure is not None else decode_by_forward(self.model, asked)
         used = int(drawn.counted.any(0).sum())
@@ -172,5 +168,4 @@ class RolloutEngine:
             trunk = drawn.trunk[:, : prompt_ids.shape[1] + used].clone()
         # Out of inference mode, whose tensors no gradient may pass by.
         ids, counted = drawn.ids[:, :used].clone(), drawn.counted[:, :used].clone()
-        scored = None if drawn.logprobs is None else drawn.logprobs[:, :used].clone()
-        return Sequences(prompt_ids.clone(), prompt_mask.clone(), ids, counted, trunk, scored)
+        return Sequences(prompt_ids.clone(), prompt_mask.clone(), ids, counted, trunk)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rft.ops.sampling import sample, sampled_logprobs
+from rft.ops.sampling import sample
 from rft.rollout.decoding import Asked, Drawn
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ def decode_by_forward(model: PreTrainedModel, asked: Asked) -> Drawn:
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     ids = asked.prompt_ids
     response, counted = asked.record()
-    logprobs = asked.unscored()
     running = torch.ones(batch, dtype=torch.bool, device=ids.device)
     for t in range(limit):
         where = {"attention_mask": mask, "position_ids": positions} if padded else {}
@@ -37,12 +36,10 @@ def decode_by_forward(model: PreTrainedModel, asked: Asked) -> Drawn:
         token = sample(logits[:, -1].contiguous(), asked.uniform_BR[:, t], asked.temperature, asked.truncation)
         response[:, t] = torch.where(running, token, response[:, t])
         counted[:, t] = running
-        if logprobs is not None:
-            logprobs[:, t] = sampled_logprobs(logits[:, -1], token).where(running, 0.0).to(logprobs)
         running = running & (token != asked.eos_id)
         if not running.any():
             break
         ids = token[:, None]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         positions = mask.sum(-1, keepdim=True) - 1
-    return Drawn(response, counted, asked.prompt_mask.sum(-1), logprobs=logprobs)
+    return Drawn(response, counted, asked.prompt_mask.sum(-1))

@@ -222,34 +222,6 @@ def test_an_engine_knows_whether_its_weights_are_those_of_the_start(dtype: torch
     assert [*seen, engine.at_start] == [True, True, False, True]
 
 
-@pytest.mark.parametrize("model", ["llama", "gpt2", "gemma2", "other norms"])
-@pytest.mark.parametrize(
-    ("temperature", "truncation"), [(1.0, Truncation()), (0.0, Truncation()), (6.0, Truncation(top_k=20, top_p=0.9))]
-)
-def test_log_probs_of_what_was_sampled_are_the_models_at_temperature_1(
-    model: str, temperature: float, truncation: Truncation
-) -> None:
-    """However the tokens were drawn, by a model that is known or not, while rows are dropped."""
-    engine = RolloutEngine(make_model((KNOWN | UNKNOWN)[model]), EOS, PAD)
-    numbers, prompts = uniforms(18, TOKENS, 9), PROMPTS * 3
-    asked = *pad_prompts(prompts, PAD, CPU), numbers, temperature, truncation
-    seq = engine.generate(*asked, logprobs=True)
-    plain = engine.generate(*asked)
-    assert plain.sampled_logprobs is None
-    assert plain.same_tokens(seq)
-    if temperature > 1:
-        assert len(set(map(len, responses(seq)))) >= 2  # rows end at different times
-    found = seq.sampled_logprobs
-    assert found is not None
-    assert found.shape == seq.response_ids.shape
-    assert bool((found[~seq.response_mask] == 0).all())
-    for prompt, response, of_row in zip(prompts, responses(seq), found, strict=True):
-        with torch.no_grad():
-            logits = engine.model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
-        wanted = logits.log_softmax(-1)[torch.arange(len(response)), torch.tensor(response)]
-        torch.testing.assert_close(of_row[: len(response)].float(), wanted, atol=1e-3, rtol=1e-4)
-
-
 @pytest.mark.parametrize("at_once", [decoding.PREFILL_TOKENS, 6])
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_the_lowest_layers_gave_while_decoding_is_what_they_give_in_a_pass(

@@ -182,9 +182,7 @@ def test_the_start_has_no_kl_and_what_is_near_it_only_that_of_rounding(
     assert abs(sum(kl) / len(kl)) < 0.05
 
 
-def test_what_is_counted_is_the_sampling_and_the_references_pass_and_at_the_start_the_sampling_alone(
-    tmp_path: Path,
-) -> None:
+def test_what_is_counted_is_the_sampling_and_both_passes_and_at_the_start_the_sampling_alone(tmp_path: Path) -> None:
     test = make_test(splits=["test"])
     counted = list[float]()
     for step in ("moved", "start"):
@@ -201,7 +199,6 @@ def test_what_is_counted_is_the_sampling_and_the_references_pass_and_at_the_star
             seq.prompt_ids, seq.prompt_mask, test._draws("test", len(seq)), 1.0, depth=test.backbone.trunk.depth
         )
         if step == "moved":
-            with torch.no_grad():
-                test.backbone.logprobs(Role.reference, seq)
+            whole_kl(test.backbone, seq)
         assert counted[-1] == pytest.approx(test.backbone.usage.flops, rel=1e-12)
     assert counted[0] > counted[1] > 0
