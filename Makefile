@@ -46,7 +46,7 @@ test-slow: env  ## Run the slow tests: what takes long, and further cases of wha
 	$(PYTEST) -m "slow and not parity" --timeout 3600
 
 test-kills: env  ## Kill a hundred tiny trials at random moments and compare what they come to, to the bit (KILLS=100)
-	$(PYTEST) -s -m slow --timeout 7200 tests/integration/test_kills.py
+	$(PYTEST) -s -m slow -k hundred --timeout 7200 tests/integration/test_kills.py
 
 test-parity: env $(PARITY:%=.venv-parity-%/.installed)  ## Compare losses and advantages with those of TRL
 	$(PYTEST) -m parity tests/parity

@@ -19,6 +19,7 @@ from rft.budget import Budget
 from rft.budget.stages import usage_of
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
 from rft.errors import UserError
+from rft.runtime import uncollected
 from rft.store import Entry, Store
 from rft.store.assets import fetch
 from rft.store.names import CURVES_FILE, SAMPLES_FILE
@@ -379,7 +380,9 @@ class Pipeline(Chosen):
         refuse_start(self.cfg, until)
         require_scoring_judge(self.cfg)
         require_separate_labels(self.cfg)
-        _ = (self.algorithm_class, self.strategy, self.task)
+        with uncollected():
+            _ = self.algorithm_class  # which imports torch and Lightning, where nothing has before
+        _ = (self.strategy, self.task)
         refuse_own_judge(self.cfg, store=self.store)
         self._check_judges(until)
         entry: Entry | None = None

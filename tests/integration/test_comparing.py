@@ -63,7 +63,6 @@ def test_of_a_study_that_grows_only_what_is_there_is_compared(filled: Path, warm
     assert (runs / "summary.json").read_bytes() == before
 
 
-@pytest.mark.slow
 def test_trials_that_failed_are_reported_and_end_with_a_fault(shared: Path, tmp_path: Path) -> None:
     where = study(tmp_path / "small", arms={"sft": OF["sft"], "far": [*OF["dpo"], "algorithm.lr=1e30"]})
     outcome = rft(["compare", str(where)], tmp_path, shared)

@@ -117,6 +117,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("PYTHONPATH", f"{REPOSITORY}:{folder}")
         patch.setenv("RFT_ALLOWED_PACKAGES", "probe")
         patch.delenv(SWITCH, raising=False)
+        patch.delenv("GLIBC_TUNABLES", raising=False)
         patch.chdir(folder)
         yield folder
 

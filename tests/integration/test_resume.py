@@ -83,7 +83,7 @@ CASES = {name: (name, ()) for name in (*LONG, *MORE)} | {"ppo-adapters": ("ppo",
 
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
-    [pytest.param(*case, marks=[pytest.mark.slow] * (name != "ppo"), id=name) for name, case in CASES.items()],
+    [pytest.param(*case, marks=[pytest.mark.slow] * (name != "ppo-adapters"), id=name) for name, case in CASES.items()],
 )
 def test_killed_in_the_middle_ends_with_the_same_bits(
     algorithm: str, settings: tuple[str, ...], adapted: Path, warm: Warm, tmp_path: Path

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rft.runtime import on_huge_pages
+from rft.runtime import on_huge_pages, uncollected
 
 RANK = """
 import os, time
@@ -76,6 +78,14 @@ def test_threads_wait_as_the_user_says(given: dict[str, str], wanted: tuple[str,
     assert done.stdout.split() == [str(value) for value in wanted]
 
 
+def gives_huge_pages() -> bool:
+    offered = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not offered.exists() or not Path("/proc/self/smaps_rollup").exists():
+        return False
+    glibc = tuple(map(int, platform.libc_ver()[1].split(".")[:2]))
+    return "[madvise]" in offered.read_text(encoding="ascii") and glibc >= (2, 35)
+
+
 HUGE = """
 import ctypes, re
 from pathlib import Path
@@ -88,13 +98,9 @@ print(re.search(r"AnonHugePages: +(\\d+) kB", Path("/proc/self/smaps_rollup").re
 """
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/smaps_rollup").exists()
-    or "[madvise]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="utf-8"),
-    reason="asks a Linux kernel that gives huge pages to those who ask",
-)
+@pytest.mark.skipif(not gives_huge_pages(), reason="asks a kernel and a glibc that give huge pages to those who ask")
 @pytest.mark.parametrize(
-    ("given", "least", "most"), [({}, 32, 128), ({"GLIBC_TUNABLES": "glibc.malloc.check=0"}, 0, 8)]
+    ("given", "least", "most"), [({}, 16, 128), ({"GLIBC_TUNABLES": "glibc.malloc.check=0"}, 0, 8)]
 )
 def test_what_a_process_allocates_lies_on_huge_pages_unless_the_user_says_how(
     given: dict[str, str], least: int, most: int
@@ -104,3 +110,18 @@ def test_what_a_process_allocates_lies_on_huge_pages_unless_the_user_says_how(
         [sys.executable, "-c", HUGE], env=on_huge_pages(clean | given), capture_output=True, text=True, check=True
     )
     assert least <= int(done.stdout) / 1024 <= most  # MB, of 64
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_what_is_made_while_nothing_is_collected_is_never_looked_through(collects: bool) -> None:
+    before, frozen = gc.isenabled(), gc.get_freeze_count()
+    (gc.enable if collects else gc.disable)()
+    try:
+        with uncollected():
+            assert not gc.isenabled()
+            made = [{} for _ in range(10_000)]
+        assert gc.isenabled() is collects
+        assert gc.get_freeze_count() >= frozen + len(made)
+        assert not any(one is made[0] for one in gc.get_objects())
+    finally:
+        (gc.enable if before else gc.disable)()
