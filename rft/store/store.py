@@ -50,6 +50,10 @@ Build = Callable[[Path], Mapping[str, Any] | None]
 _verified: dict[Path, tuple[int, int]] = {}
 
 
+class BeingMadeError(Exception):
+    """Another process makes the entry, and the store was not to wait for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Removed:
     """What ``gc`` removed, or would remove: `kind` is ``tmp``, ``quarantine`` or ``entry``; size in bytes."""
@@ -66,6 +70,7 @@ class Store:
         self.root = Path(root).expanduser().absolute()
         self._code = dict(code or {})
         self.computed: set[str] = set()  # keys of the entries that this object built itself
+        self.waits = True  # for what another process makes, see `rft.store.order`
 
     def with_code(self, stage: str, digest: str) -> Store:
         """The same store, in which entries of a stage have a digest of code in their address."""
@@ -132,7 +137,8 @@ class Store:
         """The entry for this request; if there is none, ``build(folder)`` writes its files, returns metrics.
 
         When several processes ask at once, one builds and the others wait for it. What `build` raises goes on
-        to the caller and leaves nothing behind. UserError if the disk is full or the root cannot be written.
+        to the caller and leaves nothing behind. UserError if the disk is full or the root cannot be written;
+        BeingMadeError if another process builds and `waits` is off.
         `cost` covers all of `build`, also entries that it asks for itself. NaN in metrics is kept as None.
         """
         if stage in self._code:
@@ -141,7 +147,9 @@ class Store:
         found = self._read(stage, key)
         if isinstance(found, Entry):
             return found
-        with self._locked(stage, key):
+        with self._locked(stage, key, wait=self.waits) as held:
+            if not held:
+                raise BeingMadeError(stage)
             found = self._read_or_quarantine(stage, key)
             if found is None:
                 self._drop_stale(stage, key)

@@ -81,6 +81,13 @@ class Chosen:
         """Longest response, in tokens."""
         return int(self.cfg.task.response_tokens)
 
+    @property
+    def reads_trunk(self) -> bool:
+        """Whether the reward source learns with adapters that leave layers alone."""
+        return "role" in part_class("reward", self.cfg.reward).needs and bool(
+            self.lora.enabled and self.lora.top_layers
+        )
+
     def _part(self, group: str) -> tuple[Any, dict[str, Any]]:
         """The class of a group's option and what the addresses of its stages take from it."""
         found = part_class(group, self.cfg[group])

@@ -29,7 +29,7 @@ from rft.study.final_judge import FinalJudge, refuse_own_judge
 from rft.study.fixed_answers import TRUNK, reference_stages, trunk_stage
 from rft.study.judging import JudgePart, make_feedback
 from rft.study.parts import part_class, plain, require_scoring_judge, require_separate_labels, settings_of
-from rft.study.rated import rated_inputs
+from rft.study.rated import prepare_reward, rated_inputs
 from rft.study.room import require_room
 from rft.study.start import refuse_start, start_stage
 from rft.study.versions import VERSIONS
@@ -146,7 +146,7 @@ class Pipeline(Chosen):
             "sft": self.sft,
             "candidates": self.candidates,
             "preferences": self.preferences,
-            **(self.trunk if "role" in source.needs else {}),
+            **(self.trunk if self.reads_trunk else {}),
             **{name: fetch(self.store, name) for name in source.assets},
         }
 
@@ -387,6 +387,8 @@ class Pipeline(Chosen):
         self._check_judges(until)
         entry: Entry | None = None
         for name in STAGES[: STAGES.index(until) + 1]:
+            if name == "preferences" and until != name:
+                prepare_reward(self)
             found = getattr(self, name)
             if found is None and name != "revisions":
                 return None

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rft.budget import USAGE
 from rft.store.assets import fetch
-from rft.study.fixed_answers import TRUNK, keep_trunk, trunk_address
+from rft.store.order import in_any_order
+from rft.study.fixed_answers import keep_trunk, trunk_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +58,7 @@ def rated_pairs(entry: Entry, backbone: Backbone, prompt_tokens: int) -> tuple[S
 def rated_inputs(pipeline: Pipeline) -> dict[str, Entry]:
     """What a reward model is measured on, by name: the ratings and, where it reads it, their trunk."""
     ratings, lora = fetch(pipeline.store, "human-ratings"), pipeline.lora
-    if TRUNK not in pipeline.reward_inputs:
+    if not pipeline.reads_trunk:
         return {RATINGS: ratings}
 
     def make(out: Path) -> Mapping[str, Any]:
@@ -71,3 +72,12 @@ def rated_inputs(pipeline: Pipeline) -> dict[str, Entry]:
     address = trunk_address(pipeline) | {"pairs": PAIRS}
     inputs = {"sft": pipeline.sft, RATINGS: ratings}
     return {RATINGS: ratings, RATED_TRUNK: pipeline.stage(RATED_TRUNK, address, inputs, make)}
+
+
+def prepare_reward(pipeline: Pipeline) -> None:
+    """Make what a reward model is made from and measured on, before it: first what no other job is making.
+
+    Jobs of several reward models begin side by side and share most of it, as the gold reward and the trunks.
+    """
+    trunk = [lambda: pipeline.trunk] if pipeline.reads_trunk else []
+    in_any_order(pipeline.store, lambda: pipeline.preferences, *trunk, lambda: rated_inputs(pipeline))

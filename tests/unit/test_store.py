@@ -29,6 +29,8 @@ from rft.errors import UserError
 from rft.store import Entry, Problem, Store
 from rft.store import entry as entry_module
 from rft.store import store as store_module
+from rft.store.locking import file_lock
+from rft.store.order import in_any_order
 
 REPOSITORY = Path(__file__).parents[2]
 A, B = "a" * 64, "b" * 64
@@ -397,6 +399,53 @@ Store(root).get_or_compute("sft", version=1, config={"name": mine.name}, inputs=
         one, two = tmp_path / "one", tmp_path / "two"
         processes = [run_python(code, store.root, one, two), run_python(code, store.root, two, one)]
         assert [process.wait(timeout=60) for process in processes] == [0, 0]
+
+    def test_what_another_process_makes_comes_after_the_rest(self, store: Store, tmp_path: Path) -> None:
+        """Each build waits for the other's sign: if one waited for the entry that is made, neither would end."""
+        code = """
+import sys, time
+from pathlib import Path
+from rft.store import Store
+from rft.store.order import in_any_order
+store, place = Store(Path(sys.argv[1])), Path(sys.argv[2])
+def ask(name, other):
+    def build(folder):
+        (place / name).touch()
+        end = time.monotonic() + 20
+        while not (place / other).exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    return store.get_or_compute("sft", version=1, config={"name": name}, inputs={}, build=build)
+in_any_order(store, lambda: ask("one", "two"), lambda: ask("two", "one"))
+assert store.waits
+print(len(store.computed), len(list(store.entries())))
+"""
+        processes = [run_python(code, store.root, tmp_path) for _ in range(2)]
+        assert [process.communicate(timeout=60)[0] for process in processes] == ["1 2\n", "1 2\n"]
+
+    def test_what_is_made_from_an_entry_that_another_makes_comes_later_too(self, store: Store) -> None:
+        order = list[str]()
+
+        def ask(name: str, **inputs: str) -> Entry:
+            def build(folder: Path) -> None:
+                order.append(name)
+                if name == "free":
+                    other.release()
+
+            return store.get_or_compute("sft", version=1, config={"name": name}, inputs=inputs, build=build)
+
+        key = Store.key("sft", 1, {"name": "held"}, {})
+        other = file_lock(store.root / "locks" / f"sft.{key[:16]}")
+        (store.root / "locks").mkdir(parents=True)
+        other.acquire()
+        in_any_order(store, lambda: ask("made of it", held=ask("held").key), lambda: ask("free"))
+        assert order == ["free", "held", "made of it"]
+        assert store.waits
+
+    def test_a_fault_while_nothing_is_waited_for_goes_on_to_the_caller(self, store: Store) -> None:
+        with pytest.raises(AssertionError, match="computed although"):
+            in_any_order(store, lambda: store.get_or_compute("sft", version=1, config={}, inputs={}, build=never))
+        assert store.waits
 
     def test_sigkill_leaves_no_half_entry(self, store: Store, tmp_path: Path) -> None:
         process = self._killed(store, tmp_path)
