@@ -119,7 +119,7 @@ def test_what_is_made_while_nothing_is_collected_is_never_looked_through(collect
     try:
         with uncollected():
             assert not gc.isenabled()
-            made = [{} for _ in range(10_000)]
+            made: list[list[int]] = [[] for _ in range(10_000)]
         assert gc.isenabled() is collects
         assert gc.get_freeze_count() >= frozen + len(made)
         assert not any(one is made[0] for one in gc.get_objects())
