@@ -23,7 +23,6 @@ from pathlib import Path
 from types import FrameType
 from typing import ClassVar
 
-from rft.runtime import on_huge_pages
 from rft.study.executors.base import Job
 
 ASKED = ".asked-"
@@ -166,7 +165,7 @@ def _start(task: Task) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             tied([sys.executable, "-m", "rft", *task.arguments]),
             cwd=task.cwd,
-            env=on_huge_pages({**os.environ, **task.environment}),
+            env={**os.environ, **task.environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
