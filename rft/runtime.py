@@ -70,9 +70,9 @@ def end_process(code: int) -> NoReturn:
 def on_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment in which a process that starts asks for huge pages, unless it says how glibc allocates.
 
-    A token of a few responses at once reads all weights, which lie on tens of thousands of small pages: it took a tenth
-    less time on huge ones, training and evaluation a twentieth, and not more memory. glibc reads this before anything
-    runs, so that a process cannot ask for itself; elsewhere, and where the kernel has none to give, nothing changes.
+    A token of a few responses at once reads all weights, which lie on tens of thousands of small pages. On huge ones a
+    policy's training and test took 4 % less time, and not more memory. glibc reads this before anything runs, so that a
+    process cannot ask for itself; elsewhere, and where the kernel has none to give, nothing changes.
     """
     if sys.platform != "linux" or _TUNABLES in environment:
         return dict(environment)

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from rft.algorithms.checked import place
-from rft.algorithms.contract import (
-    check_batch,
-    check_count,
-    check_labelled,
-    check_loss,
-    check_rollouts,
-    check_rows,
-    check_step,
-)
+from rft.algorithms.contract import check_batch, check_labelled, check_rollouts, check_rows
+from rft.algorithms.contract_of_steps import check_count, check_loss, check_step
 from rft.config.schemas import AlgorithmConfig, OnPolicyConfig
 from rft.models.backbone import Backbone, Role
 from rft.models.module import Module, require_finite
