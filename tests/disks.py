@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -41,9 +42,18 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 def fill(disk: Path, *, but: int) -> Path:
-    """Take all room of a disk but some bytes; returns what takes it."""
+    """Take all room of a disk but some bytes; returns what takes it.
+
+    Other processes may write there meanwhile: what is free is asked for until no more is.
+    """
     ballast = disk / "ballast"
-    ballast.write_bytes(b"x" * max(0, shutil.disk_usage(disk).free - but))
+    with ballast.open("wb", buffering=0) as file:
+        while (room := shutil.disk_usage(disk).free - but) > 0:
+            try:
+                file.write(bytes(room))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
     return ballast
 
 
