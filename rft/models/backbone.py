@@ -238,10 +238,11 @@ class Backbone(nn.Module):
 
     def _count_backward(self, role: Role, made: Tensor, flops: float, trained_tokens: float = 0.0) -> None:
         """Count when a gradient comes: what is made ahead of a loss may never be learned from."""
+        usage = self.usage  # not this object: it keeps the graph, in which nobody sees that the hook keeps it
 
         def count(_: Tensor) -> None:
-            self.usage.flops += flops
-            self.usage.trained_tokens += trained_tokens
+            usage.flops += flops
+            usage.trained_tokens += trained_tokens
 
         if made.requires_grad and role in self.trained:
             made.register_hook(count)

@@ -1,11 +1,12 @@
 """Log-probabilities and entropies of tokens.
 
-Dimensions: ``N`` counted tokens, ``C`` tokens of a chunk, ``K`` tokens of a block, ``B`` sequences, ``R`` response
-tokens, ``H`` hidden, ``V`` vocabulary.
+Dimensions: ``N`` counted tokens, ``C`` of them in a chunk, ``P`` in a piece, ``K`` in a block, ``B`` sequences, ``R``
+response tokens, ``H`` hidden, ``V`` vocabulary.
 
 Logits are z = W h / temperature, made from counted tokens only, in chunks, on a contiguous matrix (a strided
 three-dimensional input takes a path ten times slower on CPUs when the head is frozen). They are float32 for float32 and
-shorter hidden states, and float64 for float64 ones. Some models bound them: z = c tanh(W h / c) / temperature (Gemma 2,
+shorter hidden states, and float64 for float64 ones; products of shorter ones are widened a few tokens at a time, in
+memory that stays in a processor's cache. Some models bound them: z = c tanh(W h / c) / temperature (Gemma 2,
 arXiv 2408.00118, section 2).
 """
 
@@ -22,7 +23,8 @@ from torch.autograd.function import once_differentiable
 from rft.ops.masked import check_boolean, check_dimensions, check_floating, check_integer, check_same_shape, shown
 from rft.ops.products import frozen_back, frozen_linear
 
-CHUNK = 128  # tokens, or up to half as many more, whose logits exist at once: CHUNK × V numbers
+CHUNK = 128  # tokens, or up to half as many more, whose products with the head exist at once: CHUNK × V numbers
+PIECE = 16  # tokens whose float32 logits exist at once on a CPU; where each operation is a launch, a chunk
 KEPT = 2**27  # numbers in the head's type that exist at once where the head is trained: 256 MiB of bfloat16
 
 
@@ -37,9 +39,9 @@ class _Scale:
     temperature: float
     softcap: float | None
 
-    def logits(self, hidden_CH: Tensor, head_VH: Tensor) -> Tensor:
-        """z, [C, V]."""
-        z_CV = frozen_linear(hidden_CH, head_VH).to(_precision(hidden_CH))
+    def logits(self, product_CV: Tensor) -> Tensor:
+        """z of W h, [C, V], in its memory where it has their type."""
+        z_CV = product_CV.to(_precision(product_CV))
         if self.softcap is not None:
             z_CV.div_(self.softcap).tanh_().mul_(self.softcap)
         return z_CV if self.temperature == 1.0 else z_CV.div_(self.temperature)
@@ -52,7 +54,9 @@ class _Scale:
 
 
 _Number = Callable[[Tensor, _Scale, slice, bool], tuple[Tensor, Tensor | None]]
-"""Of logits [C, V], which are the rows of a slice, a number each [C] and if asked for ∂number/∂(W h) [C, V]."""
+"""Of logits [C, V], which are the rows of a slice, a number each [C] and if asked for ∂number/∂(W h) [C, V].
+
+It may write to the logits."""
 
 
 class _ChunkedHead(torch.autograd.Function):
@@ -71,10 +75,9 @@ class _ChunkedHead(torch.autograd.Function):
         keeps = of_head and len(hidden_NH) <= _block(head_VH)
         slopes_NV = head_VH.new_empty(len(hidden_NH), len(head_VH)) if keeps else None
         for rows in _chunks(len(hidden_NH), _even(len(hidden_NH))):
-            z_CV = scale.logits(hidden_NH[rows], head_VH)
-            found_N[rows], slopes_CV = number(z_CV, scale, rows, keeps or gradients_NH is not None)
+            slopes_CV = _numbers(found_N, hidden_NH, head_VH, scale, number, rows, keeps or gradients_NH is not None)
             if gradients_NH is not None and slopes_CV is not None:
-                gradients_NH[rows] = frozen_back(slopes_CV.to(head_VH.dtype), head_VH)
+                gradients_NH[rows] = frozen_back(slopes_CV, head_VH)
             if slopes_NV is not None and slopes_CV is not None:
                 slopes_NV[rows] = slopes_CV
         ctx.scale, ctx.number = scale, number
@@ -99,14 +102,29 @@ class _ChunkedHead(torch.autograd.Function):
         return grad_hidden, torch.zeros_like(head_VH) if grad_head is None else grad_head.to(head_VH.dtype), None, None
 
 
+def _numbers(
+    found_N: Tensor, hidden_NH: Tensor, head_VH: Tensor, scale: _Scale, number: _Number, rows: slice, sloped: bool
+) -> Tensor | None:
+    """Write the number of each token of a chunk; returns its slopes in the head's type if asked for. Shape [C, V]."""
+    product_CV = frozen_linear(hidden_NH[rows], head_VH)
+    piece = PIECE if product_CV.device.type == "cpu" else len(product_CV)
+    for start in range(0, len(product_CV), piece):
+        part_PV = product_CV[start : start + piece]
+        where = slice(rows.start + start, rows.start + start + len(part_PV))
+        found_N[where], slopes_PV = number(scale.logits(part_PV), scale, where, sloped)
+        if slopes_PV is not None:
+            part_PV.copy_(slopes_PV)
+    return product_CV if sloped else None
+
+
 def _slopes(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, block: slice) -> Tensor:
     """The slopes of a block, made again, in the head's type. Shape [K, V]."""
+    ignored_N = hidden_NH.new_empty(len(hidden_NH), dtype=_precision(hidden_NH))
     found = []
     for start in range(block.start, min(block.stop, len(hidden_NH)), CHUNK):
         rows = slice(start, min(start + CHUNK, block.stop))
-        _, slopes_CV = ctx.number(ctx.scale.logits(hidden_NH[rows], head_VH), ctx.scale, rows, True)
-        found.append(slopes_CV.to(head_VH.dtype))
-    return torch.cat(found)
+        found.append(_numbers(ignored_N, hidden_NH, head_VH, ctx.scale, ctx.number, rows, True))
+    return torch.cat([slopes_CV for slopes_CV in found if slopes_CV is not None])
 
 
 def _block(head_VH: Tensor) -> int:

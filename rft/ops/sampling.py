@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 RUN = 256  # tokens of the vocabulary that are summed up together
+PIECE = 32  # sequences that are drawn at once on a CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,10 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float, truncation:
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
+    if logits_BV.device.type == "cpu" and len(logits_BV) > PIECE:
+        # A few at a time: their float32 logits stay in the same memory, and in a processor's cache.
+        pieces = zip(logits_BV.split(PIECE), uniform_B.split(PIECE), strict=True)
+        return torch.cat([sample(logits_PV, uniform_P, temperature, truncation) for logits_PV, uniform_P in pieces])
     scaled = logits_BV.float() if temperature == 1 else logits_BV.float() / temperature
     weights = torch.softmax(truncate(scaled, truncation), -1)
     if left := weights.shape[-1] % RUN:

@@ -19,7 +19,7 @@ from rft.budget import Budget
 from rft.budget.stages import usage_of
 from rft.config import CandidatesConfig, EvaluationConfig, SFTConfig, build, to_config
 from rft.errors import UserError
-from rft.runtime import uncollected
+from rft.runtime import emptied, uncollected
 from rft.store import Entry, Store
 from rft.store.assets import fetch
 from rft.store.names import CURVES_FILE, SAMPLES_FILE
@@ -59,7 +59,8 @@ class Pipeline(Chosen):
             from rft.data.draws import seed_process
 
             seed_process(int(address[:16], 16))
-            return make(out)
+            with emptied():
+                return make(out)
 
         entry = self.store.get_or_compute(name, version=VERSIONS[name], config=config, inputs=keys, build=seeded)
         return self._note(entry)
@@ -341,7 +342,6 @@ class Pipeline(Chosen):
                 "strategy": self.strategy.identity(distributed=False),
             }
         )
-
         judges = judge.inputs()
 
         def make(out: Path) -> Mapping[str, Any]:

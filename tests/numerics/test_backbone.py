@@ -6,6 +6,8 @@ Dimensions: ``B`` sequences, ``P`` prompt tokens, ``R`` response tokens.
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -151,6 +153,17 @@ def test_a_role_can_take_over_another_roles_weights(sequences: Sequences) -> Non
     assert not torch.allclose(backbone.hidden(Role.reward, sequences), backbone.hidden(Role.critic, sequences))
     backbone.load_role(Role.critic, backbone.role_state(Role.reward))
     torch.testing.assert_close(backbone.hidden(Role.reward, sequences), backbone.hidden(Role.critic, sequences))
+
+
+def test_nothing_keeps_a_backbone_whose_passes_were_not_learned_from(sequences: Sequences) -> None:
+    backbone = make_backbone("llama", LoraConfig(rank=4), trained=(Role.policy, Role.critic))
+    made = backbone.logprobs(Role.policy, sequences), backbone.values(sequences)
+    assert all(one.requires_grad for one in made)
+    del made
+    left = weakref.ref(backbone)
+    del backbone
+    gc.collect()
+    assert left() is None
 
 
 @pytest.mark.parametrize("name", CONFIGS)

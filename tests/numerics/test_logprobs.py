@@ -102,6 +102,26 @@ def test_blocks_that_are_made_again_give_the_gradients_of_those_kept(
 
 
 @pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen head", "trained head"])
+def test_how_many_tokens_are_widened_at_once_changes_no_bit(
+    name: str, dtype: torch.dtype, frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, head, ids = inputs(9, 40, 12, 50, dtype)
+    wanted = [hidden] if frozen else [hidden, head]
+    head.requires_grad_(not frozen)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(1))
+    found = []
+    for piece in (9 * 40, 7, 1):
+        monkeypatch.setattr("rft.ops.logprobs.PIECE", piece)
+        values = BOTH[name](hidden, head, ids, mask, 0.7, 2.0)
+        found.append([values, *torch.autograd.grad((values * weight).sum(), wanted)])
+    for pieces in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], pieces, strict=True))
+
+
+@pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("trained", ["hidden", "head"])
 def test_what_is_frozen_gets_no_gradient_and_the_other_the_same(name: str, trained: str) -> None:
     hidden, head, ids = inputs(3, 4, 3, 5, torch.float64)

@@ -70,6 +70,20 @@ def test_a_token_is_the_one_in_whose_share_the_number_lies(vocabulary: int) -> N
     assert float((drawn == exact).double().mean()) > 0.99
 
 
+@pytest.mark.parametrize("truncation", [Truncation(), Truncation(top_k=20, top_p=0.9)], ids=["whole", "truncated"])
+def test_a_row_is_drawn_the_same_whatever_is_drawn_with_it(
+    truncation: Truncation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    logits, numbers = (4 * torch.randn(100, 1000)).bfloat16(), torch.rand(100, dtype=torch.float64)
+    drawn = []
+    for piece in (100, 32, 7, 1):
+        monkeypatch.setattr("rft.ops.sampling.PIECE", piece)
+        drawn.append(sample(logits, numbers, 0.8, truncation).tolist())
+    assert len(set(drawn[0])) > 50
+    assert drawn[1:] == 3 * drawn[:1]
+
+
 @pytest.mark.parametrize(("first", "last"), [(0, 1), (254, 257), (255, 256), (700, 999), (998, 999)])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_only_what_weighs_something_is_drawn(first: int, last: int, temperature: float) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rft.runtime import on_huge_pages, uncollected
+from rft.runtime import PLANS, on_huge_pages, uncollected
 
 RANK = """
 import os, time
@@ -76,6 +76,15 @@ def test_threads_wait_as_the_user_says(given: dict[str, str], wanted: tuple[str,
     clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(value) for value in wanted]
+
+
+@pytest.mark.parametrize("given", [{}, {"LRU_CACHE_CAPACITY": "7"}], ids=["nothing", "one"])
+def test_few_plans_are_kept_unless_the_user_says_how_many(given: dict[str, str]) -> None:
+    code = "import os; from rft.runtime import PLANS, prepare_process; prepare_process()\n"
+    code += "print(*(os.environ[name] for name in PLANS))"
+    clean = {name: value for name, value in os.environ.items() if name not in PLANS}
+    done = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == list((PLANS | given).values())
 
 
 def gives_huge_pages() -> bool:
