@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +76,7 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
         raise UserError(f"{' '.join(overrides)}: there is no study to override; name one, as in experiments/default")
     out = _out(found, options)
     _require_place(out)
+    threading.Thread(target=_import_report, daemon=True).start()  # while the first job is still alone
     failures, stopped = _run(found) if options.run else ([], None)
     try:
         results = _load(found, check_settings=not options.run)
@@ -98,6 +101,14 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
         raise UserError(
             f"{len(failures)} trials did not end well: {', '.join(failures)}; see above, and log.txt in their folders"
         )
+
+
+def _import_report() -> None:
+    """Import what the report is made with: two seconds that nobody waits for while trials run."""
+    with suppress(Exception):  # whoever needs it says what is wrong
+        import scipy.stats  # noqa: F401
+
+        import rft.report  # noqa: F401
 
 
 def _locate(study: str, options: Options, overrides: Sequence[str]) -> Found:

@@ -57,6 +57,27 @@ def test_a_bad_setting_leaves_not_even_a_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("algorithm.clip_rang=0.1", ("algorithm.clip_rang", "did you mean 'clip_range'")),
+        ("algorithm.prompts_per_iteration=33", ("algorithm.prompts_per_iteration=33", "32", "task.train_prompts")),
+    ],
+)
+def test_the_last_line_of_a_job_says_what_no_longer_fits(
+    sweep: Sweep, tmp_path: Path, override: str, words: tuple[str, ...]
+) -> None:
+    """What its launcher has composed is not composed once more before it starts; something may have changed since."""
+    before = files_under(sweep.store)
+    outcome = rft(["run", "algorithm=ppo", *TINY, override], tmp_path, sweep.store, RFT_LAUNCHED="1")
+    last = outcome.stderr.splitlines()[-1]
+    assert outcome.code == 2
+    assert last.startswith("rft: ")
+    assert all(word in last for word in words)
+    assert "Traceback" not in outcome.stderr
+    assert files_under(sweep.store) == before
+
+
 @pytest.mark.parametrize("told", ["two", "-1", "1.5"])
 def test_threads_that_are_no_number_leave_not_even_a_folder(
     sweep: Sweep, warm: Warm, tmp_path: Path, told: str
