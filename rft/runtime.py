@@ -91,7 +91,8 @@ def prepare_process() -> None:
     What the user has set in the environment stays.
     """
     for name, most in PLANS.items():
-        os.environ.setdefault(name, most)
+        if name.replace("ONEDNN", "DNNL") not in os.environ:  # its older name, which the library reads second
+            os.environ.setdefault(name, most)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         os.environ["OMP_WAIT_POLICY"] = "passive"

@@ -48,12 +48,14 @@ def fill(disk: Path, *, but: int) -> Path:
     """
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
+        before = None
         while (room := shutil.disk_usage(disk).free - but) > 0:
             try:
                 file.write(bytes(room))
             except OSError as error:
-                if error.errno != errno.ENOSPC:
+                if error.errno != errno.ENOSPC or room == before:
                     raise
+            before = room
     return ballast
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,6 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
         raise UserError(f"{' '.join(overrides)}: there is no study to override; name one, as in experiments/default")
     out = _out(found, options)
     _require_place(out)
-    threading.Thread(target=_import_report, daemon=True).start()  # while the first job is still alone
     failures, stopped = _run(found) if options.run else ([], None)
     try:
         results = _load(found, check_settings=not options.run)
@@ -104,11 +104,17 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
 
 
 def _import_report() -> None:
-    """Import what the report is made with: two seconds that nobody waits for while trials run."""
+    """Import what the report is made with, most of it in functions: two seconds that nobody waits for."""
     with suppress(Exception):  # whoever needs it says what is wrong
-        import scipy.stats  # noqa: F401
-
-        import rft.report  # noqa: F401
+        for name in (
+            "jinja2",
+            "matplotlib.backends.backend_agg",
+            "matplotlib.figure",
+            "plotly.offline",
+            "pyarrow.parquet",
+            "scipy.stats",
+        ):
+            import_module(name)
 
 
 def _locate(study: str, options: Options, overrides: Sequence[str]) -> Found:
@@ -191,8 +197,12 @@ def _require_place(out: Path) -> None:
 
 def _run(found: Sequence[Found]) -> tuple[list[str], UserError | None]:
     """Names of the trials that failed, and what ended a study before its trials."""
+    from rft.config.launchers import Local
     from rft.study.study import run_study
 
+    # While the first job is still alone; not where an executor may fork beside the thread.
+    if all(one.where is None or isinstance(one.where.settings, Local) for one in found):
+        threading.Thread(target=_import_report).start()
     failures: list[str] = []
     stopped = None
     for one in found:

@@ -58,8 +58,9 @@ def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool = False) -> 
     """
     if sweep and shows:
         raise UserError("--cfg: shows the configuration of one run; leave -m out, or give each setting one value")
-    own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or is_where(o)]
-    _refuse_secrets([o for o in overrides if o not in own])
+    of_hydra = _of_hydra(overrides)
+    own = [o for o in overrides if o not in of_hydra]
+    _refuse_secrets(of_hydra)
     # Of runs that differ in their seed alone one tells for all: a thousand would take minutes.
     for one in {_but_seed(one): one for one in expand_sweep(own)}.values() if sweep else [own]:
         cfg = compose(one)
@@ -89,6 +90,11 @@ def _require_here(cfg: DictConfig, *, sweep: bool = False) -> None:
     asked_threads()
     if not sweep and cfg.model.get("path"):
         local_folder(str(cfg.model.path), "model")
+
+
+def _of_hydra(overrides: Sequence[str]) -> list[str]:
+    """Those of Hydra's own settings, but for where trials run."""
+    return [o for o in overrides if o.lstrip("+~").startswith("hydra") and not is_where(o)]
 
 
 def _refuse_secrets(overrides: Sequence[str]) -> None:
@@ -186,10 +192,16 @@ def hydra_run(arguments: Sequence[str]) -> None:
 
 
 def _check_unless_launched(flags: Namespace) -> bool:
-    """Check what is to run, but not what a launcher has composed: once more takes a second. Whether one has."""
+    """Check what is to run, but not again the run of a launcher, which has composed it; whether it is one.
+
+    To compose it once more takes a second. The launcher may have done so in another process, long ago: what has changed
+    since is found before anything is computed.
+    """
     if flags.hydra_help or flags.info or flags.shell_completion:
         return False
-    if LAUNCHED in os.environ:
+    one_run = not flags.multirun and not flags.cfg and any(o.startswith("hydra.run.dir=") for o in flags.overrides)
+    if LAUNCHED in os.environ and one_run:
+        _refuse_secrets(_of_hydra(flags.overrides))
         return True
     _precheck(flags.overrides, sweep=flags.multirun, shows=bool(flags.cfg))
     return False
@@ -218,7 +230,7 @@ def _through_hydra(
     try:
         with launching(launch):
             hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
-    except SystemExit:
+    except (SystemExit, Exception):  # the latter if Hydra was asked for its whole traceback
         if unchecked is not None:
             _precheck(unchecked, sweep=False)
         raise

@@ -5,8 +5,8 @@ response tokens, ``H`` hidden, ``V`` vocabulary.
 
 Logits are z = W h / temperature, made from counted tokens only, in chunks, on a contiguous matrix (a strided
 three-dimensional input takes a path ten times slower on CPUs when the head is frozen). They are float32 for float32 and
-shorter hidden states, and float64 for float64 ones; products of shorter ones are widened a few tokens at a time, in
-memory that stays in a processor's cache. Some models bound them: z = c tanh(W h / c) / temperature (Gemma 2,
+shorter hidden states, and float64 for float64 ones; on a CPU products of shorter ones are widened a few tokens at a
+time, in memory that stays in its cache. Some models bound them: z = c tanh(W h / c) / temperature (Gemma 2,
 arXiv 2408.00118, section 2).
 """
 
@@ -24,7 +24,7 @@ from rft.ops.masked import check_boolean, check_dimensions, check_floating, chec
 from rft.ops.products import frozen_back, frozen_linear
 
 CHUNK = 128  # tokens, or up to half as many more, whose products with the head exist at once: CHUNK × V numbers
-PIECE = 16  # tokens whose float32 logits exist at once on a CPU; where each operation is a launch, a chunk
+PIECE = 16  # tokens, or half as many more, that are widened at once on a CPU, but as many as it has threads
 KEPT = 2**27  # numbers in the head's type that exist at once where the head is trained: 256 MiB of bfloat16
 
 
@@ -106,14 +106,15 @@ def _numbers(
     found_N: Tensor, hidden_NH: Tensor, head_VH: Tensor, scale: _Scale, number: _Number, rows: slice, sloped: bool
 ) -> Tensor | None:
     """Write the number of each token of a chunk; returns its slopes in the head's type if asked for. Shape [C, V]."""
-    product_CV = frozen_linear(hidden_NH[rows], head_VH)
-    piece = PIECE if product_CV.device.type == "cpu" else len(product_CV)
-    for start in range(0, len(product_CV), piece):
-        part_PV = product_CV[start : start + piece]
-        where = slice(rows.start + start, rows.start + start + len(part_PV))
+    product_CV, start = frozen_linear(hidden_NH[rows], head_VH), rows.start
+    # Of even size: a sum over a single row is split over threads, and rounds otherwise than beside another.
+    most = max(PIECE, torch.get_num_threads()) if product_CV.device.type == "cpu" else len(product_CV)
+    for part_PV in product_CV.tensor_split(max(1, round(len(product_CV) / max(1, most)))):
+        where = slice(start, start + len(part_PV))
         found_N[where], slopes_PV = number(scale.logits(part_PV), scale, where, sloped)
         if slopes_PV is not None:
             part_PV.copy_(slopes_PV)
+        start = where.stop
     return product_CV if sloped else None
 
 

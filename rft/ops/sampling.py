@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 RUN = 256  # tokens of the vocabulary that are summed up together
-PIECE = 32  # sequences that are drawn at once on a CPU
+PIECE = 32  # sequences, or half as many more, that are drawn at once on a CPU, but as many as it has threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +84,11 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float, truncation:
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
-    if logits_BV.device.type == "cpu" and len(logits_BV) > PIECE:
+    pieces = round(len(logits_BV) / max(PIECE, torch.get_num_threads())) if logits_BV.device.type == "cpu" else 1
+    if pieces > 1:
         # A few at a time: their float32 logits stay in the same memory, and in a processor's cache.
-        pieces = zip(logits_BV.split(PIECE), uniform_B.split(PIECE), strict=True)
-        return torch.cat([sample(logits_PV, uniform_P, temperature, truncation) for logits_PV, uniform_P in pieces])
+        parts = zip(logits_BV.tensor_split(pieces), uniform_B.tensor_split(pieces), strict=True)
+        return torch.cat([sample(logits_PV, uniform_P, temperature, truncation) for logits_PV, uniform_P in parts])
     scaled = logits_BV.float() if temperature == 1 else logits_BV.float() / temperature
     weights = torch.softmax(truncate(scaled, truncation), -1)
     if left := weights.shape[-1] % RUN:

@@ -122,6 +122,24 @@ def test_how_many_tokens_are_widened_at_once_changes_no_bit(
 
 
 @pytest.mark.parametrize("name", BOTH)
+def test_no_token_of_a_large_vocabulary_is_summed_up_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch splits the sum over a single row among threads, which rounds otherwise."""
+    hidden, head, ids = inputs(1, 17 * 33, 12, 33_000, torch.float32)
+    mask = torch.ones(1, 33, dtype=torch.bool)
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for piece in (33, 16, 4):
+            monkeypatch.setattr("rft.ops.logprobs.PIECE", piece)
+            rows = zip(hidden.split(33, 1), ids.split(33, 1), strict=True)
+            with torch.no_grad():
+                found.append(torch.cat([BOTH[name](hidden_, head, ids_, mask) for hidden_, ids_ in rows]))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], pieces) for pieces in found[1:])
+
+
+@pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("trained", ["hidden", "head"])
 def test_what_is_frozen_gets_no_gradient_and_the_other_the_same(name: str, trained: str) -> None:
     hidden, head, ids = inputs(3, 4, 3, 5, torch.float64)

@@ -8,11 +8,15 @@ import platform
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 
+from rft.config import compose
 from rft.runtime import PLANS, on_huge_pages, uncollected
+from rft.store import Store
+from rft.study.pipeline import Pipeline
 
 RANK = """
 import os, time
@@ -78,13 +82,39 @@ def test_threads_wait_as_the_user_says(given: dict[str, str], wanted: tuple[str,
     assert done.stdout.split() == [str(value) for value in wanted]
 
 
-@pytest.mark.parametrize("given", [{}, {"LRU_CACHE_CAPACITY": "7"}], ids=["nothing", "one"])
-def test_few_plans_are_kept_unless_the_user_says_how_many(given: dict[str, str]) -> None:
+def test_what_a_stage_made_and_keeps_itself_is_gone_after_it(tmp_path: Path) -> None:
+    class Round:
+        itself: object = None
+
+    def make(_: Path) -> None:
+        one = Round()
+        one.itself = one
+        left.append(weakref.ref(one))
+
+    left: list[weakref.ref[Round]] = []
+    pipeline = Pipeline(compose(["model=tiny", "tracker=none"]), Store(tmp_path / "store"), tmp_path)
+    gc.disable()
+    try:
+        pipeline.stage("candidates", {}, {}, make)
+    finally:
+        gc.enable()
+    assert left[0]() is None
+
+
+OLDER_NAME = "DNNL_PRIMITIVE_CACHE_CAPACITY"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [({}, ["64", "64"]), ({"LRU_CACHE_CAPACITY": "7"}, ["7", "64"]), ({OLDER_NAME: "7"}, ["64", "None"])],
+    ids=["nothing", "one", "the older name"],
+)
+def test_few_plans_are_kept_unless_the_user_says_how_many(given: dict[str, str], wanted: list[str]) -> None:
     code = "import os; from rft.runtime import PLANS, prepare_process; prepare_process()\n"
-    code += "print(*(os.environ[name] for name in PLANS))"
-    clean = {name: value for name, value in os.environ.items() if name not in PLANS}
+    code += "print(*(os.environ.get(name) for name in PLANS))"
+    clean = {name: value for name, value in os.environ.items() if name not in {*PLANS, OLDER_NAME}}
     done = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == list((PLANS | given).values())
+    assert done.stdout.split() == wanted
 
 
 def gives_huge_pages() -> bool:
