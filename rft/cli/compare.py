@@ -104,7 +104,7 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
 
 
 def _import_report() -> None:
-    """Import what the report is made with, most of it in functions: two seconds that nobody waits for."""
+    """Import what the report is made with, most of which functions import: nobody waits for it then."""
     with suppress(Exception):  # whoever needs it says what is wrong
         for name in (
             "jinja2",
