@@ -104,7 +104,7 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
 
 
 def _import_report() -> None:
-    """Import what the report is made with, most of which functions import: nobody waits for it then."""
+    """Import what the report is made with, most of it within functions, while nobody waits for it."""
     with suppress(Exception):  # whoever needs it says what is wrong
         for name in (
             "jinja2",

@@ -194,8 +194,8 @@ def hydra_run(arguments: Sequence[str]) -> None:
 def _check_unless_launched(flags: Namespace) -> bool:
     """Check what is to run, but not again the run of a launcher, which has composed it; whether it is one.
 
-    To compose it once more takes a quarter of a second. The launcher may have done so in another process, long ago: what has changed
-    since is found before anything is computed.
+    To compose it once more takes a quarter of a second. The launcher may have done so in another process, long ago:
+    what has changed since is found before anything is computed.
     """
     if flags.hydra_help or flags.info or flags.shell_completion:
         return False
