@@ -72,9 +72,9 @@ def end_process(code: int) -> NoReturn:
 def on_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment in which a process that starts asks for huge pages, unless it says how glibc allocates.
 
-    A token of a few responses at once reads all weights, which lie on tens of thousands of small pages. On huge ones a
-    policy's training and test took 4 % less time, and not more memory. glibc reads this before anything runs, so that a
-    process cannot ask for itself; elsewhere, and where the kernel has none to give, nothing changes.
+    A token of a few responses at once reads all weights, which lie on tens of thousands of small pages. glibc reads the
+    variable before anything runs, so that a process cannot ask for itself; elsewhere, and where the kernel has none to
+    give, nothing changes.
     """
     if sys.platform != "linux" or _TUNABLES in environment:
         return dict(environment)
@@ -87,7 +87,7 @@ def prepare_process() -> None:
     OpenMP threads that wait for one another spin by default; where another process takes one of their cores, a step
     was ten times slower for it. They spin for 10,000 turns, a fraction of a millisecond, and sleep then.
     oneDNN keeps a plan for each shape of a product, a thousand of them by default, and nearly every batch has a shape
-    of its own: a policy's training came to hold 400 MB of plans. A plan is made anew in a quarter of a millisecond.
+    of its own: hundreds of megabytes of plans for a policy's training. One is made anew in less than a millisecond.
     What the user has set in the environment stays.
     """
     for name, most in PLANS.items():

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,20 +100,6 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
         )
 
 
-def _import_report() -> None:
-    """Import what the report is made with, most of it within functions, while nobody waits for it."""
-    with suppress(Exception):  # whoever needs it says what is wrong
-        for name in (
-            "jinja2",
-            "matplotlib.backends.backend_agg",
-            "matplotlib.figure",
-            "plotly.offline",
-            "pyarrow.parquet",
-            "scipy.stats",
-        ):
-            import_module(name)
-
-
 def _locate(study: str, options: Options, overrides: Sequence[str]) -> Found:
     """A study by the folder of its study.yaml, by its name under `runs`, or by the folder of its trials.
 
@@ -197,12 +180,8 @@ def _require_place(out: Path) -> None:
 
 def _run(found: Sequence[Found]) -> tuple[list[str], UserError | None]:
     """Names of the trials that failed, and what ended a study before its trials."""
-    from rft.config.launchers import Local
     from rft.study.study import run_study
 
-    # While the first job is still alone; not where an executor may fork beside the thread.
-    if all(one.where is None or isinstance(one.where.settings, Local) for one in found):
-        threading.Thread(target=_import_report).start()
     failures: list[str] = []
     stopped = None
     for one in found:

@@ -6,8 +6,7 @@ import errno
 import os
 import re
 import sys
-from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,14 +34,13 @@ from rft.errors import UserError
 from rft.models.located import local_folder
 from rft.runtime import asked_threads
 from rft.study import identity
-from rft.study.jobs import LAUNCHED
 from rft.study.parts import refuse_misfits
 
 if TYPE_CHECKING:
     from rft.study.sweep import SweepTrial
 
 Found = tuple[DictConfig, Path, list[str]]
-"""A trial: its configuration as composed, folder and overrides."""
+"""A trial: its configuration, folder and overrides."""
 
 
 def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool = False) -> None:
@@ -58,43 +56,19 @@ def _precheck(overrides: Sequence[str], *, sweep: bool, shows: bool = False) -> 
     """
     if sweep and shows:
         raise UserError("--cfg: shows the configuration of one run; leave -m out, or give each setting one value")
-    of_hydra = _of_hydra(overrides)
-    own = [o for o in overrides if o not in of_hydra]
-    _refuse_secrets(of_hydra)
+    own = [o for o in overrides if not o.lstrip("+~").startswith("hydra") or is_where(o)]
+    _refuse_secrets([o for o in overrides if o not in own])
     # Of runs that differ in their seed alone one tells for all: a thousand would take minutes.
     for one in {_but_seed(one): one for one in expand_sweep(own)}.values() if sweep else [own]:
         cfg = compose(one)
-        _require_fit(cfg)
+        refuse_misfits(cfg)
+        if cfg.sweep.get("trials"):
+            raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
     if not shows:
         _require_writable(overrides)
-        _require_here(cfg, sweep=sweep)
-
-
-def _require_fit(cfg: DictConfig) -> None:
-    """Refuse settings that do not fit one another, or that a trial has no use for.
-
-    Raises:
-        UserError: naming them.
-    """
-    refuse_misfits(cfg)
-    if cfg.sweep.get("trials"):
-        raise UserError("sweep: tunes the arms of a study, not one trial: rft compare STUDY sweep=fair_tuning")
-
-
-def _require_here(cfg: DictConfig, *, sweep: bool = False) -> None:
-    """Refuse what this machine does not have: threads by number, and the folder of a single run's model.
-
-    Raises:
-        UserError: naming it.
-    """
-    asked_threads()
-    if not sweep and cfg.model.get("path"):
-        local_folder(str(cfg.model.path), "model")
-
-
-def _of_hydra(overrides: Sequence[str]) -> list[str]:
-    """Those of Hydra's own settings, but for where trials run."""
-    return [o for o in overrides if o.lstrip("+~").startswith("hydra") and not is_where(o)]
+        asked_threads()
+        if not sweep and cfg.model.get("path"):
+            local_folder(str(cfg.model.path), "model")
 
 
 def _refuse_secrets(overrides: Sequence[str]) -> None:
@@ -150,7 +124,8 @@ def hydra_run(arguments: Sequence[str]) -> None:
     """
     arguments = with_nobody(arguments)
     flags = get_args_parser().parse_args(list(arguments))
-    launched_job = _check_unless_launched(flags)
+    if not (flags.hydra_help or flags.info or flags.shell_completion):
+        _precheck(flags.overrides, sweep=flags.multirun, shows=bool(flags.cfg))
     register()
     identity.register()
     found: list[Found] = []
@@ -164,12 +139,13 @@ def hydra_run(arguments: Sequence[str]) -> None:
         overrides, folder = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
         nonlocal sweeps
         sweeps = hydra.mode is RunMode.MULTIRUN
+        checked = check(cfg, overrides)
         if sweeps:  # a thousand wait for their turn, and a configuration is large
             from rft.study.sweep import sweep_trial
 
-            trials.append(sweep_trial(check(cfg, overrides), overrides, folder))
+            trials.append(sweep_trial(checked, overrides, folder))
             return trials[-1]
-        found.append((cfg, folder, overrides))
+        found.append((checked, folder, overrides))
         return found[-1]
 
     def launch_sweep(trials: Sequence[SweepTrial], settings: Launch) -> None:
@@ -180,7 +156,15 @@ def hydra_run(arguments: Sequence[str]) -> None:
         except UserError as error:  # through Hydra it would come out as a traceback
             faults.append(error)
 
-    _through_hydra(arguments, task, launch_sweep, flags.overrides if launched_job else None)
+    argv = sys.argv
+    sys.argv = ["rft", *arguments]
+    try:
+        with launching(launch_sweep):
+            hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    finally:
+        sys.argv = argv
+        GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
     if sweeps:
         if not launched:  # Hydra's own launcher has composed them
             launch_sweep(trials, Local())
@@ -188,71 +172,11 @@ def hydra_run(arguments: Sequence[str]) -> None:
             raise UserError("; ".join(map(str, faults)))  # of several batches, if the sweeper makes some
         return
     for one in found:
-        _run_here(*one, checked=not launched_job)
+        _run_here(*one)
 
 
-def _check_unless_launched(flags: Namespace) -> bool:
-    """Check what is to run, but not again the run of a launcher, which has composed it; whether it is one.
-
-    To compose it once more takes a quarter of a second. The launcher may have done so in another process, long ago:
-    what has changed since is found before anything is computed.
-    """
-    if flags.hydra_help or flags.info or flags.shell_completion:
-        return False
-    one_run = not flags.multirun and not flags.cfg and any(o.startswith("hydra.run.dir=") for o in flags.overrides)
-    if LAUNCHED in os.environ and one_run:
-        _refuse_secrets(_of_hydra(flags.overrides))
-        return True
-    _precheck(flags.overrides, sweep=flags.multirun, shows=bool(flags.cfg))
-    return False
-
-
-def _through_hydra(
-    arguments: Sequence[str],
-    task: Callable[[DictConfig], object],
-    launch: Callable[[Sequence[SweepTrial], Launch], None],
-    unchecked: Sequence[str] | None,
-) -> None:
-    """Let Hydra compose a run or a sweep; nothing of it is left when it has ended.
-
-    Args:
-        arguments: of the command line.
-        task: called with each configuration.
-        launch: of the trials of a sweep.
-        unchecked: overrides of a run that was not checked here; if Hydra refuses them, which it tells at length, it is
-            because something has changed since, and then they are.
-
-    Raises:
-        UserError: for what is wrong with overrides that were not checked.
-    """
-    argv = sys.argv
-    sys.argv = ["rft", *arguments]
-    try:
-        with launching(launch):
-            hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
-    except (SystemExit, Exception):  # the latter if Hydra was asked for its whole traceback
-        if unchecked is not None:
-            _precheck(unchecked, sweep=False)
-        raise
-    finally:
-        sys.argv = argv
-        GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
-
-
-def _run_here(cfg: DictConfig, folder: Path, overrides: list[str], *, checked: bool) -> None:
-    """Run a trial in this process.
-
-    Args:
-        cfg: its configuration, as composed.
-        folder: of the trial.
-        overrides: what Hydra was given for it.
-        checked: whether it was found to fit, here.
-    """
-    cfg = check(cfg, overrides)
-    if not checked:
-        _require_fit(cfg)
-        _require_here(cfg)
+def _run_here(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Run a trial in this process."""
     from rft.runtime import prepare_process
 
     prepare_process()

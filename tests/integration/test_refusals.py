@@ -57,31 +57,6 @@ def test_a_bad_setting_leaves_not_even_a_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("override", "words", "full"),
-    [
-        ("algorithm.clip_rang=0.1", ("algorithm.clip_rang", "did you mean 'clip_range'"), "1"),
-        ("algorithm.prompts_per_iteration=33", ("algorithm.prompts_per_iteration=33", "32", "train_prompts"), None),
-        ("+hydra.job.env_set.OPENAI_API_KEY=sk-live-0123456789abcdef", ("OPENAI_API_KEY",), None),
-    ],
-    ids=["hydra's refusal", "ours", "key"],
-)
-def test_the_last_line_of_a_job_says_what_no_longer_fits(
-    sweep: Sweep, tmp_path: Path, override: str, words: tuple[str, ...], full: str | None
-) -> None:
-    """What its launcher has composed is not composed once more before it starts; something may have changed since."""
-    before = files_under(sweep.store)
-    own = ["run", "algorithm=ppo", *TINY, override, f"hydra.run.dir={tmp_path / 'trial'}"]
-    outcome = rft(own, tmp_path, sweep.store, RFT_LAUNCHED="1", HYDRA_FULL_ERROR=full)
-    last = outcome.stderr.splitlines()[-1]
-    assert outcome.code == 2
-    assert last.startswith("rft: ")
-    assert all(word in last for word in words)
-    assert "Traceback" not in outcome.stderr
-    assert files_under(sweep.store) == before
-    assert "sk-live" not in outcome.stderr + "".join(x.read_text() for x in tmp_path.rglob("*") if x.is_file())
-
-
 @pytest.mark.parametrize("told", ["two", "-1", "1.5"])
 def test_threads_that_are_no_number_leave_not_even_a_folder(
     sweep: Sweep, warm: Warm, tmp_path: Path, told: str
