@@ -90,10 +90,21 @@ def _read_once() -> Iterator[None]:
     Nor does it make the table of all names of weights anew for each module.
     """
     import gguf
+    import numpy as np
 
-    names = ("GGUFReader", "get_tensor_name_map")
-    own = {name: getattr(gguf, name) for name in names}
-    for name, made in own.items():
+    class Reader(gguf.GGUFReader):  # type: ignore[misc]
+        """Takes its hundred thousands of slices from a plain array: one of a memmap costs ten times as much."""
+
+        @property
+        def data(self) -> np.ndarray[Any, Any]:
+            return self._data
+
+        @data.setter
+        def data(self, mapped: np.ndarray[Any, Any]) -> None:
+            self._data = np.asarray(mapped)
+
+    own = {"GGUFReader": gguf.GGUFReader, "get_tensor_name_map": gguf.get_tensor_name_map}
+    for name, made in (own | {"GGUFReader": Reader}).items():
         setattr(gguf, name, cache(made))
     try:
         yield

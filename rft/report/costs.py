@@ -13,7 +13,7 @@ from rft.report.load import StudyResults, Trial
 from rft.report.provenance import MEASURING_STAGES, OWN_STAGES, stage_names
 from rft.store import Entry
 
-CHARGED = ("sft", "candidates", "revisions", "preferences", "trunk", "reward_model")
+CHARGED = ("sft", "candidates", "revisions", "preferences", "reward_model")
 """Shared stages that a policy may depend on. What is made of the fixed answers before it learns from them counts as the
 policy's own: the reference's log-probs, and the lowest layers' output."""
 SCHEDULE = "schedule"
@@ -173,12 +173,9 @@ def _charged(trial: Trial) -> list[Entry]:
     """The shared stages that the trial's policy depends on, directly or not, as far as the store still has them."""
     policy = _policy(trial)
     assert policy is not None
-    inputs = set(policy.inputs) - {"trunk"}
+    inputs = set(policy.inputs)
     if {"preferences", "reward_model"} & inputs:
         inputs |= {"candidates", "preferences"}
-    if "reward_model" in inputs and "trunk" not in policy.inputs:  # else it is paid for by the policy
-        scorer = trial.stages.get("reward_model")
-        inputs |= {"trunk"} & set(scorer.entry.inputs if scorer and scorer.entry else ())
     if "revisions" in inputs:
         inputs.add("candidates")
     uses = [trial.stages[name] for name in CHARGED if name in inputs and name in trial.stages]

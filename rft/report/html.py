@@ -39,7 +39,6 @@ STAGE_TITLES = {
     "revisions": "revised start",
     "preferences": "feedback",
     "audit": "audit of the judge",
-    "trunk": "lowest layers on the answers",
     "trunk_rated": "lowest layers on the human ratings",
     "reward_model": "reward model",
     "reference": "reference's log-probs",

@@ -23,7 +23,6 @@ STAGE_ORDER = (
     "candidates",
     "revisions",
     "preferences",
-    "trunk",
     "trunk_rated",
     "reward_model",
     "reference",

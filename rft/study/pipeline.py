@@ -26,7 +26,7 @@ from rft.store.names import CURVES_FILE, SAMPLES_FILE
 from rft.study.chosen import Chosen
 from rft.study.diverged import diverges_once
 from rft.study.final_judge import FinalJudge, refuse_own_judge
-from rft.study.fixed_answers import TRUNK, reference_stages, trunk_stage
+from rft.study.fixed_answers import reference_stages
 from rft.study.judging import JudgePart, make_feedback
 from rft.study.parts import part_class, plain, require_scoring_judge, require_separate_labels, settings_of
 from rft.study.rated import prepare_reward, rated_inputs
@@ -108,7 +108,8 @@ class Pipeline(Chosen):
         def make(out: Path) -> Mapping[str, Any]:
             from rft.study.shared import make_candidates
 
-            return make_candidates(config, self.response_tokens, self.sft, self.questions, self.strategy, out)
+            share = self.lora, self.sft, self.questions, self.strategy
+            return make_candidates(config, self.response_tokens, *share, out)
 
         return self.stage("candidates", address, {"sft": self.sft, "questions": self.questions}, make)
 
@@ -147,7 +148,6 @@ class Pipeline(Chosen):
             "sft": self.sft,
             "candidates": self.candidates,
             "preferences": self.preferences,
-            **(self.trunk if self.reads_trunk else {}),
             **{name: fetch(self.store, name) for name in source.assets},
         }
 
@@ -194,11 +194,6 @@ class Pipeline(Chosen):
             JudgePart(self, "eval_judge").check_ready()
 
     @cached_property
-    def trunk(self) -> dict[str, Entry]:
-        """What the lowest layers give at the candidates, if adapters leave some alone. Beside the six steps."""
-        return trunk_stage(self)
-
-    @cached_property
     def reference(self) -> dict[str, Entry]:
         """What is the same of the fixed answers for all who learn from them, by name. Beside the six steps."""
         return reference_stages(self)
@@ -225,10 +220,7 @@ class Pipeline(Chosen):
         found += [self.candidates] if labelled or "revisions" in inputs else []
         found += [inputs["revisions"]] if "revisions" in inputs else []
         found += [self.preferences] if labelled else []
-        if "reward_model" not in inputs:
-            return found
-        apart = TRUNK in self.reward_model.inputs and TRUNK not in inputs  # else the policy prepares it itself
-        return [*found, *(self.trunk.values() if apart else ()), self.reward_model]
+        return [*found, self.reward_model] if "reward_model" in inputs else found
 
     def _policy_address(self) -> dict[str, Any]:
         """What the policy's address takes from those who are asked about fresh responses."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rft.budget import USAGE
 from rft.store.assets import fetch
 from rft.store.order import in_any_order
-from rft.study.fixed_answers import keep_trunk, trunk_address
+from rft.study.fixed_answers import keep_trunk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ def rated_inputs(pipeline: Pipeline) -> dict[str, Entry]:
         keep_trunk(snippets, backbone, out)
         return {"snippets": len(snippets), "layers": backbone.trunk.depth, USAGE: backbone.usage.counted()}
 
-    address = trunk_address(pipeline) | {"pairs": PAIRS}
+    address = {"top_layers": lora.top_layers, "strategy": pipeline.strategy.identity(distributed=False), "pairs": PAIRS}
     inputs = {"sft": pipeline.sft, RATINGS: ratings}
     return {RATINGS: ratings, RATED_TRUNK: pipeline.stage(RATED_TRUNK, address, inputs, make)}
 
@@ -77,7 +77,6 @@ def rated_inputs(pipeline: Pipeline) -> dict[str, Entry]:
 def prepare_reward(pipeline: Pipeline) -> None:
     """Make what a reward model is made from and measured on, before it: first what no other job is making.
 
-    Jobs of several reward models begin side by side and share most of it, as the gold reward and the trunks.
+    Jobs of several reward models begin side by side and share most of it, as the gold reward and the ratings' trunk.
     """
-    trunk = [lambda: pipeline.trunk] if pipeline.reads_trunk else []
-    in_any_order(pipeline.store, lambda: pipeline.preferences, *trunk, lambda: rated_inputs(pipeline))
+    in_any_order(pipeline.store, lambda: pipeline.preferences, lambda: rated_inputs(pipeline))

@@ -37,9 +37,11 @@ from rft.feedback.mixed import PEOPLE
 from rft.feedback.pairs import choose_pairs, write_pairs
 from rft.feedback.unread import require_labels
 from rft.models.backbone import Role
+from rft.models.decoder import decoder_layers
 from rft.models.module import Module
 from rft.models.pretrained import LoraConfig, load_folder, save_folder
 from rft.models.supervised import SupervisedFineTuning, mean_nll, with_trunks
+from rft.models.trunk import trunk_depth
 from rft.progress import bar
 from rft.rewards.base import Fitting, Reward, Standardised, check_scores
 from rft.rollout import RolloutEngine, pad_prompts, rows_at_once, uniforms
@@ -47,7 +49,7 @@ from rft.store import Entry
 from rft.store.cost import COST
 from rft.store.names import CHECKPOINTS_FILE, LABELLER, ORDERS, SCORES_FILE
 from rft.strategy import Strategy
-from rft.study.fixed_answers import with_kept_trunk
+from rft.study.fixed_answers import KEPT_BYTES, keep_trunk, with_kept_trunk, write_trunk
 from rft.study.rated import RATED_TRUNK, RATINGS, rated_pairs
 from rft.study.training import fit_shared, load_reward, make_backbone
 from rft.types import ComparisonBatch, Sequences, to_device
@@ -79,15 +81,25 @@ def make_sft(
     return {"validation_nll_before": before, "validation_nll": after, "steps": len(batches), USAGE: usage}
 
 
+def _kept_depth(engine: RolloutEngine, lora: LoraConfig, tokens: int) -> int:
+    """How many of the lowest layers are below the adapters; 0 where what they give at so many tokens is not kept."""
+    depth = trunk_depth(len(decoder_layers(engine.model)), lora)
+    return depth if tokens * engine.flops.hidden * engine.model.dtype.itemsize <= KEPT_BYTES else 0
+
+
 def make_candidates(
     config: CandidatesConfig,
     response_tokens: int,
+    lora: LoraConfig,
     sft: Entry,
     questions: Entry,
     strategy: Strategy,
     out: Path,
 ) -> dict[str, Any]:
-    """Sample answers to each training question from the start policy and choose the pairs to compare."""
+    """Sample answers to each training question from the start policy and choose the pairs to compare.
+
+    What the layers below the adapters gave while the answers were sampled is kept for all who learn from these.
+    """
     model, tokenizer = load_folder(sft.path, strategy.dtype)
     model.to(strategy.device)  # type: ignore[arg-type]
     engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
@@ -97,12 +109,15 @@ def make_candidates(
     rows: list[dict[str, Any]] = []
     at_once = rows_at_once(max(len(q["token_ids"]) for q in train) + response_tokens)
     at_once = max(at_once - at_once % config.samples_per_prompt, config.samples_per_prompt)  # a prompt is passed once
+    depth = _kept_depth(engine, lora, sum(len(q["token_ids"]) + response_tokens for q in asked))
+    trunks: list[torch.Tensor] = []
     with bar("candidates", len(asked)) as progress:
         for start in range(0, len(asked), at_once):
             part = asked[start : start + at_once]
             ids, mask = pad_prompts([q["token_ids"] for q in part], engine.pad_id, strategy.device)
             uniform = numbers[start : start + len(part)].to(strategy.device)
-            seq = engine.generate(ids, mask, uniform, config.temperature)
+            seq = engine.generate(ids, mask, uniform, config.temperature, depth=depth)
+            trunks += [] if seq.trunk is None else [seq.trunk[seq.counted].cpu()]
             truncated = seq.truncated(engine.eos_id)
             for i, question in enumerate(part):
                 tokens = seq.response_ids[i][seq.response_mask[i]].tolist()
@@ -128,6 +143,13 @@ def make_candidates(
     )
     pq.write_table(pa.Table.from_pylist(rows), out / "candidates.parquet")
     write_pairs(pairs, out / "pairs.parquet")
+    usage = engine.usage
+    if trunks:
+        write_trunk(torch.cat(trunks), out)
+    elif depth:  # a model that is decoded by its own forward pass
+        backbone, _ = make_backbone(sft.path, strategy, lora, roles=())
+        keep_trunk(load_answers(out, engine.pad_id), backbone, out)
+        usage = usage.add(backbone.usage)
     lengths = [len(r["response_ids"]) for r in rows]
     truncation = sum(r["truncated"] for r in rows) / len(rows)
     return {
@@ -135,7 +157,7 @@ def make_candidates(
         "pairs": len(pairs),
         "mean_length": float(np.mean(lengths)),
         "truncated": truncation,
-        USAGE: engine.usage.add(Usage(prompts=len(train))).counted(),
+        USAGE: usage.add(Usage(prompts=len(train))).counted(),
     }
 
 
@@ -234,7 +256,7 @@ def fit_reward(
     source = found(config, backbone, **runtime)
     folders = inputs["candidates"].path, inputs["preferences"].path
     answers = load_answers(folders[0], backbone.pad_id)
-    answers = backbone.with_trunk(with_kept_trunk(answers, inputs)) if roles else answers
+    answers = backbone.with_trunk(with_kept_trunk(answers, folders[0])) if roles else answers
     comparisons = load_comparisons(*folders, heldout=False) if learns else []
 
     def batches(prompts_per_step: int, epochs: int, seed: int) -> list[ComparisonBatch]:
@@ -270,7 +292,7 @@ def make_reward_model(
     source, folders = standard.source, (inputs["candidates"].path, inputs["preferences"].path)
     prompt_tokens = int(answers.prompt_ids.shape[1])
     rated, human, ceiling = rated_pairs(inputs[RATINGS], source.backbone, prompt_tokens)
-    rated = with_kept_trunk(rated, inputs, RATED_TRUNK)
+    rated = with_kept_trunk(rated, inputs[RATED_TRUNK].path) if RATED_TRUNK in inputs else rated
     learned = load_comparisons(*folders, heldout=False) if "labels" in source.needs else []
     train, heldout = (
         [(one.chosen, one.rejected) for one in some] for some in (learned, load_comparisons(*folders, heldout=True))

@@ -50,7 +50,7 @@ from rft.store.names import DISTRIBUTIONS_FILE, HISTORY_FILE
 from rft.store.whole import clear_unfinished
 from rft.strategy import Strategy
 from rft.study.charge import Charge, refuse_spent
-from rft.study.fixed_answers import MISMATCHED, REFERENCE, TRUNK, read_reference, with_kept_trunk
+from rft.study.fixed_answers import MISMATCHED, REFERENCE, read_reference, with_kept_trunk
 from rft.types import PreferenceBatch, UnpairedBatch
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def labelled(algorithm: Algorithm, inputs: Mapping[str, Entry]) -> PreferenceBat
     backbone, candidates = algorithm.backbone, inputs["candidates"].path
     comparisons = load_comparisons(candidates, inputs["preferences"].path, heldout=False)
     fixed = load_answers(candidates, backbone.pad_id)
-    answers, ref = backbone.with_trunk(with_kept_trunk(fixed, inputs)), read_reference(inputs)
+    answers, ref = backbone.with_trunk(with_kept_trunk(fixed, candidates)), read_reference(inputs)
     if algorithm.data_kind != "unpaired":
         return to_pairs(comparisons, answers, ref)
     others = backbone.with_trunk(mismatched(fixed, samples_per_prompt(candidates)))
@@ -310,7 +310,7 @@ def train_policy(
             label=charge.label,
             feedback=teachers.feedback,
         )
-        meter.prepared([usage_of(inputs[name]) for name in (TRUNK, REFERENCE, MISMATCHED) if name in inputs])
+        meter.prepared([usage_of(inputs[name]) for name in (REFERENCE, MISMATCHED) if name in inputs])
         watch = [BudgetKeeper(meter, data.stream, charge.budget.share), taken, *_rows(history, data.stream, curves)]
         title = f"{config.name} seed {seed}"
         fit_policy(algorithm, data, watch, strategy, title, checkpoints, charge.budget.share)

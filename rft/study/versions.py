@@ -12,11 +12,10 @@ from rft.store.canonical import plain, sha256_of
 
 VERSIONS = {
     "sft": 5,
-    "candidates": 4,
+    "candidates": 5,
     "revisions": 4,
     "preferences": 3,
     "reward_model": 5,
-    "trunk": 2,
     "trunk_rated": 1,
     "reference": 2,
     "reference_mismatched": 2,
