@@ -92,19 +92,14 @@ def _read_once() -> Iterator[None]:
     import gguf
     import numpy as np
 
-    class Reader(gguf.GGUFReader):  # type: ignore[misc]
-        """Takes its hundred thousands of slices from a plain array: one of a memmap costs ten times as much."""
+    class Reader(gguf.GGUFReader):
+        """Takes its hundreds of thousands of slices from a plain array: each of a memory map costs more."""
 
-        @property
-        def data(self) -> np.ndarray[Any, Any]:
-            return self._data
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, np.asarray(value) if name == "data" else value)
 
-        @data.setter
-        def data(self, mapped: np.ndarray[Any, Any]) -> None:
-            self._data = np.asarray(mapped)
-
-    own = {"GGUFReader": gguf.GGUFReader, "get_tensor_name_map": gguf.get_tensor_name_map}
-    for name, made in (own | {"GGUFReader": Reader}).items():
+    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, made in {**own, "GGUFReader": Reader}.items():
         setattr(gguf, name, cache(made))
     try:
         yield
