@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that a test asks torch for end with it: beside other workers they mostly wait for one another."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One store for the whole test run, shared by its worker processes: an asset is fetched once."""
@@ -40,6 +50,7 @@ def _own_surroundings(store_root: Path) -> Iterator[None]:
         patch.setenv("RFT_STORE", str(store_root))
         patch.delenv("RFT_PROGRESS_FILE", raising=False)
         patch.delenv("WANDB_API_KEY", raising=False)
+        patch.setenv("RFT_THREADS", "1")  # of what runs in this process
         for name, value in QUIET.items():
             patch.setenv(name, value)
         yield

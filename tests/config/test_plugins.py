@@ -81,6 +81,7 @@ class TestAnOption:
         assert "kl_coef: 0.1" in run(site, "run", "algorithm=toy", "--cfg", "job").stdout
         assert warnings(run(site, "run", "algorithm=dpo", "--cfg", "job")) == []
 
+    @pytest.mark.slow
     def test_of_every_group(self, tmp_path: Path) -> None:
         files: dict[str, str | None] = {YAML: None}
         for group in GROUPS:
@@ -256,6 +257,7 @@ class TestOneThatFailsWhenExecuted:
             for word in (f"{PLUGIN}algorithm=toy: ", *words):
                 assert word in text
 
+    @pytest.mark.slow
     def test_is_not_executed_until_it_is_chosen(self, tmp_path: Path) -> None:
         mark = tmp_path / "executed"
         source = MODULE.replace("    kl", f"    import pathlib; pathlib.Path({str(mark)!r}).touch()\n    kl")
@@ -407,6 +409,7 @@ class TestOneName:
         assert "feedback=ai: defined by rft itself" in error
 
 
+@pytest.mark.slow
 def test_the_code_of_a_plugin_is_part_of_a_results_address(tmp_path: Path) -> None:
     whole: dict[str, str | None] = {TOY: MODULE.replace("import torch", "")}
     sites = [

@@ -12,7 +12,7 @@ from rft.testing.suite import algorithm_names
 from tests.conformance.derived import derived, of_their_own
 
 # What takes longest, but for one or two of each kind of data.
-LONGER = {"online_feedback", "reinforce_pp"}
+LONGER = {"grpo", "online_feedback", "reinforce_pp"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.integration.harness import REPOSITORY, rft
 SAMPLE = "rft check-algorithm rloo"
 
 
+@pytest.mark.slow
 def test_a_setting_goes_to_those_that_have_it(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["algorithm.gamma=0.9", "algorithm.lr=1e-4"]
     settings = _of_each(asked, Console(width=80))

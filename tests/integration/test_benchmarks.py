@@ -52,9 +52,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return Prepared(made["folder"], made["ending_token"], tuple(made["lengths"]))
 
 
+ALIKE = {"decode_ending", "dpo_kept", "ppo_head", "rloo"}
+"""Cases that differ little from another."""
+
+
 @pytest.mark.assets
 @pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("case", [case.name for case in CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case.name, marks=[pytest.mark.slow] * (case.name in ALIKE)) for case in CASES]
+)
 @pytest.mark.parametrize(("module", "side"), [("ours", "Ours"), ("floor", "Floor")])
 def test_a_side_takes_its_steps(
     module: str, side: str, case: str, lora: bool, prepared: Prepared, tmp_path: Path

@@ -38,6 +38,7 @@ def folders_of_trials(runs: Path) -> set[Path]:
     return {path for path in runs.rglob("*") if path.is_dir() and runs / "comparison" not in (path, *path.parents)}
 
 
+@pytest.mark.slow
 def test_of_a_study_that_grows_only_what_is_there_is_compared(filled: Path, warm: Warm, tmp_path: Path) -> None:
     arms = {name: OF[name] for name in ("sft", "dpo")}
     where = study(tmp_path / "small", arms=arms)

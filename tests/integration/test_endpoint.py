@@ -393,7 +393,7 @@ class _Echo(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("status", [301, *(pytest.param(status, marks=pytest.mark.slow) for status in (302, 307, 308))])
 @pytest.mark.parametrize(
     ("location", "told"),
     [

@@ -257,6 +257,7 @@ def test_what_there_is_not_is_refused(
     assert words in outcome.error
 
 
+@pytest.mark.slow
 def test_ppo_learns_from_a_rule_and_the_report_says_how_good_it_is(shared: Path, warm: Warm, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -47,7 +47,8 @@ def ok(outcome: Outcome) -> str:
     return outcome.stdout
 
 
-@pytest.mark.parametrize("kind", ["normal", pytest.param("editable", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["normal", "editable"])
 def test_it_is_an_option_like_ours(installed: Installed, kind: str, tmp_path: Path) -> None:
     env = installed(kind)
     row = ok(env.shell("rft plugins", tmp_path, tmp_path)).splitlines()[1]

@@ -39,6 +39,7 @@ from tests.integration.harness import (
 pytestmark = pytest.mark.assets
 
 
+@pytest.mark.slow
 def test_a_killed_study_is_resumed_and_a_changed_one_refused(shared: Path, warm: Warm, tmp_path: Path) -> None:
     arms = {"sft": OF["sft"], "long": [*OF["ppo"], "algorithm.iterations=20"]}
     where = study(tmp_path / "small", arms=arms, jobs=1)

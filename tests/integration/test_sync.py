@@ -137,6 +137,7 @@ def test_a_run_whose_server_died_in_the_middle_arrives_whole(server: Server, tmp
     assert "all 1 runs are uploaded" in sync(tmp_path, server.url, study="online").stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_read_holds_no_other_back(server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "three"
     for seed in range(3):

@@ -126,6 +126,7 @@ def test_wandb_has_all_of_it(things: dict[str, Any], tmp_path: Path) -> None:
         assert Path(unquote(urlsplit(entries["weights.safetensors"]["ref"]).path)) == source / "weights.safetensors"
 
 
+@pytest.mark.slow
 def test_equal_files_make_equal_versions_whether_copied_or_by_reference(things: dict[str, Any], tmp_path: Path) -> None:
     digests = set()
     for number, settings in enumerate((setting("offline"), ["tracker=offline"])):
@@ -270,6 +271,7 @@ def test_a_server_that_is_silent_for_long_leaves_the_run_offline_while_it_goes_o
     assert run.waiting[-1].name.startswith("offline-run-")
 
 
+@pytest.mark.slow
 def test_an_online_run_that_goes_on_has_its_tables_though_the_server_has_its_rows(
     server: Server, things: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ READERS_OF_UNFINISHED = {"mlflow": _exists("mlflow.db"), "trackio": _exists("tra
 
 
 @installed("tensorboard")
+@pytest.mark.slow
 def test_several_at_once_with_settings_of_one(tmp_path: Path) -> None:
     folder = tmp_path / "trial"
     several = ["tracker=several", "tracker.of=[offline,tensorboard]", "tracker.settings={offline:{project:mine}}"]

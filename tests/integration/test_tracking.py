@@ -220,6 +220,7 @@ def test_without_a_tracker_there_is_no_run(sweep: Sweep, warm: Warm, tmp_path: P
 KEY = "canary" + "0" * 34
 
 
+@pytest.mark.slow
 def test_changes_of_rft_that_no_commit_has_are_kept_beside_the_run(shared: Path, tmp_path: Path) -> None:
     clone, cwd = tmp_path / "clone", tmp_path / "cwd"
     subprocess.run(["git", "clone", "-q", REPOSITORY, clone], check=True)
@@ -286,6 +287,7 @@ def test_an_online_run_is_uploaded_and_its_key_stands_nowhere(
     assert secret not in written(tmp_path, refused)
 
 
+@pytest.mark.slow
 def test_the_keys_of_a_multirun_of_which_one_arm_fails_stand_in_no_tracker(
     sweep: Sweep, warm: Warm, tmp_path: Path
 ) -> None:
@@ -305,6 +307,7 @@ def test_the_keys_of_a_multirun_of_which_one_arm_fails_stand_in_no_tracker(
     assert [one for secret in secrets.values() for one in (secret, secret[::-1]) if one in everything] == []
 
 
+@pytest.mark.slow
 def test_a_run_under_an_agent_keeps_the_settings_that_the_sweep_locks(shared: Path, warm: Warm, tmp_path: Path) -> None:
     """As W&B's agent starts it: what is swept is in a file, and the run's name is given."""
     swept = tmp_path / "sweep.yaml"

@@ -540,6 +540,7 @@ class TestDefaultStudy:
         ours = TfidfGold.fit(texts, labels, min_reviews=2, inverse_penalty=10.0).logit(heldout)
         np.testing.assert_allclose(ours, pipeline.decision_function(heldout), rtol=0, atol=1e-10)
 
+    @pytest.mark.slow
     def test_gold_tells_held_out_reviews_apart(
         self, imdb: ImdbSentiment, reviews: dict[str, Review], ordered: list[Review]
     ) -> None:
