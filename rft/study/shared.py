@@ -55,6 +55,8 @@ from rft.study.training import fit_shared, load_reward, make_backbone
 from rft.types import ComparisonBatch, Sequences, to_device
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from rft.feedback.base import Feedback
     from rft.tasks.base import GoldReward, Task
 
@@ -87,35 +89,25 @@ def _kept_depth(engine: RolloutEngine, lora: LoraConfig, tokens: int) -> int:
     return depth if tokens * engine.flops.hidden * engine.model.dtype.itemsize <= KEPT_BYTES else 0
 
 
-def make_candidates(
+def _sampled(
+    engine: RolloutEngine,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Seq[dict[str, Any]],
     config: CandidatesConfig,
     response_tokens: int,
-    lora: LoraConfig,
-    sft: Entry,
-    questions: Entry,
-    strategy: Strategy,
-    out: Path,
-) -> dict[str, Any]:
-    """Sample answers to each training question from the start policy and choose the pairs to compare.
-
-    What the layers below the adapters gave while the answers were sampled is kept for all who learn from these.
-    """
-    model, tokenizer = load_folder(sft.path, strategy.dtype)
-    model.to(strategy.device)  # type: ignore[arg-type]
-    engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
-    train = [q for q in read_table(questions.path / "questions.parquet") if q["split"] == "train"]
-    asked = [q for q in train for _ in range(config.samples_per_prompt)]
-    numbers = uniforms(len(asked), response_tokens, config.seed)
+    depth: int,
+) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
+    """A row for each question's answer, and what so many of the lowest layers gave at the counted tokens, in parts."""
     rows: list[dict[str, Any]] = []
-    at_once = rows_at_once(max(len(q["token_ids"]) for q in train) + response_tokens)
-    at_once = max(at_once - at_once % config.samples_per_prompt, config.samples_per_prompt)  # a prompt is passed once
-    depth = _kept_depth(engine, lora, sum(len(q["token_ids"]) + response_tokens for q in asked))
     trunks: list[torch.Tensor] = []
+    numbers, device = uniforms(len(asked), response_tokens, config.seed), engine.model.device
+    at_once = rows_at_once(max(len(q["token_ids"]) for q in asked) + response_tokens)
+    at_once = max(at_once - at_once % config.samples_per_prompt, config.samples_per_prompt)  # a prompt is passed once
     with bar("candidates", len(asked)) as progress:
         for start in range(0, len(asked), at_once):
             part = asked[start : start + at_once]
-            ids, mask = pad_prompts([q["token_ids"] for q in part], engine.pad_id, strategy.device)
-            uniform = numbers[start : start + len(part)].to(strategy.device)
+            ids, mask = pad_prompts([q["token_ids"] for q in part], engine.pad_id, device)
+            uniform = numbers[start : start + len(part)].to(device)
             seq = engine.generate(ids, mask, uniform, config.temperature, depth=depth)
             trunks += [] if seq.trunk is None else [seq.trunk[seq.counted].cpu()]
             truncated = seq.truncated(engine.eos_id)
@@ -134,6 +126,29 @@ def make_candidates(
                     }
                 )
             progress.advance(len(part))
+    return rows, trunks
+
+
+def make_candidates(
+    config: CandidatesConfig,
+    response_tokens: int,
+    lora: LoraConfig,
+    sft: Entry,
+    questions: Entry,
+    strategy: Strategy,
+    out: Path,
+) -> dict[str, Any]:
+    """Sample answers to each training question from the start policy and choose the pairs to compare.
+
+    What the layers below the adapters gave while the answers were sampled is kept for all who learn from these.
+    """
+    model, tokenizer = load_folder(sft.path, strategy.dtype)
+    model.to(strategy.device)  # type: ignore[arg-type]
+    engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
+    train = [q for q in read_table(questions.path / "questions.parquet") if q["split"] == "train"]
+    asked = [q for q in train for _ in range(config.samples_per_prompt)]
+    depth = _kept_depth(engine, lora, sum(len(q["token_ids"]) + response_tokens for q in asked))
+    rows, trunks = _sampled(engine, tokenizer, asked, config, response_tokens, depth)
     pairs = choose_pairs(
         [q["prompt_id"] for q in train],
         config.samples_per_prompt,
