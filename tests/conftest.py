@@ -50,7 +50,7 @@ def _own_surroundings(store_root: Path) -> Iterator[None]:
         patch.setenv("RFT_STORE", str(store_root))
         patch.delenv("RFT_PROGRESS_FILE", raising=False)
         patch.delenv("WANDB_API_KEY", raising=False)
-        patch.setenv("RFT_THREADS", "1")  # of what runs in this process
+        patch.setenv("RFT_THREADS", "1")
         for name, value in QUIET.items():
             patch.setenv(name, value)
         yield

@@ -62,7 +62,7 @@ class Meter:
         self._wall, self._cpu = time.perf_counter(), cpu_seconds()
 
     def prepared(self, made: Sequence[Usage] = ()) -> None:
-        """Everything since the meter was made, such as the frozen layers' output for the data, counts.
+        """Everything since the meter was made, such as the scores of the data, counts.
 
         Every rank prepares the same, so that its operations count once.
 

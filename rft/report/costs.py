@@ -14,8 +14,8 @@ from rft.report.provenance import MEASURING_STAGES, OWN_STAGES, stage_names
 from rft.store import Entry
 
 CHARGED = ("sft", "candidates", "revisions", "preferences", "reward_model")
-"""Shared stages that a policy may depend on. What is made of the fixed answers before it learns from them counts as the
-policy's own: the reference's log-probs, and the lowest layers' output."""
+"""Shared stages that a policy may depend on. The reference's log-probs of the fixed answers, which are made before it
+learns from them, count as the policy's own."""
 SCHEDULE = "schedule"
 """Among the `stops` of an arm: seeds that no limit ended."""
 

@@ -1,8 +1,8 @@
 """What is the same of the fixed answers for all algorithms, seeds, epochs and roles: computed once and kept.
 
-What the lowest layers give, which no adapter touches, lies beside the texts that it was made of; at the candidates it
-is what their decoding gave. The log-probabilities under the reference are a stage beside the six steps, made when the
-first that learns from the fixed answers needs them.
+What the lowest layers, which no adapter touches, give at the candidates lies with them: their decoding gave it. The
+log-probabilities under the reference are a stage beside the six steps, made when the first that learns from the fixed
+answers needs them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MISMATCHED = "reference_mismatched"
 KEPT_BYTES = 4 << 30
 """A larger trunk is computed by each reader: reading it would be no faster, and it would fill the disk."""
 _TENSOR, _FILE = "logprobs", "reference.safetensors"
-_TRUNK, _TRUNK_FILE = "trunk", "trunk.safetensors"
+_TRUNK, _TRUNK_FILE, _DEPTH = "trunk", "trunk.safetensors", "depth"
 
 
 def reference_stages(pipeline: Pipeline) -> dict[str, Entry]:
@@ -53,11 +53,17 @@ def _stage(pipeline: Pipeline, name: str) -> Entry:
     return pipeline.stage(name, {"strategy": pipeline.strategy.identity(distributed=False)}, inputs, make)
 
 
-def write_trunk(states: Tensor, folder: Path) -> None:
-    """Keep what `with_kept_trunk` reads: of all counted tokens of some texts in their order, [tokens, H]."""
+def write_trunk(states: Tensor, depth: int, folder: Path) -> None:
+    """Keep what `with_kept_trunk` reads.
+
+    Args:
+        states: of all counted tokens of some texts in their order, [tokens, H].
+        depth: of how many of the lowest layers they are the output.
+        folder: of a store entry.
+    """
     from safetensors.torch import save_file
 
-    save_file({_TRUNK: states.cpu().contiguous()}, folder / _TRUNK_FILE)
+    save_file({_TRUNK: states.cpu().contiguous()}, folder / _TRUNK_FILE, {_DEPTH: str(depth)})
 
 
 def keep_trunk(answers: Sequences, backbone: Backbone, folder: Path) -> None:
@@ -66,21 +72,25 @@ def keep_trunk(answers: Sequences, backbone: Backbone, folder: Path) -> None:
     if backbone.trunk.depth and size <= KEPT_BYTES:
         made = backbone.with_trunk(answers)
         assert made.trunk is not None
-        write_trunk(made.trunk[answers.counted], folder)
+        write_trunk(made.trunk[answers.counted], backbone.trunk.depth, folder)
 
 
-def with_kept_trunk(answers: Sequences, folder: Path) -> Sequences:
-    """Texts with the trunk that is kept in a folder; as they are if none is.
+def with_kept_trunk(answers: Sequences, folder: Path, depth: int) -> Sequences:
+    """Texts with the trunk that is kept in a folder; as they are if none is, or one of other layers.
 
     Args:
         answers: the texts that it was kept of, in their order; it is the same wherever their prompts end.
         folder: of a store entry.
+        depth: of how many layers it is wanted.
     """
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     if not (file := folder / _TRUNK_FILE).exists():
         return answers
-    kept, counted = load_file(file)[_TRUNK], answers.counted
+    with safe_open(file, "pt") as found:
+        if found.metadata().get(_DEPTH) != str(depth):
+            return answers
+        kept, counted = found.get_tensor(_TRUNK), answers.counted
     trunk = kept.new_zeros(*counted.shape, kept.shape[-1])
     trunk[counted] = kept
     return replace(answers, trunk=trunk)
@@ -95,9 +105,10 @@ def _make(
     backbone, _ = make_backbone(inputs["sft"].path, strategy, lora, roles=())
     candidates = inputs["candidates"].path
     answers = load_answers(candidates, backbone.pad_id)
-    answers = (
-        mismatched(answers, samples_per_prompt(candidates)) if mismatches else with_kept_trunk(answers, candidates)
-    )
+    if mismatches:
+        answers = mismatched(answers, samples_per_prompt(candidates))
+    else:
+        answers = with_kept_trunk(answers, candidates, backbone.trunk.depth)
     logprobs = reference_logprobs(answers, backbone)
     write_reference(logprobs, out)
     return {"answers": len(answers), "mean_logprob": float(logprobs.mean()), USAGE: backbone.usage.counted()}

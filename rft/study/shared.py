@@ -83,12 +83,6 @@ def make_sft(
     return {"validation_nll_before": before, "validation_nll": after, "steps": len(batches), USAGE: usage}
 
 
-def _kept_depth(engine: RolloutEngine, lora: LoraConfig, tokens: int) -> int:
-    """How many of the lowest layers are below the adapters; 0 where what they give at so many tokens is not kept."""
-    depth = trunk_depth(len(decoder_layers(engine.model)), lora)
-    return depth if tokens * engine.flops.hidden * engine.model.dtype.itemsize <= KEPT_BYTES else 0
-
-
 def _sampled(
     engine: RolloutEngine,
     tokenizer: PreTrainedTokenizerBase,
@@ -97,7 +91,10 @@ def _sampled(
     response_tokens: int,
     depth: int,
 ) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
-    """A row for each question's answer, and what so many of the lowest layers gave at the counted tokens, in parts."""
+    """A row for each question's answer, and what so many of the lowest layers gave at the counted tokens, in parts.
+
+    There are no parts where they would be too large to keep, and of a model that is decoded by its own forward pass.
+    """
     rows: list[dict[str, Any]] = []
     trunks: list[torch.Tensor] = []
     numbers, device = uniforms(len(asked), response_tokens, config.seed), engine.model.device
@@ -110,6 +107,8 @@ def _sampled(
             uniform = numbers[start : start + len(part)].to(device)
             seq = engine.generate(ids, mask, uniform, config.temperature, depth=depth)
             trunks += [] if seq.trunk is None else [seq.trunk[seq.counted].cpu()]
+            if sum(one.nbytes for one in trunks) > KEPT_BYTES:
+                trunks, depth = [], 0
             truncated = seq.truncated(engine.eos_id)
             for i, question in enumerate(part):
                 tokens = seq.response_ids[i][seq.response_mask[i]].tolist()
@@ -126,7 +125,8 @@ def _sampled(
                     }
                 )
             progress.advance(len(part))
-    return rows, trunks
+    tokens = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
+    return rows, trunks if sum(map(len, trunks)) == tokens else []
 
 
 def make_candidates(
@@ -147,7 +147,7 @@ def make_candidates(
     engine = RolloutEngine(model, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
     train = [q for q in read_table(questions.path / "questions.parquet") if q["split"] == "train"]
     asked = [q for q in train for _ in range(config.samples_per_prompt)]
-    depth = _kept_depth(engine, lora, sum(len(q["token_ids"]) + response_tokens for q in asked))
+    depth = trunk_depth(len(decoder_layers(model)), lora)
     rows, trunks = _sampled(engine, tokenizer, asked, config, response_tokens, depth)
     pairs = choose_pairs(
         [q["prompt_id"] for q in train],
@@ -158,12 +158,13 @@ def make_candidates(
     )
     pq.write_table(pa.Table.from_pylist(rows), out / "candidates.parquet")
     write_pairs(pairs, out / "pairs.parquet")
-    usage = engine.usage
+    usage, pad_id = engine.usage, engine.pad_id
     if trunks:
-        write_trunk(torch.cat(trunks), out)
-    elif depth:  # a model that is decoded by its own forward pass
+        write_trunk(torch.cat(trunks), depth, out)
+    elif depth:
+        del engine, model
         backbone, _ = make_backbone(sft.path, strategy, lora, roles=())
-        keep_trunk(load_answers(out, engine.pad_id), backbone, out)
+        keep_trunk(load_answers(out, pad_id), backbone, out)
         usage = usage.add(backbone.usage)
     lengths = [len(r["response_ids"]) for r in rows]
     truncation = sum(r["truncated"] for r in rows) / len(rows)
@@ -271,7 +272,8 @@ def fit_reward(
     source = found(config, backbone, **runtime)
     folders = inputs["candidates"].path, inputs["preferences"].path
     answers = load_answers(folders[0], backbone.pad_id)
-    answers = backbone.with_trunk(with_kept_trunk(answers, folders[0])) if roles else answers
+    if roles:
+        answers = backbone.with_trunk(with_kept_trunk(answers, folders[0], backbone.trunk.depth))
     comparisons = load_comparisons(*folders, heldout=False) if learns else []
 
     def batches(prompts_per_step: int, epochs: int, seed: int) -> list[ComparisonBatch]:
@@ -307,7 +309,8 @@ def make_reward_model(
     source, folders = standard.source, (inputs["candidates"].path, inputs["preferences"].path)
     prompt_tokens = int(answers.prompt_ids.shape[1])
     rated, human, ceiling = rated_pairs(inputs[RATINGS], source.backbone, prompt_tokens)
-    rated = with_kept_trunk(rated, inputs[RATED_TRUNK].path) if RATED_TRUNK in inputs else rated
+    if RATED_TRUNK in inputs:
+        rated = with_kept_trunk(rated, inputs[RATED_TRUNK].path, source.backbone.trunk.depth)
     learned = load_comparisons(*folders, heldout=False) if "labels" in source.needs else []
     train, heldout = (
         [(one.chosen, one.rejected) for one in some] for some in (learned, load_comparisons(*folders, heldout=True))

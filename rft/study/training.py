@@ -184,7 +184,8 @@ def labelled(algorithm: Algorithm, inputs: Mapping[str, Entry]) -> PreferenceBat
     backbone, candidates = algorithm.backbone, inputs["candidates"].path
     comparisons = load_comparisons(candidates, inputs["preferences"].path, heldout=False)
     fixed = load_answers(candidates, backbone.pad_id)
-    answers, ref = backbone.with_trunk(with_kept_trunk(fixed, candidates)), read_reference(inputs)
+    kept = with_kept_trunk(fixed, candidates, backbone.trunk.depth)
+    answers, ref = backbone.with_trunk(kept), read_reference(inputs)
     if algorithm.data_kind != "unpaired":
         return to_pairs(comparisons, answers, ref)
     others = backbone.with_trunk(mismatched(fixed, samples_per_prompt(candidates)))

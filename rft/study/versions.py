@@ -16,7 +16,7 @@ VERSIONS = {
     "revisions": 4,
     "preferences": 3,
     "reward_model": 5,
-    "trunk_rated": 1,
+    "trunk_rated": 2,
     "reference": 2,
     "reference_mismatched": 2,
     "policy": 5,

@@ -66,8 +66,7 @@ def plain(overrides: Sequence[str]) -> Any:
     return OmegaConf.to_container(compose(overrides), resolve=True, enum_to_str=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("overrides", "runs"), [(NASTY, 9), (KINDS, 8)])
+@pytest.mark.parametrize(("overrides", "runs"), [(NASTY, 9), pytest.param(KINDS, 8, marks=pytest.mark.slow)])
 def test_lists_strings_and_numbers_survive(overrides: Sequence[str], runs: int, tmp_path: Path) -> None:
     sweep = write([*overrides, "tracker=none"], tmp_path / "sweep.yaml")
     assert sweep["method"] == "grid"

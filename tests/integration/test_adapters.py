@@ -7,8 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from rft.budget.stages import usage_of
+from rft.config import compose
+from rft.data.offline import load_answers, reference_logprobs
+from rft.models.backbone import Backbone
+from rft.rollout import engine
+from rft.rollout.structure import UnknownStructureError
+from rft.store import Store
+from rft.study.fixed_answers import read_reference, with_kept_trunk
+from rft.study.pipeline import Pipeline
+from rft.study.training import make_backbone
 from rft.types import Sequences
 from tests.integration.harness import LORA, OF, TINY, Warm
 
@@ -88,45 +98,47 @@ def test_the_first_minibatch_changes_no_ratio_in_half_precision_from_the_trunk(
     assert all(row["rollout/kl"] != 0.0 for row in rows[1:])
 
 
-def test_what_the_frozen_layers_gave_while_the_answers_were_sampled_is_kept_for_all_who_read_them(
-    adapted: Path, tmp_path: Path
+def apart(kept: torch.Tensor, wanted: torch.Tensor) -> float:
+    """How far states are from others, in the size of these."""
+    return float((kept - wanted).double().norm() / wanted.double().norm())
+
+
+@pytest.mark.parametrize("at_once", [None, 12])
+def test_what_the_frozen_layers_gave_while_the_answers_were_sampled_is_kept(
+    adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int | None
 ) -> None:
-    import torch
-
-    from rft.config import compose
-    from rft.data.offline import load_answers, reference_logprobs
-    from rft.store import Store
-    from rft.study.fixed_answers import read_reference, with_kept_trunk
-    from rft.study.pipeline import Pipeline
-    from rft.study.training import make_backbone
-
-    pipeline = Pipeline(compose(["algorithm=dpo", "tracker=none", *TINY, *LORA]), Store(adapted), tmp_path)
-    assert pipeline.policy is not None
+    settings = ["algorithm=dpo", "tracker=none", *TINY, *LORA]
+    if at_once is not None:  # in several parts
+        monkeypatch.setattr("rft.study.shared.rows_at_once", lambda _: at_once)
+        settings.append("candidates.seed=12")
+    pipeline = Pipeline(compose(settings), Store(adapted), tmp_path)
     backbone, _ = make_backbone(pipeline.sft.path, pipeline.strategy, pipeline.lora, roles=())
-    answers = load_answers(pipeline.candidates.path, backbone.pad_id)
-    kept, wanted = with_kept_trunk(answers, pipeline.candidates.path).trunk, backbone.with_trunk(answers).trunk
+    answers, depth = load_answers(pipeline.candidates.path, backbone.pad_id), backbone.trunk.depth
+    kept = with_kept_trunk(answers, pipeline.candidates.path, depth).trunk
+    wanted = backbone.with_trunk(answers).trunk
     assert kept is not None
     assert wanted is not None
-    torch.testing.assert_close(kept[answers.counted], wanted[answers.counted], rtol=0.02, atol=0.02)
-    assert bool((kept[~answers.counted] == 0).all())
-    # The reference's log-probs from there, of some 70 nats in half precision, are those of a whole pass.
-    whole = make_backbone(pipeline.sft.path, pipeline.strategy, replace(pipeline.lora, enabled=False), roles=())[0]
-    own = read_reference(pipeline.reference)
-    assert own is not None
-    torch.testing.assert_close(own, reference_logprobs(answers, whole), rtol=0, atol=1e-2)
-    # Without adapters there is nothing to keep.
-    plain = Pipeline(compose(["algorithm=dpo", *TINY]), Store(adapted), tmp_path).candidates
-    assert not list(plain.path.glob("trunk*"))
+    assert kept.dtype is wanted.dtype is torch.bfloat16
+    counted = answers.counted
+    assert apart(kept[counted], wanted[counted]) < 0.005
+    ids = torch.cat([answers.prompt_ids, answers.response_ids], 1)  # what comes into the first layer is far from it
+    assert apart(backbone.base.get_input_embeddings()(ids)[counted], wanted[counted]) > 0.02
+    assert bool((kept[~counted] == 0).all())
+    assert with_kept_trunk(answers, pipeline.candidates.path, depth + 1).trunk is None
+
+
+def test_what_is_too_large_to_keep_is_not_kept(adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("shared", "fixed_answers"):
+        monkeypatch.setattr(f"rft.study.{module}.KEPT_BYTES", 4096)
+    settings = ["algorithm=dpo", "tracker=none", *TINY, *LORA, "candidates.seed=13"]
+    made = Pipeline(compose(settings), Store(adapted), tmp_path).candidates
+    assert (made.path / "candidates.parquet").exists()
+    assert not list(made.path.glob("trunk*"))
 
 
 def test_nobody_who_learns_from_the_fixed_answers_passes_them_through_the_frozen_layers(
     adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rft.config import compose
-    from rft.models.backbone import Backbone
-    from rft.store import Store
-    from rft.study.pipeline import Pipeline
-
     passed: list[int] = []
     own = Backbone.with_trunk
 
@@ -134,43 +146,49 @@ def test_nobody_who_learns_from_the_fixed_answers_passes_them_through_the_frozen
         passed.append(len(seq) if seq.trunk is None else 0)
         return own(self, seq, *rest)
 
-    monkeypatch.setattr(Backbone, "with_trunk", counted)
     settings = ["algorithm=dpo", "tracker=none", *TINY, *LORA]
     pipeline = Pipeline(compose([*settings, "reward.seed=11", "seed=11"]), Store(adapted), tmp_path)
-    answers = int(pipeline.candidates.metrics["responses"])
-    assert {pipeline.reward_model.key, pipeline.policy.key} <= set(pipeline.store.computed)  # type: ignore[union-attr]
-    assert passed
-    assert answers not in passed
+    _ = pipeline.reward_inputs
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "with_trunk", counted)
+        made = [pipeline.reward_model, pipeline.policy]
+    assert {one.key for one in made if one is not None} <= set(pipeline.store.computed)
+    assert set(passed) == {0}
+    # The reference passes the upper layers alone, and its log-probs, of some 70 nats, are those of a whole pass.
+    backbone, _ = make_backbone(pipeline.sft.path, pipeline.strategy, pipeline.lora, roles=())
+    answers = load_answers(pipeline.candidates.path, backbone.pad_id)
+    kept = with_kept_trunk(answers, pipeline.candidates.path, backbone.trunk.depth)
+    before = backbone.usage.flops
+    again, own_logprobs = reference_logprobs(kept, backbone), read_reference(pipeline.reference)
+    assert own_logprobs is not None
+    assert torch.equal(own_logprobs, again)
+    assert usage_of(pipeline.reference["reference"]).flops == backbone.usage.flops - before
+    whole = make_backbone(pipeline.sft.path, pipeline.strategy, replace(pipeline.lora, enabled=False), roles=())[0]
+    torch.testing.assert_close(own_logprobs, reference_logprobs(answers, whole), rtol=0, atol=1e-2)
+    assert whole.usage.flops > 1.2 * (backbone.usage.flops - before)
+    # Without adapters there is nothing to keep.
+    plain = Pipeline(compose(["algorithm=dpo", *TINY]), Store(adapted), tmp_path).candidates
+    assert not list(plain.path.glob("trunk*"))
 
 
 def test_a_model_that_is_decoded_by_its_own_forward_pass_keeps_it_too(
     adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
-    from rft.config import compose
-    from rft.data.offline import load_answers
-    from rft.rollout import engine
-    from rft.rollout.structure import UnknownStructureError
-    from rft.store import Store
-    from rft.study.fixed_answers import with_kept_trunk
-    from rft.study.pipeline import Pipeline
-    from rft.study.training import make_backbone
-
     def unknown(_: object) -> None:
         raise UnknownStructureError("planted")
 
-    known = Pipeline(compose(["tracker=none", *TINY, *LORA]), Store(adapted), tmp_path).candidates
     monkeypatch.setattr(engine, "known_structure", unknown)
     pipeline = Pipeline(compose(["tracker=none", *TINY, *LORA, "candidates.seed=11"]), Store(adapted), tmp_path)
     backbone, _ = make_backbone(pipeline.sft.path, pipeline.strategy, pipeline.lora, roles=())
     answers = load_answers(pipeline.candidates.path, backbone.pad_id)
-    kept, wanted = with_kept_trunk(answers, pipeline.candidates.path).trunk, backbone.with_trunk(answers).trunk
+    before = backbone.usage.flops
+    kept = with_kept_trunk(answers, pipeline.candidates.path, backbone.trunk.depth).trunk
+    wanted = backbone.with_trunk(answers).trunk
     assert kept is not None
     assert wanted is not None
     assert torch.equal(kept[answers.counted], wanted[answers.counted])
-    used = [usage_of(entry) for entry in (known, pipeline.candidates)]
-    assert used[1].flops / used[1].generated_tokens > used[0].flops / used[0].generated_tokens  # the pass is counted
+    sampling = backbone.flops.decoding(answers.prompt_mask.sum(-1), answers.lengths)
+    assert usage_of(pipeline.candidates).flops == pytest.approx(sampling + backbone.usage.flops - before, rel=1e-9)
 
 
 def test_the_frozen_layers_pass_over_the_human_ratings_once_for_all_reward_models(
@@ -197,7 +215,7 @@ def test_the_frozen_layers_pass_over_the_human_ratings_once_for_all_reward_model
     for prompt_tokens in (3, 8):  # it is the same wherever a prompt ends
         snippets, pairs, _ = rated_pairs(inputs[RATINGS], backbone, prompt_tokens)
         assert len(pairs) == 400
-        kept = with_kept_trunk(snippets, inputs[RATED_TRUNK].path).trunk
+        kept = with_kept_trunk(snippets, inputs[RATED_TRUNK].path, backbone.trunk.depth).trunk
         wanted = backbone.with_trunk(snippets).trunk
         assert kept is not None
         assert wanted is not None

@@ -47,7 +47,6 @@ def _manifest(result: Result, stage: str) -> Any:
     return entry
 
 
-@pytest.mark.slow
 def test_all_start_alike_and_share_the_revisions(arms: dict[str, Result], sweep: Sweep) -> None:
     plain = sweep.trials["ppo"].record["stages"]
     for arm, result in arms.items():
@@ -63,7 +62,6 @@ def test_all_start_alike_and_share_the_revisions(arms: dict[str, Result], sweep:
     assert "revisions" not in _manifest(arms["ppo"], "policy").inputs
 
 
-@pytest.mark.slow
 def test_both_texts_stay_readable(arms: dict[str, Result]) -> None:
     result = arms["constitutional"]
     rows = read_table(result.entry("revisions") / "revisions.parquet")
@@ -85,14 +83,12 @@ def test_both_texts_stay_readable(arms: dict[str, Result]) -> None:
 
 
 @pytest.mark.parametrize("arm", ["sl-cai", "frozen"])
-@pytest.mark.slow
 def test_training_begins_at_the_fine_tuned_policy(arms: dict[str, Result], arm: str) -> None:
     """With nothing to train, or at a rate that moves no weight, it is what the policy is in the end too."""
     start = (arms[arm].entry("revisions") / "policy.safetensors").read_bytes()
     assert (arms[arm].entry("policy") / "policy.safetensors").read_bytes() == start
 
 
-@pytest.mark.slow
 def test_the_reference_is_the_sft_policy_all_the_same(arms: dict[str, Result]) -> None:
     assert abs(arms["ppo"].history()[0]["rollout/kl"]) < 1e-5
     assert arms["constitutional"].history()[0]["rollout/kl"] > 1e-3
@@ -100,7 +96,6 @@ def test_the_reference_is_the_sft_policy_all_the_same(arms: dict[str, Result]) -
     assert kl["sl-cai"] == kl["frozen"] > 1e-3
 
 
-@pytest.mark.slow
 def test_the_stage_is_charged_to_the_arms_that_begin_there(arms: dict[str, Result], tmp_path: Path) -> None:
     def charged(arm: str) -> list[str]:
         cfg = compose([*ARMS[arm], f"arm={arm}", "study=revised", *TINY])
@@ -122,10 +117,11 @@ def test_the_stage_is_charged_to_the_arms_that_begin_there(arms: dict[str, Resul
     assert spent["sl-cai"]["full"]["labels"] == 0
 
 
-def test_a_run_can_stop_at_the_revisions(shared: Path, warm: Warm, tmp_path: Path) -> None:
-    outcome = warm(["run", *ARMS["constitutional"], "until=revisions", *TINY], tmp_path, shared)
+def test_a_run_can_stop_at_the_revisions(arms: dict[str, Result], warm: Warm, tmp_path: Path) -> None:
+    store = arms["ppo"].store
+    outcome = warm(["run", *ARMS["constitutional"], "until=revisions", *TINY], tmp_path, store)
     assert outcome.code == 0, outcome.stderr
-    refused = warm(["run", "algorithm=ppo", "until=revisions", *TINY], tmp_path, shared)
+    refused = warm(["run", "algorithm=ppo", "until=revisions", *TINY], tmp_path, store)
     assert "until=revisions: this start makes none" in refused.error
-    other = warm(["run", "algorithm=ppo", "start=revised", *TINY], tmp_path, shared)
+    other = warm(["run", "algorithm=ppo", "start=revised", *TINY], tmp_path, store)
     assert "FewShotJudge writes no text" in other.error

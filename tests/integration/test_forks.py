@@ -114,6 +114,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(folder / "store", RFT_THREADS=None).items():
             patch.setenv(name, value)
+        patch.delenv("RFT_THREADS", raising=False)
         patch.setenv("PYTHONPATH", f"{REPOSITORY}:{folder}")
         patch.setenv("RFT_ALLOWED_PACKAGES", "probe")
         patch.delenv(SWITCH, raising=False)
@@ -138,7 +139,6 @@ def said(launcher: Launcher) -> str:
 
 
 class TestOneServer:
-    @pytest.mark.slow
     def test_a_fork_has_the_surroundings_of_a_plain_process(
         self, launcher: Launcher, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -282,13 +282,12 @@ def test_a_trial_of_a_sweep_that_fails_ends_alone(
     ("number", "code", "switch"),
     [
         (signal.SIGINT, 128 + signal.SIGINT, "1"),
-        (signal.SIGTERM, 128 + signal.SIGTERM, "1"),
-        (signal.SIGKILL, -signal.SIGKILL, "1"),
-        (signal.SIGTERM, 128 + signal.SIGTERM, "0"),
-        (signal.SIGKILL, -signal.SIGKILL, "0"),
+        pytest.param(signal.SIGTERM, 128 + signal.SIGTERM, "1", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, "1", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 128 + signal.SIGTERM, "0", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, "0", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.slow
 def test_an_interrupted_study_leaves_no_process(
     place: Path, tmp_path: Path, number: signal.Signals, code: int, switch: str
 ) -> None:

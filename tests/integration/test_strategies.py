@@ -45,17 +45,10 @@ def assert_same_training(one: Result, other: Result, start: Result) -> None:
         assert twin_row == pytest.approx(row, rel=1e-3, abs=1e-4)
 
 
-def test_two_microbatches_train_what_one_does(sweep: Sweep, warm: Warm, tmp_path: Path) -> None:
-    for arm, strategy in {"plain": "strategy=cpu", "parts": "strategy.accumulate=2"}.items():
-        outcome = warm(command("ppo", arm, strategy), tmp_path, sweep.store)
-        assert (outcome.code, outcome.stderr) == (0, "")
-    plain, parts = (trial(tmp_path, arm, sweep.store) for arm in ("plain", "parts"))
-    assert_same_training(plain, parts, sweep.trials["sft"])
-
-
 # KTO's loss knows a number of all rows of the step; the conformance suite has it on two ranks too.
-@pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["ppo", "dpo", "rlaif_online", "kto"])
+@pytest.mark.parametrize(
+    "algorithm", ["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpo", "rlaif_online", "kto"))]
+)
 def test_two_processes_and_two_microbatches_train_what_one_does(
     algorithm: str, sweep: Sweep, warm: Warm, tmp_path: Path
 ) -> None:

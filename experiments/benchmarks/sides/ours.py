@@ -2,9 +2,9 @@
 
 A step is what a trial does between two optimiser steps: rollouts, scores, old and reference log-probs, update,
 callbacks.
-Two things differ from a trial. No checkpoint is written, as on the other sides. What a trial computes once for all its
-answers before the first step, reference log-probs and the layers below the adapters, is computed within the step; only
-``dpo_kept`` keeps both.
+Two things differ from a trial. No checkpoint is written, as on the other sides. What a trial has of all its answers
+before the first step, reference log-probs and the output of the layers below the adapters, is computed within the step;
+only ``dpo_kept`` keeps both.
 """
 
 from __future__ import annotations
