@@ -108,7 +108,7 @@ READERS = {"offline": by_offline, "tensorboard": by_tensorboard, "mlflow": by_ml
 TRACKERS = [
     "offline",
     pytest.param("tensorboard", marks=installed("tensorboard")),
-    pytest.param("mlflow", marks=installed("mlflow")),
+    pytest.param("mlflow", marks=[installed("mlflow"), pytest.mark.slow]),
     pytest.param("trackio", marks=installed("trackio")),
 ]
 

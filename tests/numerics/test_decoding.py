@@ -34,7 +34,7 @@ from transformers import (
 from rft.models.backbone import Role
 from rft.models.pretrained import LoraConfig
 from rft.ops.products import packs
-from rft.rollout import RolloutEngine, Truncation, decoding, pad_prompts, uniforms
+from rft.rollout import RolloutEngine, Truncation, decoding, pad_prompts, probe, uniforms
 from rft.rollout.decoding import Asked, Decoding
 from rft.rollout.probe import magnified
 from rft.rollout.reference import decode_by_forward
@@ -441,6 +441,26 @@ def test_other_models_are_decoded_by_their_own_forward_with_one_notice(
     assert "decoded by its own forward pass" in caplog.text
     assert responses(seq) == by_forward(engine, uniforms(len(ids), TOKENS, 2), 1.0, Truncation())
     assert all(torch.equal(weights[name], weight) for name, weight in engine.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("error", "tried"), [(0.0, 1), (1.0, 2)])
+def test_a_kind_of_model_is_tried_until_it_is_found_right(
+    error: float, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[PreTrainedModel] = []
+
+    def discrepancy(model: PreTrainedModel, _: object) -> float:
+        asked.append(model)
+        return error
+
+    monkeypatch.setattr(probe, "_tried", set())
+    monkeypatch.setattr(probe, "discrepancy", discrepancy)
+    for _ in range(2):
+        engine = RolloutEngine(make_model(KNOWN["llama"]), EOS, PAD)
+        assert (engine.structure is not None) == (error == 0)
+    assert len(asked) == tried
+    RolloutEngine(make_model(KNOWN["llama"], torch.float64), EOS, PAD).structure  # noqa: B018, another type
+    assert len(asked) == tried + 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
