@@ -125,8 +125,8 @@ def _sampled(
                     }
                 )
             progress.advance(len(part))
-    tokens = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
-    return rows, trunks if sum(map(len, trunks)) == tokens else []
+    counted = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
+    return rows, trunks if sum(map(len, trunks)) == counted else []
 
 
 def make_candidates(
