@@ -124,7 +124,7 @@ def test_how_many_tokens_are_widened_at_once_changes_no_bit(
 @pytest.mark.parametrize("name", BOTH)
 def test_no_token_of_a_large_vocabulary_is_summed_up_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch splits the sum over a single row among threads, which rounds otherwise."""
-    hidden, head, ids = inputs(1, 3 * 33, 12, 33_000, torch.float32)
+    hidden, head, ids = inputs(1, 17 * 33, 12, 33_000, torch.float32)
     mask = torch.ones(1, 33, dtype=torch.bool)
     threads, found = torch.get_num_threads(), []
     torch.set_num_threads(2)
