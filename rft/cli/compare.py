@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from rft.errors import UserError, nearest
 from rft.store import Store
-from rft.store.names import RECORD
+from rft.store.names import RECORD, STUDY, study_name
 
 if TYPE_CHECKING:
     from rft.config.where import Where
@@ -69,12 +70,15 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
     """
     console = Console()
     overrides = [given for given in studies if "=" in given and not Path(given).exists()]
-    found = [_locate(study, options, overrides) for study in studies if study not in overrides]
-    if not found:
-        raise UserError(f"{' '.join(overrides)}: there is no study to override; name one, as in experiments/default")
-    out = _out(found, options)
-    _require_place(out)
-    failures, stopped = _run(found) if options.run else ([], None)
+    named = [study for study in studies if study not in overrides]
+    with _imports(named, overrides, options):
+        found = [_locate(study, options, overrides) for study in named]
+        if not found:
+            given = " ".join(overrides)
+            raise UserError(f"{given}: there is no study to override; name one, as in experiments/default")
+        out = _out(found, options)
+        _require_place(out)
+        failures, stopped = _run(found) if options.run else ([], None)
     try:
         results = _load(found, check_settings=not options.run)
     except UserError as error:
@@ -100,6 +104,25 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
         )
 
 
+def _imports(studies: Sequence[str], overrides: Sequence[str], options: Options) -> AbstractContextManager[None]:
+    """What trials are forked from imports beside the planning of a new study, whose trials run here and may fork.
+
+    Both take seconds of one core.
+    """
+    if not options.run or options.launcher or not any(_is_new(Path(study), options) for study in studies):
+        return nullcontext()
+    from rft.config.where import is_where
+    from rft.study.executors.local import begun_early
+    from rft.study.jobs import has_gpu
+
+    return nullcontext() if has_gpu() or any(map(is_where, overrides)) else begun_early()
+
+
+def _is_new(path: Path, options: Options) -> bool:
+    """Whether a study can be run of which there is nothing yet."""
+    return (path.is_file() or (path / STUDY).exists()) and not (options.runs / study_name(path)).exists()
+
+
 def _locate(study: str, options: Options, overrides: Sequence[str]) -> Found:
     """A study by the folder of its study.yaml, by its name under `runs`, or by the folder of its trials.
 
@@ -114,7 +137,7 @@ def _locate(study: str, options: Options, overrides: Sequence[str]) -> Found:
     from rft.study.tuning import fair_tuning, with_overrides
 
     path, runs = Path(study), options.runs
-    if path.is_file() or (path / "study.yaml").exists():
+    if path.is_file() or (path / STUDY).exists():
         name, spec = load_study(path)
         placing = [one for one in overrides if is_where(one)]
         own = [one for one in overrides if one not in placing]
@@ -180,6 +203,7 @@ def _require_place(out: Path) -> None:
 
 def _run(found: Sequence[Found]) -> tuple[list[str], UserError | None]:
     """Names of the trials that failed, and what ended a study before its trials."""
+    from rft.report.imports import import_libraries
     from rft.study.study import run_study
 
     failures: list[str] = []
@@ -189,7 +213,9 @@ def _run(found: Sequence[Found]) -> tuple[list[str], UserError | None]:
             before = f"{one.folder.name} " if len(found) > 1 else ""
             try:
                 tune = one.tuning.run if one.tuning else None
-                failed = run_study(one.planned, one.where, Console(stderr=True), tune, origin=one.origin)
+                console = Console(stderr=True)
+                more: dict[str, Any] = {"origin": one.origin, "meanwhile": import_libraries}
+                failed = run_study(one.planned, one.where, console, tune, **more)
                 failures += [f"{before}{name}" for name in failed]
             except UserError as error:
                 stopped = stopped or error

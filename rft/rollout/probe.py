@@ -32,8 +32,10 @@ _tried: set[tuple[object, ...]] = set()
 
 
 @contextmanager
-def magnified(model: PreTrainedModel) -> Iterator[None]:
+def magnified(model: PreTrainedModel) -> Iterator[set[int]]:
     """While open, small weights are as large as those of a trained model, so that every part makes a difference.
+
+    Gives the addresses in memory of those that are changed: most of a random start's, few of a trained model's.
 
     A random start has weights so small that attention hardly matters, and a wrong position would pass for rounding.
     They are multiplied by powers of two, which is undone to the bit.
@@ -51,7 +53,7 @@ def magnified(model: PreTrainedModel) -> Iterator[None]:
     try:
         for weight, factor in changed:
             weight.mul_(factor)
-        yield
+        yield {weight.data_ptr() for weight, _ in changed}
     finally:
         for weight, factor in changed:
             weight.div_(factor)
@@ -146,10 +148,10 @@ def known_structure(model: PreTrainedModel) -> Structure:
     kind = (type(model), config.to_json_string(), config._attn_implementation, model.dtype, model.device)
     if kind in _tried:
         return structure
-    with magnified(model):
-        structure.take()
+    with magnified(model) as changed:
+        structure.take_at(changed)
         error = discrepancy(model, structure)
-    structure.take()
+    structure.take_at(changed)
     if not error < ROUNDING.get(model.dtype, SHORT_ROUNDING):
         raise UnknownStructureError(f"the decode loop differs from the model's forward pass by {error:.2g}")
     _tried.add(kind)

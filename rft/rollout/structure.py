@@ -9,7 +9,7 @@ Dimensions: ``N`` tokens, ``H`` hidden, ``D`` head width, ``V`` vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,11 +79,12 @@ class Structure:
         """Whether all matrices are those of the model's weights; not after a move to another device."""
         return all(product.current for product in self.products)
 
-    def take(self) -> None:
-        """Take up the model's weights, laid out for products of few rows; to be called whenever they have changed."""
+    def take_at(self, places: Collection[int]) -> None:
+        """Take up those weights, laid out for products of few rows, whose memory begins at one of some addresses."""
         with torch.inference_mode(mode=False), torch.no_grad():
             for product in self.products:
-                product.take()
+                if product.is_of(places):
+                    product.take()
 
     def take_moved(self) -> None:
         """Take up those weights that are in other memory than when they were last taken."""
@@ -123,6 +124,10 @@ class Product:
     def current(self) -> bool:
         """Whether the layers' weights are where they were when they were taken."""
         return self._taken == self._place()
+
+    def is_of(self, places: Collection[int]) -> bool:
+        """Whether a layer's weight begins at one of some addresses in memory."""
+        return any(layer.weight.data_ptr() in places for layer in self.layers)
 
     def take(self) -> None:
         """Take up the layers' weights as they are.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 
 RECORD = "trial.json"
 """A trial's record, in its folder under `runs/`."""
@@ -34,6 +35,8 @@ VERDICTS_FILE = "verdicts.sqlite"
 """Beside the stages: what judges answered."""
 SPENDING_FILE = "spending.sqlite"
 """Beside that: what endpoints were paid for it."""
+STUDY = "study.yaml"
+"""In a folder: the study that it is named by."""
 PLAN = "planned.json"
 """In a study's folder: what was put into its ledger, so that nothing is lost with it."""
 INTERRUPTED = "interrupted; "
@@ -64,3 +67,13 @@ def trial_name(arm: str, seed: int, identity: str) -> str:
 def older_name(arm: str, seed: int | str) -> str:
     """A trial's folder, below its study's, as trials had it whose name holds no digest of their settings."""
     return f"{arm}/seed-{seed}"
+
+
+def study_name(path: Path) -> str:
+    """The name of a study.
+
+    Args:
+        path: its file, or the folder that its `STUDY` lies in.
+    """
+    file = path / STUDY if path.is_dir() else path
+    return file.resolve().parent.name if file.name == STUDY else file.stem

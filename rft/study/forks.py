@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rft.runtime import on_huge_pages
@@ -19,6 +20,25 @@ from rft.study.warm import GRACE
 
 SUPPORTED = sys.platform == "linux"
 """Elsewhere a process that has loaded system libraries may not fork, or there is no way to end with its parent."""
+
+
+_begun: list[Forks] = []
+
+
+@contextmanager
+def begun() -> Iterator[None]:
+    """While open, a server imports for whoever asks for one first; one that nobody has asked for ends with it."""
+    _begun.append(Forks())
+    try:
+        yield
+    finally:
+        while _begun:
+            _begun.pop().close()
+
+
+def forks() -> Forks:
+    """The server that was begun, if nobody has it yet; else a new one."""
+    return _begun.pop() if _begun else Forks()
 
 
 class Forked:

@@ -62,4 +62,9 @@ def may_fork(strategy: Mapping[str, Any]) -> bool:
     work in a fork, and on a machine that has one any library may ask.
     """
     alone = (strategy.get("distribution"), strategy.get("devices")) == ("single", 1)
-    return alone and (strategy.get("accelerator") == "cpu" or not any(Path(x).exists() for x in GPUS))
+    return alone and (strategy.get("accelerator") == "cpu" or not has_gpu())
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU, by its driver's files."""
+    return any(Path(x).exists() for x in GPUS)

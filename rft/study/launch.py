@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,7 @@ from rft.config.launchers import Launch, Local
 from rft.store import Store
 from rft.store.names import INTERRUPTED, PROGRESS_FILE, TRIAL
 from rft.study import killed
+from rft.study.ahead import AHEAD
 from rft.study.board import Board
 from rft.study.demands import with_demands
 from rft.study.executors.base import Executor, Process, make_executor
@@ -107,6 +108,7 @@ class Launcher:
         again: the states in which a trial that is in the ledger is started once more. Shared stages always are.
         executor: starts the jobs; by the settings if not given.
         settings: where, and what a job takes that does not say so itself; on this machine if not given.
+        meanwhile: is called once, when the first job has been started; no other is looked after until it returns.
     """
 
     def __init__(
@@ -116,10 +118,12 @@ class Launcher:
         again: Collection[State] = ENDED,
         executor: Executor | None = None,
         settings: Launch | None = None,
+        meanwhile: Callable[[], object] | None = None,
     ) -> None:
         self.console, self.study, self.again = console, study, frozenset(again)
         self.settings = settings or Local()
         self.executor = executor or make_executor(self.settings, console)
+        self.meanwhile = meanwhile
         self._handler: Any = None
         self._opened: dict[Path, tuple[Ledger, str]] = {}
         self._owned = ExitStack()
@@ -206,6 +210,9 @@ class Launcher:
                 while course.waiting:
                     self._look_around(course)
                     self._start_some(course)
+                    if course.running and (meanwhile := self.meanwhile) is not None:
+                        self.meanwhile = None
+                        meanwhile()
                     self.executor.pause(0.2)
                     self._look_after(course)
             finally:
@@ -375,6 +382,7 @@ class Launcher:
         progress = job.folder.absolute() / PROGRESS_FILE
         progress.unlink(missing_ok=True)  # an earlier start's
         environment = {**grant.environment, "RFT_PROGRESS_FILE": str(progress), LAUNCHED: "1"}
+        environment |= {AHEAD: "1"} if job.seed is None else {}
         return self.executor.start(job, environment, grant)
 
     @staticmethod

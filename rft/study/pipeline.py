@@ -23,6 +23,7 @@ from rft.runtime import emptied, uncollected
 from rft.store import Entry, Store
 from rft.store.assets import fetch
 from rft.store.names import CURVES_FILE, SAMPLES_FILE
+from rft.study.ahead import made_ahead
 from rft.study.chosen import Chosen
 from rft.study.diverged import diverges_once
 from rft.study.final_judge import FinalJudge, refuse_own_judge
@@ -374,7 +375,14 @@ class Pipeline(Chosen):
         require_separate_labels(self.cfg)
         with uncollected():
             _ = self.algorithm_class  # which imports torch and Lightning, where nothing has before
-        _ = (self.strategy, self.task)
+        _ = self.task
+        if STAGES.index(until) < STAGES.index("preferences"):
+            with made_ahead(lambda: self.gold):  # before the first product starts threads
+                return self._run(until)
+        return self._run(until)
+
+    def _run(self, until: str) -> Entry | None:
+        _ = self.strategy
         refuse_own_judge(self.cfg, store=self.store)
         self._check_judges(until)
         entry: Entry | None = None

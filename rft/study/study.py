@@ -18,6 +18,7 @@ from rft.config.overrides import written
 from rft.config.schemas import Replicate, RunConfig
 from rft.config.where import Where
 from rft.errors import UserError
+from rft.store.names import STUDY, study_name
 from rft.study.account import closing
 from rft.study.demands import at_once, with_demands
 from rft.study.final_judge import refuse_own_judge
@@ -57,7 +58,7 @@ def load_study(path: Path) -> tuple[str, StudySpec]:
     Raises:
         UserError: no such file, a line that is no YAML, an unknown key, no arms, repeated seeds.
     """
-    file = path / "study.yaml" if path.is_dir() else path
+    file = path / STUDY if path.is_dir() else path
     if not file.exists():
         raise UserError(f"{file}: no such file; give a folder with a study.yaml, or a study's name under runs/")
     try:
@@ -83,7 +84,7 @@ def load_study(path: Path) -> tuple[str, StudySpec]:
         raise UserError(f"{file}: arms: is empty; give at least one, as in `ppo: [algorithm=ppo]`")
     if not spec.seeds or len(set(spec.seeds)) < len(spec.seeds) or min(spec.seeds) < 0:
         raise UserError(f"{file}: seeds: {spec.seeds} must be a list of different numbers, 0 or more")
-    return file.resolve().parent.name if file.name == "study.yaml" else file.stem, spec
+    return study_name(file), spec
 
 
 def _refuse_settings(file: Path, found: Mapping[Any, Any]) -> None:
@@ -187,6 +188,7 @@ def run_study(
     origin: Mapping[str, Any] | None = None,
     again: Collection[State] = ENDED,
     account: bool = False,
+    meanwhile: Callable[[], object] | None = None,
 ) -> dict[str, str]:
     """Compute what is missing of a study; returns the last line of each trial that failed, by name.
 
@@ -198,12 +200,13 @@ def run_study(
         origin: where the study comes from, for the ledger.
         again: the states of ended trials that are started once more.
         account: show how each trial ended also if all are done.
+        meanwhile: is called when the first job has been started, while it imports.
 
     Raises:
         UserError: if a shared stage failed, or a trial takes more than there is.
     """
     study = planned.trials[0].folder.parent
-    with Launcher(console, study, again, settings=where.settings) as launcher:
+    with Launcher(console, study, again, settings=where.settings, meanwhile=meanwhile) as launcher:
         side_by_side = at_once(launcher.executor, where.settings)
         trials: Sequence[Job] = with_demands(planned.trials, side_by_side, launcher.executor, where.settings)
         ledger, _ = launcher.open(study)

@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rft.errors import UserError
 from rft.runtime import cores, end_process, end_with_parent, prepare_process
 from rft.secrets import scrubbed
 
@@ -66,6 +67,8 @@ PACKAGES = (
     "study",
     "tasks",
 )
+SELDOM = frozenset({"rft.feedback.judges.endpoint", "rft.feedback.judges.in_flight"})
+"""Modules with a library that few trials need and that takes half a second: a client of judges behind an endpoint."""
 # Read when a library is loaded: numpy's OpenBLAS starts its threads then, and a process with threads must not fork.
 AT_IMPORT = {
     "OMP_NUM_THREADS": "1",
@@ -79,11 +82,27 @@ HANDLED = (signal.SIGCHLD, signal.SIGTERM)
 
 
 def preload() -> None:
-    """Import what trials need: libraries, and all modules of the packages that a trial runs through; no plugin."""
+    """Import what trials need: libraries, and all modules of the packages that a trial runs through; no plugin.
+
+    What the command line and Hydra look up once in a process, they look up here.
+    """
     for name in LIBRARIES:
         importlib.import_module(name)
     for part in PACKAGES:
         _import_all(f"rft.{part}")
+    _read_commands()
+
+
+def _read_commands() -> None:
+    """Build the commands and compose what a trial begins with: the first time takes half a second longer."""
+    import typer
+
+    from rft.cli.app import app
+    from rft.config.compose import compose_launcher
+
+    typer.main.get_command(app)
+    with contextlib.suppress(UserError):  # of a plugin; the jobs that choose it say so
+        compose_launcher()
 
 
 def _import_all(name: str) -> None:
@@ -91,18 +110,21 @@ def _import_all(name: str) -> None:
     for found in pkgutil.iter_modules(package.__path__, f"{name}."):
         if found.ispkg:
             _import_all(found.name)
-        else:
+        elif found.name not in SELDOM:
             importlib.import_module(found.name)
 
 
-def require_one_thread() -> None:
+def require_one_thread(but: int = 0) -> None:
     """A fork takes along only the thread that forks; what others hold stays locked in it for good.
+
+    Args:
+        but: threads that hold nothing then.
 
     Raises:
         RuntimeError: naming the threads, if this process has others.
     """
     tasks = sorted(Path("/proc/self/task").iterdir())
-    if threading.active_count() > 1 or len(tasks) > 1:
+    if threading.active_count() > 1 or len(tasks) > 1 + but:
         names = [thread.name for thread in threading.enumerate()]
         names += [(task / "comm").read_text(encoding="utf-8").strip() for task in tasks]
         raise RuntimeError(f"cannot fork beside other threads: {', '.join(names)}")

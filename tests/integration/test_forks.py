@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from rft.config.launchers import Local
+from rft.study.ahead import AHEAD
 from rft.study.executors.local import SWITCH, LocalExecutor
 from rft.study.forks import SUPPORTED, Forked
 from rft.study.jobs import Job
@@ -175,6 +176,13 @@ class TestOneServer:
         assert "did you mean 'clip_range'?" in failed["refused"]
         assert failed["dead"].startswith("killed by signal 9")
         assert failed["left"] == "ended by itself with exit code 3"
+
+    def test_only_what_trials_wait_for_makes_more_ahead(self, launcher: Launcher, tmp_path: Path) -> None:
+        for seed, asked in ((None, "1"), (0, None)):
+            look = replace(job(tmp_path, f"seed {seed}", "look", "seen.json"), seed=seed)
+            assert launcher.start(look, ONE).wait(60) == 0
+            seen = json.loads((tmp_path / "seen.json").read_text(encoding="utf-8"))
+            assert seen["environment"].get(AHEAD) == asked
 
     def test_a_job_that_may_not_fork_starts_plainly(self, launcher: Launcher, tmp_path: Path) -> None:
         process = launcher.start(Job("plain", ("algorithm.no=1",), tmp_path, forks=False), ONE)

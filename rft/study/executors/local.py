@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -16,11 +17,22 @@ from rft.runtime import on_huge_pages
 from rft.study.capacity import this_machine
 from rft.study.executors.base import Executor, Job, Process
 from rft.study.executors.hold import tied
-from rft.study.forks import SUPPORTED, Forks
+from rft.study.forks import SUPPORTED, Forks, begun, forks
 from rft.study.slots import Grant, Machine, Slots
 
 SWITCH = "RFT_FORK"
 """Environment variable; 0 starts every job as a plain process, imports and all."""
+
+
+@contextmanager
+def begun_early() -> Iterator[None]:
+    """Begin to import what jobs are forked from, if they are, while it is still found out which there are."""
+    with begun() if _forks_here() else nullcontext():
+        yield
+
+
+def _forks_here() -> bool:
+    return SUPPORTED and os.environ.get(SWITCH) != "0"
 
 
 class Plain(subprocess.Popen[bytes]):
@@ -74,10 +86,10 @@ class LocalExecutor(Executor):
 
     def _server(self) -> Forks | None:
         """What to fork from, started when it is first asked for; None if there is none, or none any more."""
-        if not SUPPORTED or os.environ.get(SWITCH) == "0":
+        if not _forks_here():
             return None
         if self.forks is None or self.forks.withdrawn:
-            self.forks = Forks()
+            self.forks = forks()
         if self.forks.gone:
             if not self._told:
                 self.console.print(f"{self.forks.gone}; jobs start as plain processes from here on", markup=False)
