@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rft.progress import FILE_VARIABLE
 from rft.runtime import asked_threads, end_with_parent
+from rft.study.forks import SUPPORTED
 from rft.study.warm import require_one_thread
 
 AHEAD = "RFT_AHEAD"
@@ -40,18 +41,24 @@ def made_ahead(ask: Callable[[], object]) -> Iterator[None]:
 
 def _fork(ask: Callable[[], object]) -> int:
     """The id of the process that asks; 0 if there is none."""
+    if not SUPPORTED:
+        return 0
     from threadpoolctl import threadpool_info, threadpool_limits
 
     parent = os.getpid()
     # OpenBLAS ends its own before a fork, and starts them again after it.
     idle = sum(one["num_threads"] - 1 for one in threadpool_info() if one["internal_api"] == "openblas")
+    # One that comes now would be raised, and lost, in what Python calls after a fork.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         require_one_thread(but=idle)
         child = os.fork()
-    except (OSError, RuntimeError):  # no such system, no more processes, other threads
-        return 0
+    except (OSError, RuntimeError):  # no more processes, other threads
+        child = -1
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     if child:
-        return child
+        return max(child, 0)
     code = 1
     try:
         end_with_parent()
