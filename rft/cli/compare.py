@@ -71,7 +71,7 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
     console = Console()
     overrides = [given for given in studies if "=" in given and not Path(given).exists()]
     named = [study for study in studies if study not in overrides]
-    with _imports(named, overrides, options):
+    with _early(named, overrides, options):
         found = [_locate(study, options, overrides) for study in named]
         if not found:
             given = " ".join(overrides)
@@ -104,18 +104,18 @@ def compare_studies(studies: Sequence[str], options: Options) -> None:
         )
 
 
-def _imports(studies: Sequence[str], overrides: Sequence[str], options: Options) -> AbstractContextManager[None]:
-    """What trials are forked from imports beside the planning of a new study, whose trials run here and may fork.
+def _early(studies: Sequence[str], overrides: Sequence[str], options: Options) -> AbstractContextManager[None]:
+    """For a new study whose trials run here: the process that they are forked from is started before it is planned.
 
-    Both take seconds of one core.
+    Its imports and the planning each keep one core busy for seconds.
     """
     if not options.run or options.launcher or not any(_is_new(Path(study), options) for study in studies):
         return nullcontext()
     from rft.config.where import is_where
-    from rft.study.executors.local import begun_early
+    from rft.study.executors.local import started_early
     from rft.study.jobs import has_gpu
 
-    return nullcontext() if has_gpu() or any(map(is_where, overrides)) else begun_early()
+    return nullcontext() if has_gpu() or any(map(is_where, overrides)) else started_early()
 
 
 def _is_new(path: Path, options: Options) -> bool:
@@ -214,8 +214,7 @@ def _run(found: Sequence[Found]) -> tuple[list[str], UserError | None]:
             try:
                 tune = one.tuning.run if one.tuning else None
                 console = Console(stderr=True)
-                more: dict[str, Any] = {"origin": one.origin, "meanwhile": import_libraries}
-                failed = run_study(one.planned, one.where, console, tune, **more)
+                failed = run_study(one.planned, one.where, console, tune, origin=one.origin, meanwhile=import_libraries)
                 failures += [f"{before}{name}" for name in failed]
             except UserError as error:
                 stopped = stopped or error

@@ -1,8 +1,9 @@
-"""What making a report imports, which takes a second: to be had while there is nothing else to do."""
+"""What making a report imports, which takes a second: it need not be the last one of a study."""
 
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 
 LIBRARIES = (
     "choix",
@@ -18,6 +19,10 @@ LIBRARIES = (
 
 
 def import_libraries() -> None:
-    """Import them now; where they are used they are imported late, which other commands need not pay."""
+    """Import them now; where they are used they are imported late, which other commands need not pay.
+
+    What cannot be imported is for the report to say: trials need none of it.
+    """
     for name in LIBRARIES:
-        importlib.import_module(name)
+        with suppress(ImportError):
+            importlib.import_module(name)

@@ -22,23 +22,32 @@ SUPPORTED = sys.platform == "linux"
 """Elsewhere a process that has loaded system libraries may not fork, or there is no way to end with its parent."""
 
 
-_begun: list[Forks] = []
+_early: list[Forks] = []
+"""A server that was started before anybody had a job for it."""
 
 
 @contextmanager
-def begun() -> Iterator[None]:
-    """While open, a server imports for whoever asks for one first; one that nobody has asked for ends with it."""
-    _begun.append(Forks())
+def server_started() -> Iterator[None]:
+    """While open, a server is started already for the first who takes one; if nobody has, it ends with this.
+
+    If this process is killed, it ends when it has imported.
+    """
+    _early.append(Forks())
     try:
         yield
     finally:
-        while _begun:
-            _begun.pop().close()
+        drop_server()
 
 
-def forks() -> Forks:
-    """The server that was begun, if nobody has it yet; else a new one."""
-    return _begun.pop() if _begun else Forks()
+def take_server() -> Forks:
+    """The server that was started early, if nobody has taken it; else a new one."""
+    return _early.pop() if _early else Forks()
+
+
+def drop_server() -> None:
+    """End the server that was started early, if nobody has taken it."""
+    while _early:
+        _early.pop().close()
 
 
 class Forked:

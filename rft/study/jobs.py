@@ -14,6 +14,8 @@ from rft.study.slots import Demand
 
 LAUNCHED = "RFT_LAUNCHED"
 """Environment variable of a trial that a launcher has started, and writes into the ledger."""
+AHEAD = "RFT_AHEAD"
+"""Environment variable of a job that others wait for: a core that it leaves idle may make what those need."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 

@@ -24,12 +24,11 @@ from rft.config.launchers import Launch, Local
 from rft.store import Store
 from rft.store.names import INTERRUPTED, PROGRESS_FILE, TRIAL
 from rft.study import killed
-from rft.study.ahead import AHEAD
 from rft.study.board import Board
 from rft.study.demands import with_demands
 from rft.study.executors.base import Executor, Process, make_executor
 from rft.study.finished import has_results, is_finished, last_words, record_of, retire, stamp, tail
-from rft.study.jobs import LAUNCHED, Job, row_of
+from rft.study.jobs import AHEAD, LAUNCHED, Job, row_of
 from rft.study.killed import memory_kills
 from rft.study.ledger import Ledger
 from rft.study.owner import launchers, owner
@@ -108,7 +107,7 @@ class Launcher:
         again: the states in which a trial that is in the ledger is started once more. Shared stages always are.
         executor: starts the jobs; by the settings if not given.
         settings: where, and what a job takes that does not say so itself; on this machine if not given.
-        meanwhile: is called once, when the first job has been started; no other is looked after until it returns.
+        meanwhile: is called once, when the first job has been started; until it returns no job is looked after.
     """
 
     def __init__(
@@ -309,7 +308,7 @@ class Launcher:
             return State.interrupted, self._why_killed(one, code)
         told = str(record.get("error") or "") if new else ""
         if code in (-signal.SIGTERM, 128 + signal.SIGTERM) or told.startswith(INTERRUPTED):
-            return State.interrupted, told or self._why_killed(one, code)
+            return State.interrupted, told or self._why_killed(one, -signal.SIGTERM)
         if not code:
             return State.failed, "it ended with exit code 0, and its record does not say that it is done"
         return State.failed, self._why_failed(one, told, code)

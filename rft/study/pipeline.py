@@ -375,14 +375,13 @@ class Pipeline(Chosen):
         require_separate_labels(self.cfg)
         with uncollected():
             _ = self.algorithm_class  # which imports torch and Lightning, where nothing has before
-        _ = self.task
         if STAGES.index(until) < STAGES.index("preferences"):
-            with made_ahead(lambda: self.gold):  # before the first product starts threads
+            with made_ahead(lambda: self.task, lambda: self.gold):  # before the first product starts threads
                 return self._run(until)
         return self._run(until)
 
     def _run(self, until: str) -> Entry | None:
-        _ = self.strategy
+        _ = (self.strategy, self.task)
         refuse_own_judge(self.cfg, store=self.store)
         self._check_judges(until)
         entry: Entry | None = None

@@ -27,7 +27,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rft.errors import UserError
 from rft.runtime import cores, end_process, end_with_parent, prepare_process
 from rft.secrets import scrubbed
 
@@ -82,9 +81,9 @@ HANDLED = (signal.SIGCHLD, signal.SIGTERM)
 
 
 def preload() -> None:
-    """Import what trials need: libraries, and all modules of the packages that a trial runs through; no plugin.
+    """Import what trials need: libraries, and all modules of the packages that a trial runs through; no plugin of ours.
 
-    What the command line and Hydra look up once in a process, they look up here.
+    What the command line and Hydra look up once in a process, Hydra's own plugins among it, they look up here.
     """
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -101,7 +100,7 @@ def _read_commands() -> None:
     from rft.config.compose import compose_launcher
 
     typer.main.get_command(app)
-    with contextlib.suppress(UserError):  # of a plugin; the jobs that choose it say so
+    with contextlib.suppress(Exception):  # of a plugin; the jobs that choose it say so
         compose_launcher()
 
 
@@ -118,13 +117,13 @@ def require_one_thread(but: int = 0) -> None:
     """A fork takes along only the thread that forks; what others hold stays locked in it for good.
 
     Args:
-        but: threads that hold nothing then.
+        but: how many there may be beside it which hold nothing then: all of these, or none.
 
     Raises:
         RuntimeError: naming the threads, if this process has others.
     """
     tasks = sorted(Path("/proc/self/task").iterdir())
-    if threading.active_count() > 1 or len(tasks) > 1 + but:
+    if threading.active_count() > 1 or len(tasks) not in (1, 1 + but):
         names = [thread.name for thread in threading.enumerate()]
         names += [(task / "comm").read_text(encoding="utf-8").strip() for task in tasks]
         raise RuntimeError(f"cannot fork beside other threads: {', '.join(names)}")
@@ -152,12 +151,15 @@ def take_environment(wanted: Mapping[str, str], began: Mapping[str, str]) -> Non
         wanted: as a plain process would start with.
         began: as this process started with.
     """
+    from rft.config.plugins import allowed_packages
+
     for name in began.keys() | AT_IMPORT.keys():
         if name not in wanted:
             os.environ.pop(name, None)
     for name, value in wanted.items():
         if name in AT_IMPORT or value != began.get(name):
             os.environ[name] = value
+    allowed_packages.cache_clear()  # they are asked of the environment
 
 
 def adopt(request: Mapping[str, Any], server: Server) -> None:

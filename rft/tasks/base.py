@@ -142,7 +142,11 @@ class Task(ABC):
 
     @abstractmethod
     def fit_gold(self, out: Path) -> dict[str, Json]:
-        """Fit the gold reward on texts that no prompt comes from, write it into `out`; returns metrics."""
+        """Fit the gold reward on texts that no prompt comes from, write it into `out`; returns metrics.
+
+        The first job of a study may call it in a fork of itself, with one thread, beside its own first stages: what it
+        writes must not depend on the number of threads.
+        """
 
     @abstractmethod
     def load_gold(self, path: Path) -> GoldReward:

@@ -18,10 +18,10 @@ import pytest
 from rich.console import Console
 
 from rft.config.launchers import Local
-from rft.study.ahead import AHEAD
+from rft.study import forks
 from rft.study.executors.local import SWITCH, LocalExecutor
-from rft.study.forks import SUPPORTED, Forked
-from rft.study.jobs import Job
+from rft.study.forks import SUPPORTED, Forked, server_started
+from rft.study.jobs import AHEAD, Job
 from rft.study.launch import Launcher, Process
 from rft.study.ledger import Ledger
 from rft.study.slots import Demand, Grant, Machine
@@ -101,6 +101,7 @@ class Probe(ImdbSentiment):
             "streams": [os.readlink("/proc/self/fd/0"), sys.stdout.line_buffering, sys.stderr.line_buffering,
                         sys.stdout.encoding, os.fstat(1).st_ino == os.fstat(2).st_ino],
             "collects": gc.isenabled(),
+            "client": "openai" in sys.modules,
         }
         place.write_text(json.dumps(found, indent=1))
 '''
@@ -153,6 +154,7 @@ class TestOneServer:
             monkeypatch.setenv(SWITCH, "0")
         assert found[0] == found[1]
         assert found[0]["threads"][0] == 2
+        assert not found[0]["client"], "few trials ask an endpoint, and its client takes half a second"
         assert isinstance(launcher.executor, LocalExecutor)
         assert launcher.executor.forks is not None
         server = Path(f"/proc/{launcher.executor.forks.pid}/environ").read_bytes()
@@ -185,9 +187,12 @@ class TestOneServer:
             assert seen["environment"].get(AHEAD) == asked
 
     def test_a_job_that_may_not_fork_starts_plainly(self, launcher: Launcher, tmp_path: Path) -> None:
-        process = launcher.start(Job("plain", ("algorithm.no=1",), tmp_path, forks=False), ONE)
-        assert isinstance(process, subprocess.Popen)
-        assert process.wait(60) == 2
+        with server_started():
+            (early,) = forks._early
+            process = launcher.start(Job("plain", ("algorithm.no=1",), tmp_path, forks=False), ONE)
+            assert isinstance(process, subprocess.Popen)
+            assert process.wait(60) == 2
+            assert early.gone, "a server that is there too early would stand beside plain jobs"
 
 
 @pytest.mark.slow

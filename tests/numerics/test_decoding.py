@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -471,6 +472,25 @@ def test_magnified_weights_are_put_back_to_the_bit(dtype: torch.dtype) -> None:
     with torch.no_grad(), magnified(model):
         assert not torch.equal(weights[1], list(model.parameters())[1])
     assert all(torch.equal(*pair) for pair in zip(weights, model.parameters(), strict=True))
+
+
+def test_weights_are_laid_out_as_they_are_where_the_probe_changed_some_of_a_product(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe, "_tried", set())
+    model = make_model(KNOWN["llama"], torch.bfloat16)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "q_proj" in name or "up_proj" in name:  # beside small ones of the same input
+                weight.mul_(2.0 ** math.ceil(math.log2(weight.numel() ** 0.25 / float(weight.norm())) + 1))
+        with magnified(model) as changed:
+            assert 0 < len(changed) < len(list(model.parameters()))
+    structure = probe.known_structure(model)
+    with torch.inference_mode():
+        for product in structure.products:
+            x = torch.randn(3, product.layers[0].in_features).bfloat16()
+            wanted = torch.cat([layer(x) for layer in product.layers], -1)
+            torch.testing.assert_close(product(x), wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))
 
 
 def test_a_prompt_padded_on_the_right_is_refused() -> None:

@@ -23,6 +23,8 @@ from rft.config import compose
 from rft.errors import UserError
 from rft.store import store
 from rft.store.running import at_work, is_running
+from rft.study import forks, jobs
+from rft.study.executors.local import SWITCH
 from rft.study.parts import plain
 from rft.study.standing import standing, told
 from rft.study.study import StudySpec, load_study, plan
@@ -515,6 +517,55 @@ class TestSeveral:
         assert summary["incomplete"]["missing"] == [{"arm": "demo/ppo", "seed": 1}]
         assert [failed["trial"] for failed in summary["failed"]] == ["more/dpo/seed-1"]
         assert "demo: 3 of 4 planned trials have finished; not there: ppo seed 1" in summary["warnings"]
+
+
+class TestStartedEarly:
+    """What trials are forked from is started before a study is planned, of which here the planning fails."""
+
+    @pytest.fixture(autouse=True)
+    def told(self, world: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What becomes of it."""
+        told: list[str] = []
+
+        class Forks:
+            def __init__(self) -> None:
+                told.append("started")
+
+            def close(self) -> None:
+                told.append("ended")
+
+        monkeypatch.setattr(forks, "Forks", Forks)
+        monkeypatch.setattr(jobs, "GPUS", ())
+        planned(world)
+        return told
+
+    @staticmethod
+    def refused(*more: str, **options: Any) -> None:
+        with pytest.raises(UserError):
+            compare_studies(["demo", "nosuch", *more], Options(**options))
+
+    def test_for_a_new_study_and_ended_when_it_is_refused(self, told: list[str]) -> None:
+        self.refused()
+        assert told == ["started", "ended"]
+
+    @pytest.mark.parametrize("options", [{"run": False}, {"launcher": "ray"}], ids=["not run", "elsewhere"])
+    def test_not_for_trials_that_start_elsewhere_or_not_at_all(self, told: list[str], options: dict[str, Any]) -> None:
+        self.refused(**options)
+        self.refused("hydra.launcher.jobs=1")
+        assert told == []
+
+    def test_not_for_a_study_of_which_there_is_something(self, told: list[str], world: Path) -> None:
+        Study(world, name="demo").trial("sft", 0)
+        self.refused()
+        assert told == []
+
+    def test_not_where_no_trial_is_forked(self, told: list[str], world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jobs, "GPUS", (str(world),))
+        self.refused()
+        monkeypatch.setattr(jobs, "GPUS", ())
+        monkeypatch.setenv(SWITCH, "0")
+        self.refused()
+        assert told == []
 
 
 class TestBeforeAnythingRuns:

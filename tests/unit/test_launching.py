@@ -70,6 +70,13 @@ def wait_until(condition: object, seconds: float = 200.0) -> None:
         time.sleep(0.01)
 
 
+def test_what_is_to_be_done_meanwhile_is_done_once_when_the_first_has_started(world: Path) -> None:
+    seen: list[list[str]] = []
+    assert run(world, jobs(world, "last", "last", "last"), meanwhile=lambda: seen.append(states(world))) == {}
+    (when,) = seen
+    assert "running" in when
+
+
 def test_what_has_left_its_record_is_done_however_it_ended_after_that(world: Path) -> None:
     assert run(world, jobs(world, "last")) == {}
     assert states(world) == ["done"]

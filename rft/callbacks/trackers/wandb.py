@@ -39,7 +39,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 @lru_cache
 def _digest(path: Path, _size: int, _changed: int) -> str:
-    """What W&B knows a file's content by; most runs of a study use the start policy, which takes half a second."""
+    """What W&B knows a file's content by. `rft compare` tells of several stages that each use the start policy."""
     with path.open("rb") as file:
         return b64encode(hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()).decode()
 
@@ -254,7 +254,8 @@ class Wandb(Tracker):
             # reference must be a copy: W&B removes the files that it was given, whether it could upload them or not.
             if self.by_reference(path):
                 (entry,) = made.add_reference(path.absolute().as_uri(), name=name, checksum=False)
-                entry.digest = _digest(path, path.stat().st_size, path.stat().st_mtime_ns)
+                about = path.stat()
+                entry.digest = _digest(path, about.st_size, about.st_mtime_ns)
             else:
                 made.add_file(str(path), name=name, skip_cache=True)
         made.finalize()

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -17,18 +17,16 @@ from rft.runtime import on_huge_pages
 from rft.study.capacity import this_machine
 from rft.study.executors.base import Executor, Job, Process
 from rft.study.executors.hold import tied
-from rft.study.forks import SUPPORTED, Forks, begun, forks
+from rft.study.forks import SUPPORTED, Forks, drop_server, server_started, take_server
 from rft.study.slots import Grant, Machine, Slots
 
 SWITCH = "RFT_FORK"
 """Environment variable; 0 starts every job as a plain process, imports and all."""
 
 
-@contextmanager
-def begun_early() -> Iterator[None]:
-    """Begin to import what jobs are forked from, if they are, while it is still found out which there are."""
-    with begun() if _forks_here() else nullcontext():
-        yield
+def started_early() -> AbstractContextManager[None]:
+    """While open, what jobs are forked from is there before the first job is; nothing, where no job is forked."""
+    return server_started() if _forks_here() else nullcontext()
 
 
 def _forks_here() -> bool:
@@ -73,6 +71,7 @@ class LocalExecutor(Executor):
         with job.log.open("wb") as log:
             if job.forks and (forks := self._server()) is not None:
                 return forks.start(job.arguments, cwd=Path.cwd(), environment=own, stdout=job.log, stderr=job.log)
+            drop_server()
             # Killed with this process, as a fork is: nobody would be told of its end.
             command = tied([sys.executable, "-m", "rft", *job.arguments])
             return Plain(
@@ -89,7 +88,7 @@ class LocalExecutor(Executor):
         if not _forks_here():
             return None
         if self.forks is None or self.forks.withdrawn:
-            self.forks = forks()
+            self.forks = take_server()
         if self.forks.gone:
             if not self._told:
                 self.console.print(f"{self.forks.gone}; jobs start as plain processes from here on", markup=False)
