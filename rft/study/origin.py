@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rft.errors import UserError
+from rft.store.names import STUDY
 from rft.study.study import StudySpec, load_study
 
 ASIDE = ("question", "jobs")  # decide no result
@@ -16,7 +17,7 @@ ASIDE = ("question", "jobs")  # decide no result
 
 def origin(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """What the ledger keeps of it: the file, what it says, and the overrides of the command line."""
-    file = path / "study.yaml" if path.is_dir() else path
+    file = path / STUDY if path.is_dir() else path
     return {"file": str(file.absolute()), "overrides": list(overrides), "spec": _data(load_study(file)[1])}
 
 
@@ -43,7 +44,7 @@ def require_unchanged(kept: Mapping[str, Any], study: str) -> Path:
         )
     found = changes(kept["spec"], _data(load_study(file)[1]))
     if found:
-        named = file.parent if file.name == "study.yaml" else file
+        named = file.parent if file.name == STUDY else file
         raise UserError(
             f"{file}: has changed since {study} was started: {'; '.join(found)}; run it as it is now with rft compare "
             f"{shlex.join([str(named), *kept['overrides']])}, which computes only what is new, or put it back and "

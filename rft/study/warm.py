@@ -81,7 +81,7 @@ HANDLED = (signal.SIGCHLD, signal.SIGTERM)
 
 
 def preload() -> None:
-    """Import what trials need: libraries, and all modules of the packages that a trial runs through; no plugin of ours.
+    """Import what trials need: libraries, and all modules of the packages that a trial runs through; no plugin of rft.
 
     What the command line and Hydra look up once in a process, Hydra's own plugins among it, they look up here.
     """

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rft.report import StudyResults, figures, learning, plots, summarise, views,
 from rft.report.environment import environment
 from rft.report.html import render
 from rft.report.images import images
+from rft.report.imports import LIBRARIES
 from rft.report.markdown import escape, markdown
 from rft.report.palette import DARK, LIGHT, PLOTLY_DASHES, PLOTLY_MARKS, key
 from rft.report.provenance import differences
@@ -344,3 +346,15 @@ def test_a_study_without_control_or_splits_has_a_report(tmp_path: Path) -> None:
     page = write_report(results, summary, tmp_path / "out").read_text()
     assert 'data-plot="forest"' in page
     assert "Reward up, gold down" in page
+
+
+@pytest.mark.slow
+def test_what_is_imported_before_a_report_is_made_is_what_making_it_imports(tmp_path: Path) -> None:
+    made = (
+        "import sys\nfrom pathlib import Path\nfrom tests.synthetic_study import Study\n"
+        "from rft.report import summarise, write_report\n"
+        "results = Study(Path(sys.argv[1])).fill().load()\n"
+        "write_report(results, summarise(results), Path(sys.argv[1]) / 'out')\nprint(*sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", made, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert set(LIBRARIES) <= set(done.stdout.split())
